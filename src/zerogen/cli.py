@@ -1,0 +1,145 @@
+"""The command line: compose the configuration with Hydra, check it, run it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from zerogen.config import Config, check, help_of
+from zerogen.console import make_console, reporting_errors
+from zerogen.errors import UserError, nearest
+from zerogen.task import check_task, conf_dir
+
+_HELP = """\
+zerogen: a small text classifier from label names and prompts alone.
+
+  python -m zerogen task=rotten_tomatoes setting=zerogen plm=smollm2 tam=minilm
+  python -m zerogen -m setting=supervised,prompting,zerogen task=rotten_tomatoes,imdb
+  python -m zerogen --config-dir my_conf task=my_task
+
+== Groups: group=option ==
+$APP_CONFIG_GROUPS
+
+== Keys of a run: key=value; those inside a group as group.key=value ==
+{keys}
+
+Show the whole configuration: --cfg job. Hydra's own flags: --hydra-help.
+"""
+
+
+def register() -> None:
+    """Give Hydra the schema and the help text."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    keys = help_of(Config)
+    width = max(map(len, keys))
+    lines = "\n".join(f"  {key:<{width}}  {text}" for key, text in keys.items())
+    store.store(
+        group="hydra/help",
+        name="zerogen",
+        node={"app_name": "zerogen", "header": "", "footer": "", "template": _HELP.format(keys=lines)},
+    )
+
+
+def main() -> None:
+    """Entry point of `python -m zerogen` and of the console script."""
+    with reporting_errors():
+        _run(compose())
+
+
+def compose() -> list[Config]:
+    """Compose and check every job of the command line, before any of them starts.
+
+    Exits with 0 after --help and its like. Raises `UserError` for anything that Hydra or the schema refuses.
+    """
+    register()
+    configs: list[Config] = []
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+    def job(config: DictConfig) -> None:
+        configs.append(typed(config))
+        launcher = HydraConfig.get().launcher._target_
+        if not launcher.endswith(".BasicLauncher"):
+            # Another launcher's job runs elsewhere and must do its work there.
+            _run(configs)
+            configs.clear()
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting with 1
+    with tempfile.TemporaryDirectory(prefix="zerogen-") as scratch:
+        # Hydra writes a multirun.yaml even for a sweep that it then refuses.
+        os.environ["ZEROGEN_SWEEP_DIR"] = scratch
+        try:
+            job()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error)) from error
+    return configs
+
+
+def typed(config: DictConfig) -> Config:
+    """Turn a composed configuration into the typed one and check it."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]}: has no value")
+    result = OmegaConf.to_object(config)
+    assert isinstance(result, Config)
+    check_task(result.task)
+    check(result)
+    return result
+
+
+def explain(error: BaseException) -> str:
+    """Say in one line what Hydra or OmegaConf refuses, with the nearest match."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name}: is unknown; allowed: {', '.join(error.options)}{nearest(name, error.options)}"
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        key, parent = str(cause.full_key), cause.parent_node
+        try:
+            options = [str(option) for option in parent] if parent is not None else []
+        except (TypeError, OmegaConfBaseException):
+            options = []
+        name = str(cause.key)
+        if options and name not in options:
+            return f"{key}: is not a key; allowed here: {', '.join(options)}{nearest(name, options)}"
+        return f"{key}: {str(cause).splitlines()[0]}"
+    return str(error).strip().split("\n")[0]
+
+
+def _run(configs: list[Config]) -> None:
+    """Run the composed jobs and print what came of them."""
+    if not configs:
+        return
+    from zerogen.jobs import expand, run_all, stop_on_signals
+    from zerogen.report.table import aggregate_table, results_table
+
+    stop_on_signals()
+    console = make_console()
+    groups = [expand(config) for config in configs]
+    results = run_all([config for group in groups for config in group], console)
+    console.print(results_table(results))
+    left = list(results)
+    aggregates = []
+    for group in groups:
+        mine, left = left[: len(group)], left[len(group) :]
+        if len(mine) > 1:
+            from zerogen.report.results import write_aggregate
+
+            aggregates.append(write_aggregate(mine))
+    if aggregates:
+        console.print(aggregate_table(aggregates))
+    paths: list[Any] = [result["folder"] for result in results] + [aggregate["path"] for aggregate in aggregates]
+    for path in dict.fromkeys([*paths, os.path.join(configs[0].output_dir, "results.csv")]):
+        console.print(path, highlight=False, soft_wrap=True)
+
+

@@ -1,0 +1,312 @@
+"""Typed schema of the configuration.
+
+The string under an attribute is its help: `zerogen --help` prints those of the top level. Values
+that only make sense together are checked in `check`; everything else is checked where it is used.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from zerogen.errors import UserError, unknown
+
+
+@dataclass
+class StopConfig:
+    text: str = '"'
+    """A generated row ends where this string appears."""
+    keep: bool = False
+    """Whether the string stays in the text (a question mark) or is dropped (a closing quote)."""
+
+
+@dataclass
+class ParseConfig:
+    stop: list[StopConfig] = field(default_factory=lambda: [StopConfig()])
+    """Stop strings; the first one that appears ends the row."""
+    fallback: str = "none"
+    """What becomes of a row without a stop string: `none` rejects it as unfinished, `sentence` cuts it at the first
+    newline or else behind its last full stop."""
+
+
+@dataclass
+class ContextConfig:
+    prompt: str = ""
+    """Prompt of stage 1; what the PLM writes behind it, up to the closing quote, is a context."""
+    max_new_tokens: int = 10
+    """Token limit of a context; a context that is not closed by then is rejected."""
+    per_label: int = 2
+    """Texts asked for per context and label."""
+
+
+@dataclass
+class HoldoutConfig:
+    rows: int = 1000
+    """Unique texts moved from the training split to the validation split."""
+    seed: int = 0
+    """Seed of the hash that picks them."""
+
+
+@dataclass
+class GoldConfig:
+    hub: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `datasets.load_dataset` (`path`, `name`, `revision`, ...) for a dataset of the Hub."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Split name to a .jsonl, .csv or .parquet file."""
+    folder: str | None = None
+    """Folder written by `save_to_disk` of a `DatasetDict` (or of one `Dataset`, then the training split)."""
+    package: str | None = None
+    """`NAME/path/inside/it.csv`: a file of an installed Python package, used as the training split."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """Our split (train, validation, test) to the name of that split in the source, where they differ."""
+    evaluate_on: str = "validation"
+    """The split that results are reported on."""
+    text: str = "text"
+    """Column of the text."""
+    label: str = "label"
+    """Column of the label."""
+    labels: dict[Any, str] = field(default_factory=dict)
+    """Gold value to label name; may be left out where the column holds label names."""
+    where: dict[str, Any] = field(default_factory=dict)
+    """Keep only rows whose columns have these values."""
+    cleaning: dict[str, str] = field(default_factory=dict)
+    """Regular expression to replacement, applied in this order to each text; white space is then collapsed."""
+    holdout: HoldoutConfig | None = None
+    """Split a validation set off the training split, for sources that have none. Duplicate texts are dropped."""
+
+
+@dataclass
+class TaskConfig:
+    name: str = "???"
+    """Name of the task, part of folder and file names."""
+    labels: list[str] = field(default_factory=list)
+    """Label names; their order defines the integer `Y` of exported rows."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Label to the prompt behind which the PLM writes a text X of that label; may hold `<C>`."""
+    scoring: dict[str, str] = field(default_factory=dict)
+    """Label to the filled prompt that setting=prompting scores; must hold `<X>`."""
+    context: ContextConfig | None = None
+    """Stage 1; left out where the prompts need no `<C>`."""
+    parse: ParseConfig = field(default_factory=ParseConfig)
+    """Where a generated text ends."""
+    max_new_tokens: int = 40
+    """Token limit of a generated text."""
+    max_length: int = 128
+    """Tokens of a text that the TAM reads."""
+    gold: dict[str, GoldConfig] = field(default_factory=dict)
+    """Named sources of human-labelled data; empty for a task without any."""
+    gold_source: str | None = None
+    """Which of `gold` to read; the first one by default."""
+
+
+@dataclass
+class PlmConfig:
+    name: str = "???"
+    """Short name, part of folder names."""
+    model: str = "???"
+    """Hub id, folder, or `package:NAME` of an installed Python package."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    dtype: str = "auto"
+    """`auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`."""
+
+
+@dataclass
+class TamConfig:
+    name: str = "???"
+    """Short name, part of folder names."""
+    kind: str = "encoder"
+    """`encoder` (any AutoModelForSequenceClassification) or `lstm` (BiLSTM with its own vocabulary)."""
+    model: str | None = None
+    """Encoder weights: Hub id, folder, or `package:NAME`."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    dtype: str = "auto"
+    """Arithmetic of training and prediction: `auto` (bfloat16 autocast where the hardware has it), `float32`, `bfloat16`."""
+    checkpoint: str | None = None
+    """A trained TAM folder to evaluate with `train=false`."""
+    embedding: int = 100
+    """LSTM: width of the word embeddings."""
+    hidden: int = 150
+    """LSTM: width of each direction."""
+    dropout: float = 0.5
+    """LSTM: dropout before the recurrent layer and before the output."""
+    vocabulary: int = 30000
+    """LSTM: largest number of word types kept."""
+
+
+@dataclass
+class TrainerConfig:
+    optimizer: str = "adamw"
+    """`adamw` or `adam`."""
+    lr: float = 2e-5
+    """Peak learning rate."""
+    weight_decay: float = 0.01
+    """Weight decay of everything but biases and norms."""
+    schedule: str = "linear"
+    """`linear` (warm-up, then decay to zero) or `constant`."""
+    warmup_ratio: float = 0.1
+    """Share of the steps spent on warm-up."""
+    batch_size: int = 32
+    """Rows per step."""
+    epochs: int = 3
+    """Most passes over the training rows."""
+    patience: int | None = None
+    """Stop after this many epochs without a better one; none by default."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm."""
+    heldout: float = 0.1
+    """Share of the training rows on which the best epoch is picked, split by context and stratified by label."""
+
+
+@dataclass
+class DecodingConfig:
+    top_p: float = 0.9
+    """Nucleus sampling keeps the most probable tokens up to this mass; 1 is off."""
+    top_k: int = 0
+    """Sample among the k most probable tokens; 0 is off, 1 is greedy."""
+    temperature: float = 1.0
+    """Divides the logits before sampling."""
+    batch_size: int = 64
+    """Rows decoded at a time."""
+    chunk_size: int = 512
+    """Requests per chunk, the unit of resuming."""
+
+
+@dataclass
+class FilterConfig:
+    min_words: int = 10
+    """Shorter texts are rejected."""
+    max_words: int | None = None
+    """Longer texts are rejected."""
+    duplicates: bool = False
+    """Keep texts that were generated before (under the same or another label)."""
+    min_acceptance: float = 0.02
+    """A label whose acceptance stays below this share stops the run."""
+    patience: int = 512
+    """Number of latest requests of a label over which acceptance is judged."""
+
+
+@dataclass
+class SettingConfig:
+    name: str = "???"
+    """`supervised`, `prompting` or `zerogen`."""
+
+
+@dataclass
+class Config:
+    task: TaskConfig = field(default_factory=TaskConfig)
+    setting: SettingConfig = field(default_factory=SettingConfig)
+    plm: PlmConfig = field(default_factory=PlmConfig)
+    tam: TamConfig = field(default_factory=TamConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    n: int = 2000
+    """accepted synthetic examples in all, an equal share per label"""
+    log_every: int | None = None
+    """train and evaluate a fresh TAM at every multiple of it, and at n"""
+    seed: int = 42
+    """the run's seed"""
+    seeds: list[int] | None = None
+    """a list of seeds, [0,1,2]: one full run each, and their mean and standard deviation"""
+    gpu: Any = "auto"
+    """auto, none or the index of a GPU"""
+    dataset: str | None = None
+    """train on this synthetic file (JSONL with C, X, Y or label) or datasets folder instead of generating"""
+    dataset_labels: dict[Any, str] = field(default_factory=dict)
+    """what an integer Y means in that file, {0: positive, 1: negative}"""
+    limit: int | None = None
+    """seeded stratified sample of the training rows (of the synthetic file, or of gold in setting=supervised)"""
+    eval_limit: int | None = None
+    """seeded stratified sample of the gold rows that results are reported on"""
+    train: bool = True
+    """false: with tam.checkpoint=FOLDER only evaluate; in setting=zerogen without it only generate"""
+    output_dir: str = "outputs"
+    """folder of all results"""
+
+
+def help_of(schema: type) -> dict[str, str]:
+    """Return attribute name to docstring of a schema class, in order, for the attributes that have one."""
+    body = ast.parse(inspect.getsource(schema)).body[0].body  # type: ignore[attr-defined]
+    return {
+        node.target.id: " ".join(text.value.value.split())
+        for node, text in zip(body, body[1:], strict=False)
+        if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def _between(key: str, value: float, allowed: str, ok: bool) -> None:
+    if not ok:
+        raise UserError(f"{key}={value}: allowed is {allowed}")
+
+
+def check(config: Config) -> None:
+    """Check what a type cannot say. Raises `UserError` naming the key, the value and what is allowed."""
+    decoding, trainer, filters = config.decoding, config.trainer, config.filter
+    if decoding.top_p == 0:
+        raise UserError("decoding.top_p=0: allowed is 0 < top_p <= 1 (1 is off; for greedy decoding set decoding.top_k=1)")
+    _between("decoding.top_p", decoding.top_p, "0 < top_p <= 1", 0 < decoding.top_p <= 1)
+    _between("decoding.top_k", decoding.top_k, "0 (off) or more", decoding.top_k >= 0)
+    _between("decoding.temperature", decoding.temperature, "more than 0", decoding.temperature > 0)
+    _between("decoding.batch_size", decoding.batch_size, "1 or more", decoding.batch_size >= 1)
+    _between("decoding.chunk_size", decoding.chunk_size, "1 or more", decoding.chunk_size >= 1)
+    _between("trainer.lr", trainer.lr, "more than 0", trainer.lr > 0)
+    _between("trainer.weight_decay", trainer.weight_decay, "0 or more", trainer.weight_decay >= 0)
+    _between("trainer.warmup_ratio", trainer.warmup_ratio, "0 <= ratio < 1", 0 <= trainer.warmup_ratio < 1)
+    _between("trainer.batch_size", trainer.batch_size, "1 or more", trainer.batch_size >= 1)
+    _between("trainer.epochs", trainer.epochs, "1 or more", trainer.epochs >= 1)
+    _between("trainer.heldout", trainer.heldout, "0 < share <= 0.5", 0 < trainer.heldout <= 0.5)
+    _between("trainer.gradient_clip", trainer.gradient_clip, "more than 0", trainer.gradient_clip > 0)
+    if trainer.patience is not None:
+        _between("trainer.patience", trainer.patience, "1 or more, or null", trainer.patience >= 1)
+    for key, value, allowed in (
+        ("trainer.optimizer", trainer.optimizer, ("adamw", "adam")),
+        ("trainer.schedule", trainer.schedule, ("linear", "constant")),
+        ("tam.kind", config.tam.kind, ("encoder", "lstm")),
+        ("tam.dtype", config.tam.dtype, ("auto", "float32", "bfloat16")),
+        ("plm.dtype", config.plm.dtype, ("auto", "float32", "bfloat16", "float16")),
+        ("task.parse.fallback", config.task.parse.fallback, ("none", "sentence")),
+        ("setting", config.setting.name, ("supervised", "prompting", "zerogen")),
+    ):
+        if value not in allowed:
+            raise unknown(key, value, allowed)
+    _between("filter.min_words", filters.min_words, "0 or more", filters.min_words >= 0)
+    _between("filter.min_acceptance", filters.min_acceptance, "0 <= share < 1", 0 <= filters.min_acceptance < 1)
+    _between("filter.patience", filters.patience, "1 or more", filters.patience >= 1)
+    if filters.max_words is not None and filters.max_words < filters.min_words:
+        raise UserError(f"filter.max_words={filters.max_words}: allowed is filter.min_words={filters.min_words} or more")
+    labels = len(config.task.labels)
+    if config.n < labels:
+        raise UserError(f"n={config.n}: task '{config.task.name}' has {labels} labels; allowed is {labels} or more")
+    if config.log_every is not None and config.log_every < labels:
+        raise UserError(
+            f"log_every={config.log_every}: task '{config.task.name}' has {labels} labels; allowed is {labels} or more"
+        )
+    for key in ("limit", "eval_limit"):
+        value = getattr(config, key)
+        if value is not None and value < labels:
+            raise UserError(f"{key}={value}: task '{config.task.name}' has {labels} labels; allowed is {labels} or more")
+    if config.seeds is not None and (not config.seeds or len(set(config.seeds)) != len(config.seeds)):
+        raise UserError(f"seeds={config.seeds}: allowed is a list of different integers")
+    if config.tam.checkpoint and config.train:
+        raise UserError(
+            f"tam.checkpoint={config.tam.checkpoint}: is evaluated only, with train=false; "
+            "to start training from a folder set tam.model"
+        )
+    if config.dataset and config.setting.name != "zerogen":
+        raise UserError(f"dataset={config.dataset}: setting={config.setting.name} does not read it; allowed is setting=zerogen")
+    if not config.train and config.setting.name == "prompting":
+        raise UserError("train=false: setting=prompting never trains; leave it out")
+    if not config.train and not config.tam.checkpoint and (config.setting.name == "supervised" or config.dataset):
+        raise UserError("train=false: nothing would be done; set tam.checkpoint=FOLDER to evaluate one")
+    if isinstance(config.gpu, list):
+        if len(config.gpu) != 1:
+            raise UserError(f"gpu={config.gpu}: allowed is auto, none or one index")
+        config.gpu = config.gpu[0]
+    if config.gpu is None:
+        config.gpu = "none"
+    if not isinstance(config.gpu, int) and config.gpu not in ("auto", "none"):
+        raise UserError(f"gpu={config.gpu}: allowed is auto, none or an index such as 0")

@@ -1,0 +1,41 @@
+"""The console, and how errors leave the program."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from zerogen.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def make_console() -> Console:
+    """Return the console that a run writes to."""
+    from rich.console import Console
+
+    return Console(soft_wrap=False)
+
+
+@contextmanager
+def reporting_errors() -> Iterator[None]:
+    """Turn exceptions into exit codes: 2 and one line for the user's input, 128 + signal for a stop, 1 with a traceback else."""
+    from zerogen.jobs import JobFailed, Stopped
+
+    try:
+        yield
+    except UserError as error:
+        print(f"zerogen: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except JobFailed as failed:
+        sys.exit(failed.code)
+    except Stopped as stopped:
+        sys.exit(128 + stopped.number)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        sys.exit(1)

@@ -1,0 +1,97 @@
+"""Stage 1: the PLM writes contexts (titles)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from zerogen.config import ContextConfig, DecodingConfig, FilterConfig, ParseConfig
+from zerogen.errors import UserError
+from zerogen.filters import Filter, judge
+from zerogen.plm.model import Plm
+from zerogen.pool import Chunk, Journal
+from zerogen.progress import Quiet
+from zerogen.records import Example, Request, Stop, derive
+
+
+class Contexts:
+    """An endless stream of contexts: unique ones as long as the PLM finds new ones, then the same in new orders.
+
+    Context number i depends on the configuration and the seed alone. `journal` keeps what was written.
+    """
+
+    def __init__(
+        self,
+        plm: Callable[[], Plm],
+        config: ContextConfig,
+        decoding: DecodingConfig,
+        filters: FilterConfig,
+        seed: int,
+        journal: Journal,
+    ) -> None:
+        self.plm, self.config, self.decoding, self.seed, self.journal = plm, config, decoding, seed, journal
+        self.patience, self.least = filters.patience, filters.min_acceptance
+        self.filter = Filter(FilterConfig(min_words=1), journal.rows())
+        self.texts = [row.text for row in journal.rows()]
+
+    def take(self, start: int, stop: int, progress: Quiet) -> list[str]:
+        """Return contexts number `start` to `stop` (exclusive), writing more where needed."""
+        while len(self.texts) < stop and not self._exhausted():
+            self._write(progress)
+        if not self.texts:
+            examples = "; ".join(repr(sample["text"]) for sample in self.journal.chunks[-1].samples[:3])
+            raise UserError(f"context.prompt='{self.config.prompt}': the PLM wrote no context behind it; it wrote: {examples}")
+        return [self._at(i) for i in range(start, stop)]
+
+    def _at(self, index: int) -> str:
+        lap, place = divmod(index, len(self.texts))
+        if not lap:
+            return self.texts[place]
+        order = list(range(len(self.texts)))
+        Random(derive(self.seed, "lap", lap)).shuffle(order)
+        return self.texts[order[place]]
+
+    def _exhausted(self) -> bool:
+        asked = accepted = 0
+        for chunk in reversed(self.journal.chunks):
+            asked += sum(chunk.asked.values())
+            accepted += len(chunk.rows)
+            if asked >= self.patience:
+                return accepted <= self.least * asked
+        return False
+
+    def _write(self, progress: Quiet) -> None:
+        index, size = len(self.journal.chunks), self.decoding.chunk_size
+        requests = [Request(f"C{index}-{i}", self.config.prompt) for i in range(size)]
+        rule = ParseConfig()
+        plm = self.plm()
+        started, tokens = time.perf_counter(), plm.tokens
+        with progress.bar("writing contexts", size, "rows") as advance:
+            continuations = plm.generate(
+                requests,
+                self.decoding,
+                [Stop(stop.text, stop.keep) for stop in rule.stop],
+                self.config.max_new_tokens,
+                derive(self.seed, "contexts", index),
+                advance,
+            )
+        rows: list[Example] = []
+        rejects: Counter[str] = Counter()
+        samples: list[dict[str, Any]] = []
+        for request, continuation in zip(requests, continuations, strict=True):
+            row, reason = judge(Example(request.uid, "", ""), continuation, rule, self.filter)
+            if reason is None:
+                rows.append(replace(row, logprob=None))
+            else:
+                rejects[reason] += 1
+                if rejects[reason] <= 3:
+                    samples.append({"text": row.text, "reason": reason})
+        seconds = round(time.perf_counter() - started, 3)
+        self.journal.append(
+            Chunk(index, rows, {"": size}, {"": dict(rejects)}, samples, plm.tokens - tokens, seconds)
+        )
+        self.texts += [row.text for row in rows]

@@ -1,0 +1,150 @@
+"""Stage 2: requests in, accepted rows out, until every label has its quota."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from typing import Any
+
+from zerogen.config import DecodingConfig, FilterConfig, TaskConfig
+from zerogen.contexts import Contexts
+from zerogen.errors import UserError
+from zerogen.filters import Filter, judge
+from zerogen.plm.model import Plm
+from zerogen.pool import Chunk, Journal, first_per_label, quotas
+from zerogen.progress import Quiet
+from zerogen.records import Example, Request, Stop, derive
+from zerogen.template import render_within
+
+
+class Generator:
+    """Writes the synthetic rows of a task, chunk by chunk, into a journal.
+
+    A chunk asks equally often for every label. What a chunk holds depends on (configuration, seed, chunk index) and on
+    the chunks before it (a text that they hold is rejected), never on how many rows are wanted: the rows for n = 1,000
+    are a prefix of those for n = 2,000. `plm` is called when the first chunk has to be written.
+    """
+
+    def __init__(
+        self,
+        task: TaskConfig,
+        plm: Callable[[], Plm],
+        decoding: DecodingConfig,
+        filters: FilterConfig,
+        seed: int,
+        journal: Journal | None = None,
+        context_journal: Journal | None = None,
+    ) -> None:
+        if not task.prompts:
+            raise UserError(f"task '{task.name}': prompts is empty; setting=zerogen needs one for each of {', '.join(task.labels)}")
+        self.task, self.plm, self.decoding, self.filters, self.seed = task, plm, decoding, filters, seed
+        self.journal = journal if journal is not None else Journal()
+        self.contexts = (
+            Contexts(plm, task.context, decoding, filters, seed, context_journal or Journal()) if task.context else None
+        )
+        self.filter = Filter(filters, self.journal.rows())
+
+    def extend(self, n: int, progress: Quiet | None = None) -> Iterator[Chunk]:
+        """Write chunks until each label has its share of `n` rows; yield each one after it was stored.
+
+        Raises `UserError` with examples when a label's acceptance stays near zero.
+        """
+        progress = progress or Quiet()
+        quota = quotas(n, self.task.labels)
+        have: Counter[str] = Counter()
+        for chunk in self.journal.chunks:
+            have += chunk.accepted()
+        with progress.bar("accepted rows", n, "rows") as advance:
+            advance(sum(min(have[label], quota[label]) for label in quota))
+            while any(have[label] < quota[label] for label in quota):
+                self._check_acceptance()
+                chunk = self._write(len(self.journal.chunks), progress)
+                self.journal.append(chunk)
+                before, have = have, have + chunk.accepted()
+                advance(sum(min(have[label], quota[label]) - min(before[label], quota[label]) for label in quota))
+                yield chunk
+
+    def rows(self, n: int) -> list[Example]:
+        """Return the training set of size `n`: the first rows of each label, in request order."""
+        return list(first_per_label(self.journal.rows(), quotas(n, self.task.labels)))
+
+    def requests(self, index: int, progress: Quiet | None = None) -> list[Request]:
+        """Return the requests of chunk `index`: every context with every label, shuffled."""
+        task = self.task
+        repeats = task.context.per_label if task.context else 1
+        groups = max(1, self.decoding.chunk_size // (len(task.labels) * repeats))
+        contexts: Sequence[str | None] = [None] * groups
+        if self.contexts is not None:
+            contexts = self.contexts.take(index * groups, (index + 1) * groups, progress or Quiet())
+        pairs = [(context, label) for context in contexts for label in task.labels for _ in range(repeats)]
+        Random(derive(self.seed, "requests", index)).shuffle(pairs)
+        plm = self.plm()
+        budget = plm.max_positions - task.max_new_tokens
+        return [
+            Request(
+                uid=f"{index:05d}-{i:04d}",
+                prompt=render_within(
+                    task.prompts[label], {"C": context or ""}, "C", budget, plm.encode, plm.decode
+                ),
+                label=label,
+                context=context,
+            )
+            for i, (context, label) in enumerate(pairs)
+        ]
+
+    def _write(self, index: int, progress: Quiet) -> Chunk:
+        plm = self.plm()
+        started, tokens = time.perf_counter(), plm.tokens
+        requests = self.requests(index, progress)
+        # Contexts count their own time and tokens.
+        seconds_before, tokens_before = time.perf_counter() - started, plm.tokens - tokens
+        with progress.bar("requests of this chunk", len(requests), "rows") as advance:
+            continuations = plm.generate(
+                requests,
+                self.decoding,
+                [Stop(stop.text, stop.keep) for stop in self.task.parse.stop],
+                self.task.max_new_tokens,
+                derive(self.seed, "texts", index),
+                advance,
+            )
+        rows: list[Example] = []
+        rejects: dict[str, Counter[str]] = {label: Counter() for label in self.task.labels}
+        shown: Counter[str] = Counter()
+        samples: list[dict[str, Any]] = []
+        for request, continuation in zip(requests, continuations, strict=True):
+            row = Example(request.uid, "", request.label, request.context)
+            row, reason = judge(row, continuation, self.task.parse, self.filter)
+            if reason is None:
+                rows.append(row)
+            else:
+                rejects[request.label][reason] += 1
+            shown[request.label] += 1
+            if shown[request.label] <= 2 or (reason is not None and rejects[request.label][reason] <= 3):
+                samples.append({"prompt": request.prompt, "label": request.label, "text": row.text, "reason": reason})
+        return Chunk(
+            index,
+            rows,
+            dict(Counter(request.label for request in requests)),
+            {label: dict(counts) for label, counts in rejects.items()},
+            samples,
+            plm.tokens - tokens - tokens_before,
+            round(time.perf_counter() - started - seconds_before, 3),
+        )
+
+    def _check_acceptance(self) -> None:
+        for label in self.task.labels:
+            asked = accepted = 0
+            for chunk in reversed(self.journal.chunks):
+                asked += chunk.asked[label]
+                accepted += chunk.accepted()[label]
+                if asked >= self.filters.patience:
+                    break
+            if asked >= self.filters.patience and accepted < self.filters.min_acceptance * asked:
+                rejected = [s for s in self.journal.chunks[-1].samples if s["label"] == label and s["reason"]][:3]
+                examples = "; ".join(f"{sample['reason']}: {sample['text'][:80]!r}" for sample in rejected)
+                raise UserError(
+                    f"task '{self.task.name}': prompts.{label}: {accepted} of the last {asked} texts were accepted, "
+                    f"fewer than filter.min_acceptance={self.filters.min_acceptance}; rejected were {examples}"
+                )

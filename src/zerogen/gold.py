@@ -1,0 +1,229 @@
+"""Gold (human-labelled) data from the Hub, from local files or from an installed package, as `Example`s."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from zerogen.config import GoldConfig, TaskConfig
+from zerogen.errors import UserError, nearest, unknown
+from zerogen.models import BUNDLED, package_folder
+from zerogen.records import Example, derive
+
+Row = dict[str, Any]
+
+
+def source_of(task: TaskConfig) -> GoldConfig | None:
+    """Return the chosen gold source of a task, None for a task without gold data."""
+    if not task.gold:
+        return None
+    return task.gold[task.gold_source or next(iter(task.gold))]
+
+
+def load_gold(task: TaskConfig, split: str) -> list[Example]:
+    """Read one split (`train`, `validation` or `test`) of the task's gold data.
+
+    Texts are cleaned, labels are names. Raises `UserError` for data that is not there, a missing column, an
+    unmapped label value or a malformed row.
+    """
+    gold = source_of(task)
+    if gold is None:
+        raise UserError(f"task '{task.name}' has no gold data")
+    if gold.holdout is not None and split in ("train", "validation"):
+        rows = _examples(task, gold, *_rows(task, gold, "train"), split)
+        chosen = _held_out(rows, gold)
+        rows = [row for row in rows if (row.text in chosen) == (split == "validation")]
+        rows = list({row.text: row for row in reversed(rows)}.values())[::-1]  # the first of equal texts stays
+    else:
+        rows = _examples(task, gold, *_rows(task, gold, split), split)
+    if not rows:
+        raise UserError(f"task '{task.name}': the {split} split of its gold data has no row left after gold.where")
+    return rows
+
+
+def _held_out(rows: Sequence[Example], gold: GoldConfig) -> set[str]:
+    """Pick the texts of the validation split by a seeded hash, so that equal texts never end on both sides."""
+    assert gold.holdout is not None
+    texts = {row.text for row in rows}
+    if len(texts) <= gold.holdout.rows:
+        raise UserError(f"gold holdout.rows={gold.holdout.rows}: allowed is fewer than the {len(texts)} unique texts")
+    seed = gold.holdout.seed
+    order = sorted(texts, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
+    return set(order[: gold.holdout.rows])
+
+
+def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: str, split: str) -> list[Example]:
+    clean = cleaner(gold.cleaning, f"task '{task.name}': gold.cleaning")
+    names = {str(value): name for value, name in gold.labels.items()}
+    examples = []
+    for index, row in enumerate(rows):
+        if index == 0:
+            for column in (gold.text, gold.label, *gold.where):
+                if column not in row:
+                    raise missing_column(where, column, row)
+        if any(str(row[column]) != str(value) for column, value in gold.where.items()):
+            continue
+        value = row[gold.label]
+        label = names.get(str(value), str(value))
+        if label not in task.labels:
+            allowed = list(names) or task.labels
+            raise unknown(f"{where}: row {index + 1}: column '{gold.label}': label", value, allowed)
+        if not isinstance(row[gold.text], str):
+            raise UserError(f"{where}: row {index + 1}: column '{gold.text}': {row[gold.text]!r} is not a text")
+        examples.append(Example(uid=f"{split}-{index}", text=clean(row[gold.text]), label=label))
+    return examples
+
+
+def missing_column(where: str, column: str, row: Row) -> UserError:
+    """Build the error for a `column` that is not among those of `row`."""
+    return UserError(f"{where}: no column '{column}'; there are: {', '.join(map(str, row))}{nearest(column, row)}")
+
+
+def cleaner(rules: dict[str, str], where: str) -> Callable[[str], str]:
+    """Return a function that applies regex replacements in order and collapses white space."""
+    try:
+        compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules.items()]
+    except re.error as error:
+        raise UserError(f"{where}: '{error.pattern!s}' is not a regular expression: {error}") from error
+
+    def clean(text: str) -> str:
+        for pattern, replacement in compiled:
+            text = pattern.sub(replacement, text)
+        return " ".join(text.split())
+
+    return clean
+
+
+def _rows(task: TaskConfig, gold: GoldConfig, split: str) -> tuple[Iterable[Row], str]:
+    """Return the raw rows of a split and the name of where they come from."""
+    name = gold.splits.get(split, split)
+    if gold.hub:
+        return _hub_rows(task, gold.hub, name)
+    if gold.folder:
+        return _folder_rows(Path(gold.folder), name)
+    if gold.package:
+        package, _, inside = gold.package.partition("/")
+        if split != "train":
+            raise UserError(f"task '{task.name}': gold of package {package} has no {split} split; set holdout")
+        path = package_folder(package, f"the gold data of task '{task.name}'") / inside
+    else:
+        if name not in gold.files:
+            raise unknown(f"task '{task.name}': split in gold.files", name, gold.files)
+        path = Path(gold.files[name])
+    return read_rows(path), str(path)
+
+
+def _hub_rows(task: TaskConfig, arguments: dict[str, Any], split: str) -> tuple[Iterable[Row], str]:
+    import datasets
+
+    where = f"Hub dataset '{arguments.get('path')}'"
+    try:
+        return datasets.load_dataset(**arguments, split=split), where
+    except (OSError, ValueError, RuntimeError) as error:
+        others = [f"task.gold_source={name}" for name, gold in task.gold.items() if gold.package]
+        instead = others[0] if others else "task=rotten_tomatoes"
+        raise UserError(
+            f"gold data of task '{task.name}': {where} could not be loaded ({type(error).__name__}: {_short(error)}); "
+            f"without a network use {instead} ({BUNDLED})"
+        ) from error
+
+
+def _short(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:160]
+
+
+def _folder_rows(folder: Path, split: str) -> tuple[Iterable[Row], str]:
+    import datasets
+
+    if not folder.is_dir():
+        raise UserError(f"gold folder {folder}: there is no such folder")
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise UserError(f"gold folder {folder}: not a datasets folder ({_short(error)})") from error
+    if isinstance(loaded, datasets.Dataset):
+        loaded = datasets.DatasetDict({"train": loaded})
+    if split not in loaded:
+        raise unknown(f"gold folder {folder}: split", split, list(loaded))
+    return loaded[split], f"{folder} ({split})"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a .jsonl, .csv or .parquet file as a list of dictionaries.
+
+    Raises `UserError` for a missing or empty file, an unknown ending, or a malformed line (with its number).
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    if path.suffix not in (".jsonl", ".csv", ".parquet"):
+        raise UserError(f"{path}: ending '{path.suffix}' is unknown; allowed: .jsonl, .csv, .parquet")
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: not a parquet file ({_short(error)})") from error
+    else:
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(_csv(file, path) if path.suffix == ".csv" else _jsonl(file, path))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text ({error})") from error
+    if not rows:
+        raise UserError(f"{path}: the file has no rows")
+    return rows
+
+
+def _jsonl(lines: Iterable[str], path: Path) -> Iterable[Row]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: allowed is a JSON object, found {type(row).__name__}")
+        yield row
+
+
+def _csv(lines: Iterable[str], path: Path) -> Iterable[Row]:
+    reader = csv.DictReader(lines)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(f"{path}:{reader.line_num}: the header has {len(reader.fieldnames or ())} columns, this row not")
+            yield row
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: not CSV ({error})") from error
+
+
+def stratified(rows: Sequence[Example], size: int, seed: int) -> list[Example]:
+    """Draw `size` rows without replacement, labels in proportion, in a seeded order of which every prefix is stratified.
+
+    Raises `UserError` when there are fewer than `size` rows.
+    """
+    if size > len(rows):
+        raise UserError(f"limit={size}: there are only {len(rows)} rows")
+    return stratified_order(rows, seed)[:size]
+
+
+def stratified_order(rows: Sequence[Example], seed: int) -> list[Example]:
+    """Shuffle rows by a seed such that every prefix holds the labels in proportion (each to within one row)."""
+    by_label: dict[str, list[Example]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row)
+    placed = []
+    for label, group in by_label.items():
+        Random(derive(seed, "stratified", label)).shuffle(group)
+        # Row i of a group of g stands at (i + 1/2) / g of the whole: equally spaced for every label.
+        placed += [((i + 0.5) / len(group), label, row) for i, row in enumerate(group)]
+    return [row for _, _, row in sorted(placed, key=lambda item: item[:2])]

@@ -1,0 +1,170 @@
+"""Run configurations: one in this process, several each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerogen.config import Config
+from zerogen.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+
+class Stopped(BaseException):
+    """A signal asked the run to stop. Not an Exception, and not KeyboardInterrupt, which Lightning turns into exit 1."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class JobFailed(Exception):
+    """A job's process ended with an exit code other than 0, having said why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def stop_on_signals() -> None:
+    """Turn SIGINT and SIGTERM into `Stopped`."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def device_of(gpu: Any) -> torch.device:
+    """Return the device for `gpu` (auto, none or an index). Raises `UserError` for a GPU that is not there."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if gpu == "none" or (gpu == "auto" and not count):
+        return torch.device("cpu")
+    index = 0 if gpu == "auto" else gpu
+    if not 0 <= index < count:
+        there = f"0 to {count - 1}" if count else "auto or none: this machine has no GPU that torch can use"
+        raise UserError(f"gpu={gpu}: there is no such GPU; allowed is {there}")
+    return torch.device("cuda", index)
+
+
+def expand(config: Config) -> list[Config]:
+    """Return one configuration per seed."""
+    if config.seeds is None:
+        return [config]
+    return [replace(config, seed=seed, seeds=None) for seed in config.seeds]
+
+
+def run_one(config: Config, console: Console) -> dict[str, Any]:
+    """Run one setting on one task with one seed, write its files and return its result."""
+    from zerogen.progress import Rich
+    from zerogen.report.results import finished, write_run
+    from zerogen.settings.run import Run
+
+    run = Run(config, device_of(config.gpu), Rich(console))
+    earlier = finished(run)
+    if earlier is not None:
+        console.print(f"already there, nothing done: {run.folder()} (delete the folder to run again)", highlight=False)
+        return earlier
+    try:
+        outcome = _setting(config.setting.name)(run)
+        return write_run(run, outcome)
+    except Stopped:
+        say_how_to_go_on(run, console)
+        raise
+
+
+def _setting(name: str) -> Any:
+    if name == "supervised":
+        from zerogen.settings.supervised import supervised
+
+        return supervised
+    if name == "prompting":
+        from zerogen.settings.prompting import prompting
+
+        return prompting
+    from zerogen.settings.zerogen import zerogen
+
+    return zerogen
+
+
+def say_how_to_go_on(run: Any, console: Console) -> None:
+    """Say what is on disk after a stop."""
+    from zerogen.pool import Journal
+
+    kept = ""
+    if run.config.setting.name == "zerogen" and not run.config.dataset:
+        folder: Path = run.pool_folder()
+        rows = sum(len(chunk.rows) for chunk in Journal.open(folder / "texts.jsonl").chunks)
+        kept = f" {rows:,} accepted rows are kept in {folder};"
+    console.print(f"stopped;{kept} run the same command again to go on", highlight=False, soft_wrap=True)
+
+
+def title(config: Config) -> str:
+    """Name a job in one line."""
+    return f"setting={config.setting.name} task={config.task.name} seed={config.seed}"
+
+
+def run_all(configs: Sequence[Config], console: Console) -> list[dict[str, Any]]:
+    """Run configurations one after the other and return their results.
+
+    Several run each in a fresh process, so that the peak memory of one is not that of another. Raises `JobFailed`
+    with the exit code of the first one that fails.
+    """
+    for config in configs:
+        device_of(config.gpu)
+    if len(configs) == 1:
+        console.rule(title(configs[0]), align="left", style="dim")
+        return [run_one(configs[0], console)]
+    results = []
+    for number, config in enumerate(configs, 1):
+        console.rule(f"{number}/{len(configs)} {title(config)}", align="left", style="dim")
+        results.append(_in_process(config))
+    return results
+
+
+def _in_process(config: Config) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(config, sender))
+    process.start()
+    sender.close()
+    try:
+        try:
+            result: dict[str, Any] = receiver.recv()
+        except EOFError:
+            result = {}
+        process.join()
+    except Stopped as stopped:
+        # Ctrl-C reaches the whole foreground group; a signal to this process alone must be passed on.
+        if stopped.number != signal.SIGINT:
+            process.terminate()
+        process.join(20)
+        if process.is_alive():
+            process.terminate()
+            process.join()
+        raise
+    if process.exitcode != 0 or not result:
+        code = process.exitcode if process.exitcode is not None and process.exitcode > 0 else 1
+        raise JobFailed(code)
+    return result
+
+
+def _child(config: Config, sender: Connection) -> None:
+    from zerogen.console import make_console, reporting_errors
+
+    stop_on_signals()
+    with reporting_errors():
+        sender.send(run_one(config, make_console()))
+    sys.exit(0)

@@ -1,0 +1,28 @@
+"""Accuracy, macro-F1 and the confusion matrix of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def classification_metrics(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
+    """Compare predicted with gold labels.
+
+    Returns accuracy and macro_f1 as shares of 1 and confusion as {gold label: {predicted label: count}}. The F1 of a
+    label is 2 TP / (2 TP + FP + FN), 0 where it is neither in the gold data nor predicted; macro_f1 is the plain mean
+    over `labels`. Raises ValueError for no rows or unequal lengths.
+    """
+    if not gold or len(gold) != len(predicted):
+        raise ValueError(f"cannot compare {len(gold)} gold labels with {len(predicted)} predicted ones")
+    confusion = {row: dict.fromkeys(labels, 0) for row in labels}
+    for row, column in zip(gold, predicted, strict=True):
+        confusion[row][column] += 1
+    f1 = []
+    for label in labels:
+        hits = confusion[label][label]
+        in_gold = sum(confusion[label].values())
+        in_predicted = sum(confusion[row][label] for row in labels)
+        f1.append(2 * hits / (in_gold + in_predicted) if in_gold + in_predicted else 0.0)
+    accuracy = sum(confusion[label][label] for label in labels) / len(gold)
+    return {"accuracy": accuracy, "macro_f1": sum(f1) / len(f1), "confusion": confusion}

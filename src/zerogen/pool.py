@@ -1,0 +1,97 @@
+"""Append-only stores of generated rows: one line per chunk, so that a chunk is either whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zerogen.errors import UserError
+from zerogen.records import Example
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What came of one chunk of requests.
+
+    rows: accepted, in request order. asked and rejects count requests, by label and by (label, reason).
+    samples: the first outputs of each label and the first rejected ones of each reason, to look at.
+    """
+
+    index: int
+    rows: list[Example]
+    asked: dict[str, int]
+    rejects: dict[str, dict[str, int]]
+    samples: list[dict[str, Any]]
+    tokens: int
+    seconds: float
+
+    def accepted(self) -> Counter[str]:
+        """Return the number of accepted rows per label."""
+        return Counter(row.label for row in self.rows)
+
+
+@dataclass
+class Journal:
+    """A file of chunks. `path` None keeps them in memory only.
+
+    A line that was not written to its end (the process was killed) is dropped on opening.
+    """
+
+    path: Path | None = None
+    chunks: list[Chunk] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: Path | None) -> Journal:
+        """Read what is there. Raises `UserError` for a file that is not a journal."""
+        journal = cls(path)
+        if path is None or not path.exists():
+            return journal
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with path.open("r+b") as file:
+                file.truncate(whole)
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            try:
+                fields = json.loads(line)
+                fields["rows"] = [Example(**row) for row in fields["rows"]]
+                journal.chunks.append(Chunk(**fields))
+            except (ValueError, TypeError, KeyError) as error:
+                raise UserError(f"{path}:{number}: not a chunk of generated rows; delete the folder to start again") from error
+        return journal
+
+    def append(self, chunk: Chunk) -> None:
+        """Add a chunk and put it on disk before returning."""
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            line = json.dumps(asdict(chunk), ensure_ascii=False) + "\n"
+            with self.path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        self.chunks.append(chunk)
+
+    def rows(self) -> Iterator[Example]:
+        """Yield the accepted rows of all chunks in request order."""
+        for chunk in self.chunks:
+            yield from chunk.rows
+
+
+def quotas(n: int, labels: Iterable[str]) -> dict[str, int]:
+    """Share `n` rows equally among labels; the first labels get what does not divide."""
+    labels = list(labels)
+    return {label: n // len(labels) + (i < n % len(labels)) for i, label in enumerate(labels)}
+
+
+def first_per_label(rows: Iterable[Example], quota: dict[str, int]) -> Iterator[Example]:
+    """Yield the first `quota[label]` rows of each label, in order."""
+    taken: Counter[str] = Counter()
+    for row in rows:
+        if taken[row.label] < quota[row.label]:
+            taken[row.label] += 1
+            yield row

@@ -1,0 +1,70 @@
+"""The records that flow from prompt to training row, and the seeds that belong to them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A string that ends a row; `keep` says whether it stays in the text."""
+
+    text: str
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One row to be written by the PLM for `label` (empty for a context)."""
+
+    uid: str
+    prompt: str
+    label: str = ""
+    context: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What the PLM wrote behind a prompt.
+
+    text: up to the stop string, which is part of it only where its `Stop` keeps it.
+    finish: "stop" (a stop string), "eos" (end of text) or "length" (the token limit).
+    tokens: number of sampled tokens, the last one included.
+    logprob: mean natural-log probability of those tokens under the PLM itself (temperature 1, no truncation).
+    """
+
+    text: str
+    finish: str
+    tokens: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A labelled text: a gold row (`logprob` None) or a synthetic one. A missing label is the empty string."""
+
+    uid: str
+    text: str
+    label: str
+    context: str | None = None
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The most probable label of a text, and every label's probability (they sum to 1)."""
+
+    label: str
+    probabilities: dict[str, float]
+
+    @classmethod
+    def of(cls, probabilities: dict[str, float]) -> Prediction:
+        """Predict the most probable label; of equal ones the first."""
+        return cls(max(probabilities, key=probabilities.__getitem__), probabilities)
+
+
+def derive(seed: int, *path: int | str) -> int:
+    """Derive an independent 63-bit seed from the run's `seed` and the place that draws (stage, index, ...)."""
+    digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,202 @@
+"""What a run leaves behind: result.json, trend.csv, predictions, the dataset, the TAM, and a line in results.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import resource
+import shutil
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from zerogen.config import Config
+from zerogen.dataset import export_rows, write_folder, write_jsonl
+from zerogen.settings.run import Outcome, Run
+
+COLUMNS = (
+    "setting",
+    "task",
+    "plm",
+    "tam",
+    "seed",
+    "n_train",
+    "n_eval",
+    "accuracy",
+    "macro_f1",
+    "seconds",
+    "folder",
+)
+PACKAGES = ("zerogen", "torch", "transformers", "datasets", "pytorch-lightning", "hydra-core")
+
+
+def write_run(run: Run, outcome: Outcome) -> dict[str, Any]:
+    """Write all files of a run into its folder and its line into results.csv; return what result.json holds.
+
+    result.json is written last: where it is, the run is complete.
+    """
+    config, folder = run.config, run.folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    plm, tam = run.names()
+    (folder / "result.json").unlink(missing_ok=True)
+    _write(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    if outcome.rows:
+        write_jsonl(export_rows(outcome.rows, config.task), folder / f"{config.task.name}-dataset.jsonl")
+        shutil.rmtree(folder / "dataset", ignore_errors=True)
+        write_folder(outcome.rows, config.task, plm, folder / "dataset")
+    if outcome.predictions:
+        write_jsonl(
+            [
+                {
+                    "uid": row.uid,
+                    "text": row.text,
+                    "label": row.label,
+                    "prediction": prediction.label,
+                    "probabilities": {label: round(p, 6) for label, p in prediction.probabilities.items()},
+                }
+                for row, prediction in zip(run.gold, outcome.predictions, strict=True)
+            ],
+            folder / "predictions.jsonl",
+        )
+    if outcome.tam is not None and config.train:
+        shutil.rmtree(folder / "tam", ignore_errors=True)
+        outcome.tam.save(folder / "tam")
+    if outcome.trend:
+        write_trend(folder / "trend.csv", config.seed, outcome.trend)
+    result = {
+        "setting": config.setting.name,
+        "task": config.task.name,
+        "plm": plm,
+        "tam": tam,
+        "seed": config.seed,
+        "n_train": outcome.n_train,
+        "n_eval": len(outcome.predictions),
+        "evaluated_on": evaluated_on(config) if outcome.predictions else None,
+        "metrics": outcome.metrics,
+        "best_epoch": outcome.epoch,
+        "heldout_accuracy": outcome.heldout_accuracy,
+        "seconds": {stage: round(seconds, 2) for stage, seconds in run.seconds.items()},
+        "tokens": outcome.tokens,
+        "requests": outcome.asked,
+        "rejects": outcome.rejects,
+        "peak_memory_mb": peak_memory_mb(run),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "asked_for": asked_for(config),
+        "folder": str(folder),
+    }
+    _write(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    add_line(Path(config.output_dir) / "results.csv", result)
+    return result
+
+
+def finished(run: Run) -> dict[str, Any] | None:
+    """Return the result of an earlier run of the same configuration and size, None where there is none."""
+    path = run.folder() / "result.json"
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result if result.get("asked_for") == asked_for(run.config) else None
+
+
+def asked_for(config: Config) -> dict[str, Any]:
+    """Return what distinguishes runs that share a folder."""
+    generates = config.setting.name == "zerogen" and not config.dataset and not config.tam.checkpoint
+    return {
+        "n": config.n if generates else None,
+        "log_every": config.log_every if config.setting.name == "zerogen" else None,
+        "train": config.train,
+    }
+
+
+def evaluated_on(config: Config) -> str:
+    """Name the gold source and split that a result is about."""
+    source = config.task.gold_source or next(iter(config.task.gold))
+    return f"{source}/{config.task.gold[source].evaluate_on}"
+
+
+def write_trend(path: Path, seed: int, trend: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    """Write (or extend) a trend as n, seed, metric, value; a point that is there already is replaced."""
+    points: dict[tuple[int, int, str], float] = {}
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                points[int(row["n"]), int(row["seed"]), row["metric"]] = float(row["value"])
+    for n, metrics in trend:
+        for metric in ("accuracy", "macro_f1"):
+            points[n, seed, metric] = metrics[metric]
+    lines = [f"{n},{of},{metric},{value:.6f}" for (n, of, metric), value in sorted(points.items())]
+    _write(path, "\n".join(["n,seed,metric,value", *lines]) + "\n")
+
+
+def add_line(path: Path, result: dict[str, Any]) -> None:
+    """Add a run to results.csv; the line of an earlier run in the same folder with as many rows is replaced."""
+    line = {column: str(cell(result, column)) for column in COLUMNS}
+    with FileLock(path.with_name(".results.lock")):
+        rows = []
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        rows = [row for row in rows if (row["folder"], row["n_train"]) != (line["folder"], line["n_train"])]
+        scratch = path.with_name("results.csv.part")
+        with scratch.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows([*rows, line])
+        scratch.replace(path)
+
+
+def cell(result: dict[str, Any], column: str) -> Any:
+    """Return a result's value for a column of results.csv; an empty string where it has none."""
+    if column == "seconds":
+        return round(sum(result["seconds"].values()), 1)
+    if column in ("accuracy", "macro_f1"):
+        value = result["metrics"].get(column)
+        return "" if value is None else round(value, 4)
+    return result[column]
+
+
+def write_aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Write mean and sample standard deviation over the seeds of one setting beside their folders; return them."""
+    first = results[0]
+    names = ["accuracy", "macro_f1"] if first["metrics"] else []
+    values = {name: [result["metrics"][name] for result in results] for name in names}
+    seeds = [result["seed"] for result in results]
+    aggregate = {
+        **{key: first[key] for key in ("setting", "task", "plm", "tam", "n_train", "n_eval")},
+        "seeds": seeds,
+        "mean": {name: statistics.fmean(numbers) for name, numbers in values.items()},
+        "standard_deviation": {
+            name: statistics.stdev(numbers) if len(numbers) > 1 else None for name, numbers in values.items()
+        },
+        "folders": [result["folder"] for result in results],
+    }
+    name = f"{first['setting']}_{first['plm']}_{first['tam']}_n{first['n_train']}_seeds-{'-'.join(map(str, seeds))}.json"
+    path = Path(first["folder"]).parent / name
+    _write(path, json.dumps(aggregate, indent=2) + "\n")
+    return aggregate | {"path": str(path)}
+
+
+def peak_memory_mb(run: Run) -> dict[str, int]:
+    """Return the peak resident memory of this process, and of the GPU where one is used, in MiB."""
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20}
+    if run.device.type == "cuda":
+        import torch
+
+        peak["gpu"] = torch.cuda.max_memory_allocated(run.device) >> 20
+    return peak
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

@@ -1,0 +1,252 @@
+"""One run of one setting on one task: what the settings share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerogen.config import Config
+from zerogen.errors import UserError
+from zerogen.gold import load_gold, source_of, stratified
+from zerogen.metrics.classification import classification_metrics
+from zerogen.progress import Quiet
+from zerogen.records import Example, Prediction, derive
+
+if TYPE_CHECKING:
+    import torch
+
+    from zerogen.plm.model import Plm
+    from zerogen.pool import Chunk
+    from zerogen.tam.train import Tam
+
+POOL_FORMAT = 1  # raise it when the same configuration and seed give other rows
+
+
+@dataclass
+class Outcome:
+    """What a setting arrives at. metrics and predictions are empty for a task without gold data.
+
+    trend: one entry per trained TAM: its number of training rows and its metrics.
+    """
+
+    n_train: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    predictions: list[Prediction] = field(default_factory=list)
+    trend: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    heldout_accuracy: float | None = None
+    epoch: int | None = None
+    tam: Tam | None = None
+    rows: list[Example] = field(default_factory=list)
+    rejects: dict[str, int] = field(default_factory=dict)
+    asked: int = 0
+    tokens: int = 0
+
+
+@dataclass
+class Run:
+    """A configuration with one seed, the device it runs on, and the clock of its stages (seconds)."""
+
+    config: Config
+    device: torch.device
+    progress: Quiet = field(default_factory=Quiet)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    @cached_property
+    def gold(self) -> list[Example]:
+        """The gold rows that results are reported on; none for a task without gold data."""
+        source = source_of(self.config.task)
+        if source is None:
+            return []
+        with self.stage("load"):
+            rows = load_gold(self.config.task, source.evaluate_on)
+        limit = self.config.eval_limit
+        return stratified(rows, min(limit, len(rows)), self.config.seed) if limit else rows
+
+    def gold_train(self) -> list[Example]:
+        """Return the gold training rows, at most `limit` of them."""
+        with self.stage("load"):
+            rows = load_gold(self.config.task, "train")
+        return stratified(rows, self.config.limit, self.config.seed) if self.config.limit else rows
+
+    def require_gold(self) -> None:
+        """Raise `UserError` where the setting makes no sense without gold data."""
+        if not self.config.task.gold:
+            raise UserError(
+                f"setting={self.config.setting.name}: task '{self.config.task.name}' has no gold data (task.gold); "
+                "without any, setting=zerogen still generates and trains"
+            )
+
+    def load_plm(self) -> Plm:
+        """Load the configured PLM."""
+        from zerogen.plm.model import load_plm
+
+        with self.stage("load"):
+            return load_plm(self.config.plm, self.device)
+
+    def fit(self, rows: Sequence[Example], outcome: Outcome) -> None:
+        """Train a fresh TAM on rows, evaluate it on gold data, and record both in `outcome`."""
+        from zerogen.tam.train import fit
+
+        config = self.config
+        with self.stage("train"):
+            outcome.tam, report = fit(
+                rows,
+                config.task.labels,
+                config.tam,
+                config.trainer,
+                max_length=config.task.max_length,
+                seed=derive(config.seed, "fit"),
+                device=self.device,
+                progress=self.progress,
+            )
+        outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy
+        self.evaluate(outcome)
+
+    def evaluate(self, outcome: Outcome) -> None:
+        """Predict the gold rows with the outcome's TAM and record the metrics."""
+        if not self.gold:
+            return
+        assert outcome.tam is not None
+        with self.stage("evaluate"):
+            predictions = outcome.tam.predict([row.text for row in self.gold], progress=self.progress)
+        self.score(predictions, outcome)
+
+    def score(self, predictions: list[Prediction], outcome: Outcome) -> None:
+        """Compare predictions with gold labels and record the metrics."""
+        outcome.predictions = predictions
+        outcome.metrics = classification_metrics(
+            [row.label for row in self.gold], [prediction.label for prediction in predictions], self.config.task.labels
+        )
+        outcome.trend.append((outcome.n_train, outcome.metrics))
+
+    def evaluate_checkpoint(self) -> Outcome:
+        """Evaluate the TAM of `tam.checkpoint` without training."""
+        from zerogen.tam.train import load_tam
+
+        self.require_gold()
+        folder = str(self.config.tam.checkpoint)
+        with self.stage("load"):
+            tam = load_tam(folder, self.device)
+        if set(tam.labels) != set(self.config.task.labels):
+            raise UserError(
+                f"tam.checkpoint={folder}: its labels are {', '.join(tam.labels)}; "
+                f"task '{self.config.task.name}' has {', '.join(self.config.task.labels)}"
+            )
+        outcome = Outcome(tam=tam)
+        self.evaluate(outcome)
+        return outcome
+
+    @property
+    def task_folder(self) -> Path:
+        return Path(self.config.output_dir) / self.config.task.name
+
+    def pool_folder(self) -> Path:
+        """Return the folder of the generated rows: its hash covers all that shapes them, and not `n`."""
+        return self.task_folder / f"pool_{self.config.plm.name}_{short_hash(self._pool_key())}"
+
+    def folder(self) -> Path:
+        """Return the run folder: its hash covers data and training settings, and not `n` or `log_every`."""
+        plm, tam = self.names()
+        return self.task_folder / f"{self.config.setting.name}_{plm}_{tam}_{short_hash(self._key())}"
+
+    def names(self) -> tuple[str, str]:
+        """Return the names of the PLM and the TAM that the setting uses, `none` for one that it does not."""
+        config, setting = self.config, self.config.setting.name
+        uses_plm = setting == "prompting" or (setting == "zerogen" and not config.dataset and not config.tam.checkpoint)
+        uses_tam = setting != "prompting" and (config.train or bool(config.tam.checkpoint))
+        return (config.plm.name if uses_plm else "none"), (config.tam.name if uses_tam else "none")
+
+    def _plm_key(self) -> dict[str, Any]:
+        from zerogen.plm.model import identity, precision
+
+        dtype = precision(self.config.plm.dtype, self.device)
+        return {"weights": identity(self.config.plm), "dtype": str(dtype), "device": self.device.type}
+
+    def _pool_key(self) -> dict[str, Any]:
+        task, config = self.config.task, self.config
+        return {
+            "format": POOL_FORMAT,
+            "task": [task.name, task.labels, task.prompts, task.max_new_tokens],
+            "context": None if task.context is None else asdict(task.context),
+            "parse": asdict(task.parse),
+            "plm": self._plm_key(),
+            "decoding": asdict(config.decoding),
+            "filter": asdict(config.filter),
+            "seed": config.seed,
+        }
+
+    def _key(self) -> dict[str, Any]:
+        config = self.config
+        source = source_of(config.task)
+        key: dict[str, Any] = {
+            "gold": None if source is None else [asdict(source), {k: digest(v) for k, v in source.files.items()}],
+            "eval": [config.eval_limit, config.seed if config.eval_limit else None, config.task.labels],
+            "device": self.device.type,
+        }
+        if config.setting.name == "prompting":
+            return key | {"plm": self._plm_key(), "scoring": config.task.scoring}
+        if config.tam.checkpoint:
+            return key | {"checkpoint": digest(str(Path(config.tam.checkpoint) / "model.safetensors"))}
+        if config.train:
+            from zerogen.tam.train import identity
+
+            key |= {"weights": identity(config.tam), "tam": asdict(config.tam), "trainer": asdict(config.trainer)}
+        key |= {"seed": config.seed, "max_length": config.task.max_length}
+        if config.setting.name == "supervised":
+            return key | {"limit": config.limit}
+        if config.dataset:
+            return key | {
+                "dataset": digest(config.dataset),
+                "labels": {str(k): v for k, v in config.dataset_labels.items()},
+                "limit": config.limit,
+            }
+        return key | {"pool": self._pool_key()}
+
+
+def used_chunks(chunks: Sequence[Chunk], rows: Sequence[Example]) -> list[Chunk]:
+    """Return the chunks up to the last one that holds any of `rows`."""
+    wanted = {row.uid for row in rows}
+    last = max((i for i, chunk in enumerate(chunks) if any(row.uid in wanted for row in chunk.rows)), default=-1)
+    return list(chunks[: last + 1])
+
+
+def count_rejects(chunks: Sequence[Chunk]) -> dict[str, int]:
+    """Return the number of rejected texts by reason, the most frequent one first."""
+    counts: Counter[str] = Counter()
+    for chunk in chunks:
+        for reasons in chunk.rejects.values():
+            counts.update(reasons)
+    return dict(counts.most_common())
+
+
+def short_hash(value: Any) -> str:
+    """Return eight characters that identify a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def digest(path: str) -> str:
+    """Identify the content of a file, or of a folder by its files; a missing one is an empty string."""
+    place = Path(path)
+    if place.is_dir():
+        return short_hash([[file.name, digest(str(file))] for file in sorted(place.rglob("*")) if file.is_file()])
+    if not place.is_file():
+        return ""
+    with place.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

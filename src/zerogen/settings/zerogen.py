@@ -1,0 +1,115 @@
+"""ZEROGEN: the PLM writes the training set, the TAM learns from nothing else, gold rows only evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from zerogen.config import TaskConfig
+from zerogen.dataset import load_synthetic
+from zerogen.generate import Generator
+from zerogen.gold import stratified, stratified_order
+from zerogen.pool import Chunk, Journal
+from zerogen.progress import Quiet
+from zerogen.records import Example
+from zerogen.settings.run import Outcome, Run, count_rejects, used_chunks
+
+
+def zerogen(run: Run) -> Outcome:
+    """Train a fresh TAM on the first rows at every multiple of `log_every` and on all of them; record the trend."""
+    config = run.config
+    if config.tam.checkpoint:
+        return run.evaluate_checkpoint()
+    _ = run.gold  # missing gold data is found before hours of generation
+    outcome = Outcome()
+    for rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
+        outcome.rows, outcome.n_train = rows, len(rows)
+        if config.train:
+            run.fit(rows, outcome)
+            run.progress.say(describe(outcome))
+    return outcome
+
+
+def points(n: int, log_every: int | None) -> list[int]:
+    """Return the training-set sizes: every multiple of `log_every` below `n`, and `n`."""
+    return [*range(log_every, n, log_every), n] if log_every else [n]
+
+
+def existing_sets(run: Run) -> Iterator[list[Example]]:
+    """Yield training sets of growing size from an existing synthetic file; each is stratified by label."""
+    config = run.config
+    with run.stage("load"):
+        rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels)
+    rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
+    for size in points(len(rows), config.log_every):
+        yield rows[:size]
+
+
+def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
+    """Yield training sets of growing size as the PLM writes them; each is a prefix of the next, label by label."""
+    config, folder = run.config, run.pool_folder()
+    plm = cache(run.load_plm)  # not needed where the pool holds enough rows
+    shown = False
+    for size in points(config.n, config.log_every):
+        with exclusive(folder, run.progress):
+            generator = Generator(
+                config.task,
+                plm,
+                config.decoding,
+                config.filter,
+                config.seed,
+                Journal.open(folder / "texts.jsonl"),
+                Journal.open(folder / "contexts.jsonl"),
+            )
+            for _ in chain([None], generator.extend(size, run.progress)):
+                if not shown and generator.journal.chunks:
+                    run.progress.say(first_outputs(generator.journal.chunks[0], config.task))
+                    shown = True
+        rows = generator.rows(size)
+        chunks = used_chunks(generator.journal.chunks, rows)
+        stage1 = generator.contexts.journal.chunks if generator.contexts else []
+        outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
+        outcome.tokens = sum(chunk.tokens for chunk in [*chunks, *stage1])
+        # The pool remembers what its chunks cost, also where an earlier run wrote them.
+        run.seconds["contexts"] = sum(chunk.seconds for chunk in stage1)
+        run.seconds["generate"] = sum(chunk.seconds for chunk in chunks)
+        yield rows
+
+
+@contextmanager
+def exclusive(folder: Path, progress: Quiet) -> Iterator[None]:
+    """Hold the lock of a pool; wait while another run writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"waiting for another run that writes {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def first_outputs(chunk: Chunk, task: TaskConfig) -> str:
+    """Describe two prompts of each label and what the PLM wrote behind them."""
+    lines = []
+    for label in task.labels:
+        for sample in [sample for sample in chunk.samples if sample["label"] == label][:2]:
+            verdict = f"rejected: {sample['reason']}" if sample["reason"] else "accepted"
+            lines += [f"[{label}, {verdict}] {sample['prompt']}", f"    -> {sample['text']}"]
+    return "\n".join(lines)
+
+
+def describe(outcome: Outcome) -> str:
+    """Say in one line how good the TAM is."""
+    if outcome.metrics:
+        return f"n={outcome.n_train:,}: accuracy {outcome.metrics['accuracy']:.1%} on {len(outcome.predictions):,} gold rows"
+    heldout = "" if outcome.heldout_accuracy is None else f" (agrees with {outcome.heldout_accuracy:.1%} of held-out synthetic labels)"
+    return f"n={outcome.n_train:,}: trained, nothing was evaluated: the task has no gold data{heldout}"

@@ -1,0 +1,83 @@
+"""Rows for the tiny task model: the held-out split, and batches of rows of similar length."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from random import Random
+
+import torch
+from torch import Tensor
+
+from zerogen.records import Example, derive
+
+
+def split_heldout(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Split rows into (train, held out): about `share` of each label held out, and no context on both sides.
+
+    Rows without a context each stand for themselves. A label keeps at least one training row. Where one context holds
+    so many rows that nothing can be held out whole, rows are split one by one.
+    """
+    counts = Counter(row.label for row in rows)
+    target = {label: min(max(1, round(share * count)), count - 1) for label, count in counts.items()}
+
+    def choose(groups: dict[str, list[Example]]) -> set[str]:
+        names = sorted(groups)
+        Random(derive(seed, "heldout")).shuffle(names)
+        held: Counter[str] = Counter()
+        chosen = set()
+        for name in names:
+            new = held + Counter(row.label for row in groups[name])
+            if all(new[label] <= target[label] for label in new):
+                held = new
+                chosen |= {row.uid for row in groups[name]}
+        return chosen
+
+    by_context: dict[str, list[Example]] = {}
+    for row in rows:
+        by_context.setdefault(f"uid {row.uid}" if row.context is None else f"context {row.context}", []).append(row)
+    chosen = choose(by_context) or choose({row.uid: [row] for row in rows})
+    return [row for row in rows if row.uid not in chosen], [row for row in rows if row.uid in chosen]
+
+
+class Buckets:
+    """Batches of row indices of similar length, in a new seeded order each time it is iterated over.
+
+    Rows are shuffled, sorted by length within windows of 50 batches, and the batches are shuffled again.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = Random(derive(self.seed, "epoch", self.epoch))
+        self.epoch += 1
+        order = list(range(len(self.lengths)))
+        random.shuffle(order)
+        window = 50 * self.batch_size
+        order = [
+            i for start in range(0, len(order), window) for i in sorted(order[start : start + window], key=self.lengths.__getitem__)
+        ]
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        random.shuffle(batches)
+        yield from batches
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Return batches of row indices, longest rows first, for prediction."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def collate(rows: Sequence[tuple[list[int], int]], pad: int) -> dict[str, Tensor]:
+    """Pad (token ids, label id) pairs to input_ids and attention_mask [B, T] and labels [B]."""
+    width = max(1, *(len(ids) for ids, _ in rows))
+    return {
+        "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
+        "labels": torch.tensor([label for _, label in rows]),
+    }
