@@ -1,3 +1,66 @@
-"""zerogen: train a small text classifier on what a language model writes from prompts."""
+"""zerogen: train a small text classifier on what a language model writes from prompts.
+
+    task = zerogen.load_task("rotten_tomatoes")
+    rows = zerogen.generate(task, zerogen.load_plm("smollm2"), n=500)
+    tam = zerogen.fit(rows, task, "minilm")
+    zerogen.evaluate(tam, zerogen.load_gold(task, "validation"))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from zerogen.api import evaluate, fit, generate, load_plm
+    from zerogen.config import DecodingConfig, FilterConfig, TaskConfig, TrainerConfig
+    from zerogen.errors import UserError
+    from zerogen.gold import load_gold
+    from zerogen.records import Example, Prediction
+    from zerogen.tam.train import Tam, load_tam
+    from zerogen.task import load_task
+
+__all__ = [
+    "DecodingConfig",
+    "Example",
+    "FilterConfig",
+    "Prediction",
+    "Tam",
+    "TaskConfig",
+    "TrainerConfig",
+    "UserError",
+    "evaluate",
+    "fit",
+    "generate",
+    "load_gold",
+    "load_plm",
+    "load_tam",
+    "load_task",
+]
+
+_HOME = {
+    "DecodingConfig": "config",
+    "Example": "records",
+    "FilterConfig": "config",
+    "Prediction": "records",
+    "Tam": "tam.train",
+    "TaskConfig": "config",
+    "TrainerConfig": "config",
+    "UserError": "errors",
+    "evaluate": "api",
+    "fit": "api",
+    "generate": "api",
+    "load_gold": "gold",
+    "load_plm": "api",
+    "load_tam": "tam.train",
+    "load_task": "task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the package stays instant: a name is looked up (and torch imported) when it is used.
+    if name in _HOME:
+        return getattr(import_module(f"zerogen.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'zerogen' has no attribute '{name}'")

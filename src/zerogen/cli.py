@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -61,16 +61,14 @@ def compose() -> list[Config]:
     Exits with 0 after --help and its like. Raises `UserError` for anything that Hydra or the schema refuses.
     """
     register()
-    configs: list[Config] = []
+    composed: list[DictConfig] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def job(config: DictConfig) -> None:
-        configs.append(typed(config))
-        launcher = HydraConfig.get().launcher._target_
-        if not launcher.endswith(".BasicLauncher"):
-            # Another launcher's job runs elsewhere and must do its work there.
-            _run(configs)
-            configs.clear()
+        if HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
+            composed.append(config)
+        else:  # a job of another launcher runs elsewhere and must do its work there
+            _run([typed(config)])
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting with 1
     with tempfile.TemporaryDirectory(prefix="zerogen-") as scratch:
@@ -80,7 +78,7 @@ def compose() -> list[Config]:
             job()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
-    return configs
+    return [typed(config) for config in composed]
 
 
 def typed(config: DictConfig) -> Config:
@@ -88,7 +86,12 @@ def typed(config: DictConfig) -> Config:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]}: has no value")
-    result = OmegaConf.to_object(config)
+    try:
+        # Once more against the schema: a key forced in with ++ is in the composed configuration all the same.
+        plain = OmegaConf.to_container(config, resolve=True)
+        result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from error
     assert isinstance(result, Config)
     check_task(result.task)
     check(result)
@@ -113,17 +116,23 @@ def explain(error: BaseException) -> str:
         if options and name not in options:
             return f"{key}: is not a key; allowed here: {', '.join(options)}{nearest(name, options)}"
         return f"{key}: {str(cause).splitlines()[0]}"
-    return str(error).strip().split("\n")[0]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: is not a valid override; quote a value that holds special characters: key='\"text\"'"
+    text = str(error).strip().split("\n")[0]
+    if text.startswith("Ambiguous value"):
+        text += "; a list is written key=[1,2], a sweep over values needs -m"
+    return text
 
 
 def _run(configs: list[Config]) -> None:
     """Run the composed jobs and print what came of them."""
     if not configs:
         return
-    from zerogen.jobs import expand, run_all, stop_on_signals
+    from zerogen.jobs import expand, go_offline_without_network, run_all, stop_on_signals
     from zerogen.report.table import aggregate_table, results_table
 
     stop_on_signals()
+    go_offline_without_network()
     console = make_console()
     groups = [expand(config) for config in configs]
     results = run_all([config for group in groups for config in group], console)

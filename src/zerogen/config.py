@@ -37,7 +37,7 @@ class ContextConfig:
     """Prompt of stage 1; what the PLM writes behind it, up to the closing quote, is a context."""
     max_new_tokens: int = 10
     """Token limit of a context; a context that is not closed by then is rejected."""
-    per_label: int = 2
+    per_label: int = 4
     """Texts asked for per context and label."""
 
 
@@ -169,7 +169,7 @@ class DecodingConfig:
     """Sample among the k most probable tokens; 0 is off, 1 is greedy."""
     temperature: float = 1.0
     """Divides the logits before sampling."""
-    batch_size: int = 64
+    batch_size: int = 128
     """Rows decoded at a time."""
     chunk_size: int = 512
     """Requests per chunk, the unit of resuming."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from zerogen.config import Config
 from zerogen.errors import UserError
@@ -59,6 +62,20 @@ def device_of(gpu: Any) -> torch.device:
     return torch.device("cuda", index)
 
 
+def go_offline_without_network() -> None:
+    """Tell the Hub's client not to try (and retry for half a minute) where the Hub's name does not resolve.
+
+    Must run before `datasets` or `transformers` is imported: they read the variable once.
+    """
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    if "HF_HUB_OFFLINE" in os.environ or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+        return  # the user has decided, or a proxy resolves names
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 def expand(config: Config) -> list[Config]:
     """Return one configuration per seed."""
     if config.seeds is None:
@@ -69,7 +86,7 @@ def expand(config: Config) -> list[Config]:
 def run_one(config: Config, console: Console) -> dict[str, Any]:
     """Run one setting on one task with one seed, write its files and return its result."""
     from zerogen.progress import Rich
-    from zerogen.report.results import finished, write_run
+    from zerogen.report.results import finished, read_trend, write_run, write_trend
     from zerogen.settings.run import Run
 
     run = Run(config, device_of(config.gpu), Rich(console))
@@ -77,6 +94,11 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     if earlier is not None:
         console.print(f"already there, nothing done: {run.folder()} (delete the folder to run again)", highlight=False)
         return earlier
+    trend = run.folder() / "trend.csv"
+    if config.setting.name == "zerogen" and config.train:
+        # Each point is on disk as soon as it is known, so that a stopped run does not train it again.
+        run.known = frozenset(n for n, _, _ in read_trend(trend))
+        run.on_point = lambda outcome: write_trend(trend, config.seed, outcome.trend)
     try:
         outcome = _setting(config.setting.name)(run)
         return write_run(run, outcome)

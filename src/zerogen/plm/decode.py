@@ -31,8 +31,9 @@ def slot_attention(
     groups = key.shape[1]
     scaling = width**-0.5 if scaling is None else scaling
     folded = query.reshape(batch, groups, -1, width)  # [B, Hkv, Hq/Hkv * Q, D]
-    scores = torch.matmul(folded, key.transpose(-1, -2)) * scaling
-    scores = scores.view(batch, groups, heads // groups, length, -1) + mask[:, :, None]
+    # Keys on the left: on a CPU, transposing a slice of the cache makes oneDNN copy it.
+    scores = torch.matmul(key, folded.transpose(-1, -2)).transpose(-1, -2) * scaling
+    scores = scores.reshape(batch, groups, heads // groups, length, -1) + mask[:, :, None]
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
     out = torch.matmul(weights.view(batch, groups, -1, key.shape[-2]), value)
     return out.view(batch, heads, length, width).transpose(1, 2).contiguous(), None

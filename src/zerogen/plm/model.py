@@ -101,7 +101,10 @@ class Plm:
         """
         if not requests:
             return []
-        prompts = [self.encode(request.prompt) for request in requests]
+        encoded = [self.encode(request.prompt) for request in requests]
+        # Equal prompts side by side are read once.
+        order = sorted(range(len(encoded)), key=encoded.__getitem__)
+        prompts = [encoded[i] for i in order]
         capacity = max(map(len, prompts)) + max_new_tokens
         if capacity > self.max_positions:
             raise ValueError(f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions")
@@ -120,7 +123,7 @@ class Plm:
         done: list[Continuation | None] = [None] * len(prompts)
         for row, finish in rows:
             self.tokens += len(row.tokens)
-            done[row.index] = self._continuation(row, finish, stops)
+            done[order[row.index]] = self._continuation(row, finish, stops)
             on_row(1)
         return [continuation for continuation in done if continuation is not None]
 

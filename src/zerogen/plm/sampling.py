@@ -31,59 +31,68 @@ class Sampler:
 
         Raises FloatingPointError when a row holds a NaN.
         """
-        logits = logits.float()
-        normaliser = logits.logsumexp(-1)  # [B]
-        if normaliser.isnan().any():
-            raise FloatingPointError("the PLM's logits hold a NaN")
         if self.top_k == 1:
+            logits = logits.float()
             tokens = logits.argmax(-1)
+            logprobs = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
+        elif self.temperature == 1 and not self.top_k:
+            tokens, logprobs = nucleus(logits, self.top_p, generator)
         else:
+            logits = logits.float()
             scaled = logits / self.temperature
             if 0 < self.top_k < logits.shape[-1]:
                 kth = scaled.topk(self.top_k, dim=-1).values[:, -1:]
                 scaled = scaled.masked_fill(scaled < kth, -torch.inf)
-            tokens = nucleus(scaled, self.top_p, generator)
-        return tokens, logits.gather(-1, tokens[:, None]).squeeze(-1) - normaliser
+            tokens, _ = nucleus(scaled, self.top_p, generator)
+            logprobs = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
+        if logprobs.isnan().any():
+            raise FloatingPointError("the PLM's logits hold a NaN")
+        return tokens, logprobs
 
 
-def nucleus(logits: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
+def nucleus(logits: Tensor, top_p: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw tokens [B] from the nucleus of softmax(logits [B, V]) without sorting the vocabulary.
 
     A token is drawn from the whole distribution and kept if it lies in the nucleus, else drawn again: what is kept is
     distributed as the renormalised nucleus. Rows that are still without a token after some rounds (a tiny `top_p`)
-    are drawn from the sorted nucleus.
+    are drawn from the sorted nucleus. Also returns the tokens' log-probabilities [B] under softmax(logits), which are
+    NaN where a row of logits holds a NaN.
     """
-    weights = (logits - logits.amax(-1, keepdim=True)).exp_()  # [B, V], unnormalised
-    weights = F.pad(weights, (0, -weights.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))  # [B, V/block, block]
-    upto = weights.sum(-1).cumsum(-1, dtype=torch.float64)  # [B, V/block]
+    weights = logits.float() - logits.amax(-1, keepdim=True).float()
+    weights = F.pad(weights.exp_(), (0, -weights.shape[-1] % _BLOCK))  # [B, V], unnormalised
+    blocks = weights.unflatten(-1, (-1, _BLOCK))  # [B, V/block, block]
+    upto = blocks.sum(-1).cumsum(-1, dtype=torch.float64)  # [B, V/block]
     total = upto[:, -1]
     tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     open_rows = torch.arange(len(logits), device=logits.device)
+    if total.isnan().any():
+        return tokens, torch.full_like(total, torch.nan)
     for _ in range(_ROUNDS):
-        drawn = _draw(weights, upto, open_rows, generator)
-        flat = weights[open_rows].flatten(1) if len(open_rows) < len(logits) else weights.flatten(1)
-        chosen = flat.gather(-1, drawn[:, None])  # [b, 1]
+        drawn = _draw(blocks, upto, open_rows, generator)
+        rows = weights if len(open_rows) == len(weights) else weights[open_rows]
+        chosen = rows.gather(-1, drawn[:, None])  # [b, 1]
         if top_p < 1:
-            above = torch.where(flat > chosen, flat, 0.0).sum(-1)  # float32 sums pairwise: exact to about 1e-6
+            above = torch.where(rows > chosen, rows, 0.0).sum(-1)  # float32 sums pairwise: exact to about 1e-6
             inside = above < top_p * total[open_rows]
         else:
             inside = chosen.squeeze(-1) > 0
         tokens[open_rows[inside]] = drawn[inside]
         open_rows = open_rows[~inside]
         if not len(open_rows):
-            return tokens
-    tokens[open_rows] = sorted_nucleus(logits[open_rows], top_p, generator)
-    return tokens
+            break
+    else:
+        tokens[open_rows] = sorted_nucleus(logits[open_rows], top_p, generator)
+    return tokens, (weights.gather(-1, tokens[:, None]).squeeze(-1) / total).log()
 
 
-def _draw(weights: Tensor, upto: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+def _draw(blocks: Tensor, upto: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     """Draw token ids [b] for `rows` [b] by inverse CDF in two levels: first the block, then the place in it."""
     upto = upto[rows]
     uniform = torch.rand(len(rows), 1, dtype=torch.float64, generator=generator, device=generator.device)
     target = uniform.to(upto.device) * upto[:, -1:]  # [b, 1]
     block = torch.searchsorted(upto, target, right=True).clamp_(max=upto.shape[-1] - 1)
     before = F.pad(upto, (1, 0)).gather(-1, block)
-    inner = weights[rows, block.squeeze(-1)].cumsum(-1, dtype=torch.float64)  # [b, block]
+    inner = blocks[rows, block.squeeze(-1)].cumsum(-1, dtype=torch.float64)  # [b, block]
     place = torch.searchsorted(inner, target - before, right=True).clamp_(max=_BLOCK - 1)
     return (block * _BLOCK + place).squeeze(-1)
 

@@ -122,13 +122,18 @@ def evaluated_on(config: Config) -> str:
     return f"{source}/{config.task.gold[source].evaluate_on}"
 
 
+def read_trend(path: Path) -> dict[tuple[int, int, str], float]:
+    """Read a trend as (n, seed, metric) to value; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        return {(int(row["n"]), int(row["seed"]), row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+
+
 def write_trend(path: Path, seed: int, trend: Sequence[tuple[int, dict[str, Any]]]) -> None:
     """Write (or extend) a trend as n, seed, metric, value; a point that is there already is replaced."""
-    points: dict[tuple[int, int, str], float] = {}
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                points[int(row["n"]), int(row["seed"]), row["metric"]] = float(row["value"])
+    points = read_trend(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     for n, metrics in trend:
         for metric in ("accuracy", "macro_f1"):
             points[n, seed, metric] = metrics[metric]

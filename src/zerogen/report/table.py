@@ -9,16 +9,21 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def results_table(results: Sequence[dict[str, Any]]) -> Table:
-    """Return a table with a line per run that fits 80 columns."""
+def _table() -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, collapse_padding=True)
     for name in ("setting", "task", "PLM", "TAM"):
         table.add_column(name, overflow="fold")
+    return table
+
+
+def results_table(results: Sequence[dict[str, Any]]) -> Table:
+    """Return a table with a line per run that fits 80 columns."""
+    table = _table()
     several = len({result["seed"] for result in results}) > 1
-    for name in (["seed"] if several else []) + ["rows", "accuracy", "F1", "gold", "seconds"]:
+    for name in (["seed"] if several else []) + ["rows", "accuracy", "F1", "seconds"]:
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         metrics = result["metrics"]
@@ -28,7 +33,6 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
             *([str(result["seed"])] if several else []),
             f"{result['n_train']:,}",
             *numbers,
-            f"{result['n_eval']:,}",
             f"{sum(result['seconds'].values()):,.0f}",
         )
     return table
@@ -36,12 +40,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
 
 def aggregate_table(aggregates: Sequence[dict[str, Any]]) -> Table:
     """Return a table of means and standard deviations over seeds."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for name in ("setting", "task", "PLM", "TAM"):
-        table.add_column(name, overflow="fold")
+    table = _table()
     for name in ("rows", "seeds", "accuracy", "F1"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in aggregates:

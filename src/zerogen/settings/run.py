@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -58,6 +58,8 @@ class Run:
     device: torch.device
     progress: Quiet = field(default_factory=Quiet)
     seconds: dict[str, float] = field(default_factory=dict)
+    known: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
+    on_point: Callable[[Outcome], None] = lambda outcome: None  # called when a TAM has been evaluated
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -135,6 +137,7 @@ class Run:
             [row.label for row in self.gold], [prediction.label for prediction in predictions], self.config.task.labels
         )
         outcome.trend.append((outcome.n_train, outcome.metrics))
+        self.on_point(outcome)
 
     def evaluate_checkpoint(self) -> Outcome:
         """Evaluate the TAM of `tam.checkpoint` without training."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain
@@ -35,9 +35,9 @@ def zerogen(run: Run) -> Outcome:
     return outcome
 
 
-def points(n: int, log_every: int | None) -> list[int]:
-    """Return the training-set sizes: every multiple of `log_every` below `n`, and `n`."""
-    return [*range(log_every, n, log_every), n] if log_every else [n]
+def points(n: int, log_every: int | None, known: Collection[int] = ()) -> list[int]:
+    """Return the training-set sizes: every multiple of `log_every` below `n` that is not `known`, and `n`."""
+    return [*(size for size in range(log_every, n, log_every) if size not in known), n] if log_every else [n]
 
 
 def existing_sets(run: Run) -> Iterator[list[Example]]:
@@ -46,7 +46,7 @@ def existing_sets(run: Run) -> Iterator[list[Example]]:
     with run.stage("load"):
         rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels)
     rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
-    for size in points(len(rows), config.log_every):
+    for size in points(len(rows), config.log_every, run.known):
         yield rows[:size]
 
 
@@ -55,7 +55,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
     config, folder = run.config, run.pool_folder()
     plm = cache(run.load_plm)  # not needed where the pool holds enough rows
     shown = False
-    for size in points(config.n, config.log_every):
+    for size in points(config.n, config.log_every, run.known):
         with exclusive(folder, run.progress):
             generator = Generator(
                 config.task,

@@ -1,0 +1,101 @@
+"""The same as the command, from Python and without Hydra."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zerogen.config import DecodingConfig, FilterConfig, PlmConfig, TamConfig, TaskConfig, TrainerConfig
+from zerogen.progress import Quiet
+from zerogen.records import Example
+from zerogen.task import conf_dir
+
+if TYPE_CHECKING:
+    import torch
+
+    from zerogen.plm.model import Plm
+    from zerogen.tam.train import Tam
+
+T = TypeVar("T")
+
+
+def _option(group: str, name: str, schema: type[T]) -> T | None:
+    """Read a bundled option of a configuration group, None where there is none of that name."""
+    from omegaconf import OmegaConf
+
+    path = conf_dir() / group / f"{name}.yaml"
+    if not path.is_file():
+        return None
+    option = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
+    assert isinstance(option, schema)
+    return option
+
+
+def load_plm(name: str = "gpt2-xl", device: str = "cpu") -> Plm:
+    """Load a PLM by the name of a bundled option (`smollm2`, `gpt2-xl`, ...), a Hub id, a folder or `package:NAME`.
+
+    Raises `UserError` when its weights cannot be had.
+    """
+    import torch
+
+    from zerogen.plm import model
+
+    config = _option("plm", name, PlmConfig) or PlmConfig(name=name.rpartition("/")[2], model=name)
+    return model.load_plm(config, torch.device(device))
+
+
+def generate(
+    task: TaskConfig,
+    plm: Plm,
+    n: int,
+    *,
+    seed: int = 42,
+    decoding: DecodingConfig | None = None,
+    filters: FilterConfig | None = None,
+    progress: Quiet | None = None,
+) -> list[Example]:
+    """Generate `n` accepted examples, an equal share per label.
+
+    The first rows for a larger `n` are the rows for a smaller one. Raises `UserError` when hardly any text of a label
+    is accepted.
+    """
+    from zerogen.generate import Generator
+
+    generator = Generator(task, lambda: plm, decoding or DecodingConfig(), filters or FilterConfig(), seed)
+    for _ in generator.extend(n, progress):
+        pass
+    return generator.rows(n)
+
+
+def fit(
+    rows: Sequence[Example],
+    task: TaskConfig,
+    tam: str = "distilbert",
+    *,
+    trainer: TrainerConfig | None = None,
+    seed: int = 42,
+    device: str | torch.device = "cpu",
+    progress: Quiet | None = None,
+) -> Tam:
+    """Train a TAM on rows: a bundled option (`distilbert`, `minilm`, `lstm`), or an encoder's Hub id or folder.
+
+    The best epoch is picked on a tenth of the rows. `trainer` defaults to the option's own.
+    """
+    from zerogen.tam import train
+
+    config = _option("tam", tam, TamConfig) or TamConfig(name=tam.rpartition("/")[2], model=tam)
+    trainer = trainer or _option("trainer", tam, TrainerConfig) or TrainerConfig()
+    fitted, _ = train.fit(
+        rows, task.labels, config, trainer, max_length=task.max_length, seed=seed, device=device, progress=progress
+    )
+    return fitted
+
+
+def evaluate(tam: Tam, rows: Sequence[Example], progress: Quiet | None = None) -> dict[str, Any]:
+    """Return accuracy, macro_f1 and the confusion matrix of a TAM on labelled rows."""
+    from zerogen.metrics.classification import classification_metrics
+
+    predictions = tam.predict([row.text for row in rows], progress=progress)
+    return classification_metrics(
+        [row.label for row in rows], [prediction.label for prediction in predictions], tam.labels
+    )
