@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -148,7 +149,5 @@ def _run(configs: list[Config]) -> None:
     if aggregates:
         console.print(aggregate_table(aggregates))
     paths: list[Any] = [result["folder"] for result in results] + [aggregate["path"] for aggregate in aggregates]
-    for path in dict.fromkeys([*paths, os.path.join(configs[0].output_dir, "results.csv")]):
+    for path in dict.fromkeys([*paths, str(Path(configs[0].output_dir) / "results.csv")]):
         console.print(path, highlight=False, soft_wrap=True)
-
-

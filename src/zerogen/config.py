@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from zerogen.errors import UserError, unknown
@@ -124,7 +125,7 @@ class TamConfig:
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     dtype: str = "auto"
-    """Arithmetic of training and prediction: `auto` (bfloat16 autocast where the hardware has it), `float32`, `bfloat16`."""
+    """Arithmetic of training and prediction: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16`."""
     checkpoint: str | None = None
     """A trained TAM folder to evaluate with `train=false`."""
     embedding: int = 100
@@ -232,9 +233,10 @@ def help_of(schema: type) -> dict[str, str]:
     """Return attribute name to docstring of a schema class, in order, for the attributes that have one."""
     body = ast.parse(inspect.getsource(schema)).body[0].body  # type: ignore[attr-defined]
     return {
-        node.target.id: " ".join(text.value.value.split())
-        for node, text in zip(body, body[1:], strict=False)
-        if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Expr)
+        node.target.id: " ".join(str(text.value.value).split())
+        for node, text in pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }
 
 
@@ -247,7 +249,9 @@ def check(config: Config) -> None:
     """Check what a type cannot say. Raises `UserError` naming the key, the value and what is allowed."""
     decoding, trainer, filters = config.decoding, config.trainer, config.filter
     if decoding.top_p == 0:
-        raise UserError("decoding.top_p=0: allowed is 0 < top_p <= 1 (1 is off; for greedy decoding set decoding.top_k=1)")
+        raise UserError(
+            "decoding.top_p=0: allowed is 0 < top_p <= 1 (1 is off; for greedy decoding set decoding.top_k=1)"
+        )
     _between("decoding.top_p", decoding.top_p, "0 < top_p <= 1", 0 < decoding.top_p <= 1)
     _between("decoding.top_k", decoding.top_k, "0 (off) or more", decoding.top_k >= 0)
     _between("decoding.temperature", decoding.temperature, "more than 0", decoding.temperature > 0)
@@ -277,7 +281,9 @@ def check(config: Config) -> None:
     _between("filter.min_acceptance", filters.min_acceptance, "0 <= share < 1", 0 <= filters.min_acceptance < 1)
     _between("filter.patience", filters.patience, "1 or more", filters.patience >= 1)
     if filters.max_words is not None and filters.max_words < filters.min_words:
-        raise UserError(f"filter.max_words={filters.max_words}: allowed is filter.min_words={filters.min_words} or more")
+        raise UserError(
+            f"filter.max_words={filters.max_words}: allowed is filter.min_words={filters.min_words} or more"
+        )
     labels = len(config.task.labels)
     if config.n < labels:
         raise UserError(f"n={config.n}: task '{config.task.name}' has {labels} labels; allowed is {labels} or more")
@@ -288,7 +294,9 @@ def check(config: Config) -> None:
     for key in ("limit", "eval_limit"):
         value = getattr(config, key)
         if value is not None and value < labels:
-            raise UserError(f"{key}={value}: task '{config.task.name}' has {labels} labels; allowed is {labels} or more")
+            raise UserError(
+                f"{key}={value}: task '{config.task.name}' has {labels} labels; allowed is {labels} or more"
+            )
     if config.seeds is not None and (not config.seeds or len(set(config.seeds)) != len(config.seeds)):
         raise UserError(f"seeds={config.seeds}: allowed is a list of different integers")
     if config.tam.checkpoint and config.train:
@@ -297,7 +305,9 @@ def check(config: Config) -> None:
             "to start training from a folder set tam.model"
         )
     if config.dataset and config.setting.name != "zerogen":
-        raise UserError(f"dataset={config.dataset}: setting={config.setting.name} does not read it; allowed is setting=zerogen")
+        raise UserError(
+            f"dataset={config.dataset}: setting={config.setting.name} does not read it; allowed is setting=zerogen"
+        )
     if not config.train and config.setting.name == "prompting":
         raise UserError("train=false: setting=prompting never trains; leave it out")
     if not config.train and not config.tam.checkpoint and (config.setting.name == "supervised" or config.dataset):

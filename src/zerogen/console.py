@@ -23,7 +23,10 @@ def make_console() -> Console:
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Turn exceptions into exit codes: 2 and one line for the user's input, 128 + signal for a stop, 1 with a traceback else."""
+    """Turn exceptions into exit codes.
+
+    2 and one line where the user's input is wrong, 128 + signal for a stop; anything else keeps its traceback and 1.
+    """
     from zerogen.jobs import JobFailed, Stopped
 
     try:

@@ -44,7 +44,9 @@ class Contexts:
             self._write(progress)
         if not self.texts:
             examples = "; ".join(repr(sample["text"]) for sample in self.journal.chunks[-1].samples[:3])
-            raise UserError(f"context.prompt='{self.config.prompt}': the PLM wrote no context behind it; it wrote: {examples}")
+            raise UserError(
+                f"context.prompt='{self.config.prompt}': the PLM wrote no context behind it; it wrote: {examples}"
+            )
         return [self._at(i) for i in range(start, stop)]
 
     def _at(self, index: int) -> str:
@@ -91,7 +93,5 @@ class Contexts:
                 if rejects[reason] <= 3:
                     samples.append({"text": row.text, "reason": reason})
         seconds = round(time.perf_counter() - started, 3)
-        self.journal.append(
-            Chunk(index, rows, {"": size}, {"": dict(rejects)}, samples, plm.tokens - tokens, seconds)
-        )
+        self.journal.append(Chunk(index, rows, {"": size}, {"": dict(rejects)}, samples, plm.tokens - tokens, seconds))
         self.texts += [row.text for row in rows]

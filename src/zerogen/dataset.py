@@ -90,8 +90,8 @@ Prompts:
 {prompts}
 
 {stage1}
-Columns: `C` the context of the prompt, `X` the text, `Y` and `label` the label as a number and as a name, `uid` chunk and
-request, `logprob` the mean log-probability of the text's tokens under the language model.
+Columns: `C` the context of the prompt, `X` the text, `Y` and `label` the label as a number and as a name, `uid` chunk
+and request, `logprob` the mean log-probability of the text's tokens under the language model.
 """
 
 
@@ -105,7 +105,9 @@ _SIZES = (
 
 
 def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) -> list[Example]:
-    """Read a synthetic dataset: JSONL (or .csv, .parquet) or a `datasets` folder with columns X, label or Y, and maybe C.
+    """Read a synthetic dataset: a .jsonl, .csv or .parquet file or a `datasets` folder.
+
+    Columns are X, label or Y, and maybe C.
 
     integer_labels: what an integer Y means, for files that carry no label names. Raises `UserError` for a missing
     column, an unknown label, or integers without that map.
@@ -145,7 +147,9 @@ def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, name
         if not isinstance(label, str) or label.lstrip("-").isdigit():
             if not names:
                 hint = ", ".join(f"{i}: {name}" for i, name in enumerate(task.labels))
-                raise UserError(f"{where}: only an integer Y ({label}); say what it means, such as dataset_labels='{{{hint}}}'")
+                raise UserError(
+                    f"{where}: only an integer Y ({label}); say what it means, such as dataset_labels='{{{hint}}}'"
+                )
             if str(label) not in names:
                 raise unknown(f"{where}: Y in dataset_labels", label, names)
             label = names[str(label)]

@@ -21,5 +21,5 @@ def nearest(value: object, options: Iterable[object]) -> str:
 
 def unknown(what: str, value: object, options: Iterable[object]) -> UserError:
     """Build the error for a `value` that is none of `options`; `what` names the key or file."""
-    options = [str(option) for option in options]
-    return UserError(f"{what}: '{value}' is unknown; allowed: {', '.join(options)}{nearest(value, options)}")
+    names = [str(option) for option in options]
+    return UserError(f"{what}: '{value}' is unknown; allowed: {', '.join(names)}{nearest(value, names)}")

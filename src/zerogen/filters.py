@@ -58,9 +58,7 @@ class Filter:
         return None
 
 
-def judge(
-    row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter
-) -> tuple[Example, str | None]:
+def judge(row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter) -> tuple[Example, str | None]:
     """Parse a continuation into `row` and filter it: return the row with its text, and the reject reason or None."""
     text, reason = parse(continuation, rule)
     row = replace(row, text=text, logprob=round(continuation.logprob, 5))

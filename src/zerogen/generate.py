@@ -38,7 +38,9 @@ class Generator:
         context_journal: Journal | None = None,
     ) -> None:
         if not task.prompts:
-            raise UserError(f"task '{task.name}': prompts is empty; setting=zerogen needs one for each of {', '.join(task.labels)}")
+            raise UserError(
+                f"task '{task.name}': prompts is empty; setting=zerogen needs one for each of {', '.join(task.labels)}"
+            )
         self.task, self.plm, self.decoding, self.filters, self.seed = task, plm, decoding, filters, seed
         self.journal = journal if journal is not None else Journal()
         self.contexts = (
@@ -85,9 +87,7 @@ class Generator:
         return [
             Request(
                 uid=f"{index:05d}-{i:04d}",
-                prompt=render_within(
-                    task.prompts[label], {"C": context or ""}, "C", budget, plm.encode, plm.decode
-                ),
+                prompt=render_within(task.prompts[label], {"C": context or ""}, "C", budget, plm.encode, plm.decode),
                 label=label,
                 context=context,
             )

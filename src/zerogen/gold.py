@@ -200,14 +200,16 @@ def _csv(lines: Iterable[str], path: Path) -> Iterable[Row]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise UserError(f"{path}:{reader.line_num}: the header has {len(reader.fieldnames or ())} columns, this row not")
+                raise UserError(
+                    f"{path}:{reader.line_num}: the header has {len(reader.fieldnames or ())} columns, this row not"
+                )
             yield row
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: not CSV ({error})") from error
 
 
 def stratified(rows: Sequence[Example], size: int, seed: int) -> list[Example]:
-    """Draw `size` rows without replacement, labels in proportion, in a seeded order of which every prefix is stratified.
+    """Draw `size` rows without replacement, labels in proportion, in the order of `stratified_order`.
 
     Raises `UserError` when there are fewer than `size` rows.
     """

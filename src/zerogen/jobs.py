@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Stopped(BaseException):
-    """A signal asked the run to stop. Not an Exception, and not KeyboardInterrupt, which Lightning turns into exit 1."""
+    """A signal asked the run to stop. Not a KeyboardInterrupt: Lightning turns that one into exit code 1."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

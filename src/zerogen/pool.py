@@ -62,7 +62,9 @@ class Journal:
                 fields["rows"] = [Example(**row) for row in fields["rows"]]
                 journal.chunks.append(Chunk(**fields))
             except (ValueError, TypeError, KeyError) as error:
-                raise UserError(f"{path}:{number}: not a chunk of generated rows; delete the folder to start again") from error
+                raise UserError(
+                    f"{path}:{number}: not a chunk of generated rows; delete the folder to start again"
+                ) from error
         return journal
 
     def append(self, chunk: Chunk) -> None:

@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="run folder (or the tam/ folder inside it)")
     parser.add_argument("text", nargs="*", help="text to label")
     parser.add_argument("--file", type=Path, help="file of texts, one a line")
-    parser.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="default: text (tab-separated)")
+    parser.add_argument(
+        "--format", choices=("text", "jsonl", "csv"), default="text", help="default: text (tab-separated)"
+    )
     parser.add_argument("--gpu", default="auto", help="auto, none or an index; default: auto")
     options = parser.parse_args(arguments)
     with reporting_errors():
@@ -87,7 +89,9 @@ def write(texts: Iterable[str], predictions: Iterable[Prediction], style: str, f
         return
     for label, probability, text in rows:
         if style == "jsonl":
-            file.write(json.dumps({"label": label, "probability": probability, "text": text}, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps({"label": label, "probability": probability, "text": text}, ensure_ascii=False) + "\n"
+            )
         else:
             file.write(f"{label}\t{probability:.4f}\t{text}\n")
 

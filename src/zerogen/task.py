@@ -69,9 +69,7 @@ def check_task(task: TaskConfig) -> None:
                 raise UserError(f"{where}: {field}.{label} holds <C>, but the task has no context.prompt to write it")
     if task.context is not None:
         if not task.context.prompt or placeholders(task.context.prompt):
-            raise UserError(
-                f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders"
-            )
+            raise UserError(f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders")
         if task.context.per_label < 1 or task.context.max_new_tokens < 1:
             raise UserError(f"{where}: context.per_label and context.max_new_tokens: allowed is 1 or more")
         if not any("C" in placeholders(prompt) for prompt in task.prompts.values()):
@@ -86,7 +84,8 @@ def check_task(task: TaskConfig) -> None:
         given = [key for key in ("hub", "files", "folder", "package") if getattr(gold, key)]
         if len(given) != 1:
             raise UserError(
-                f"{where}: gold.{name} has {' and '.join(given) or 'no source'}; allowed is one of hub, files, folder, package"
+                f"{where}: gold.{name} has {' and '.join(given) or 'no source'}; "
+                "allowed is one of hub, files, folder, package"
             )
         for value, label in gold.labels.items():
             if label not in task.labels:

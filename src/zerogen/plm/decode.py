@@ -21,7 +21,13 @@ ATTENTION = "zerogen_slots"
 
 
 def slot_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None = None, **_: Any
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend with query [B, Hq, Q, D] to key and value [B, Hkv, T, D] under an additive mask [B or 1, 1, Q, T].
 
@@ -272,10 +278,10 @@ def decode(
         if not active:
             return
         if not waiting and len(active) <= len(rows) * 3 // 4:
-            index = torch.tensor(active, device=device)
-            engine.keep(index)
+            kept = torch.tensor(active, device=device)
+            engine.keep(kept)
             rows = [rows[slot] for slot in active]
-            tokens, positions = tokens[index], positions[index]
+            tokens, positions = tokens[kept], positions[kept]
             active = list(range(len(active)))
         positions[active] += 1
         logits = engine.step(tokens, positions)

@@ -65,7 +65,9 @@ class Plm:
             found = engine.step(self._ids([rows[0][8], 0]), self._ids([8, 0]))[:1]
             both = torch.stack([expected[0, 8], found[0]]).double().log_softmax(-1)
             # Half precision rounds differently in another order; a wrong mask or position is off by far more.
-            exact = float((both[0].exp() - both[1].exp()).abs().sum()) / 2 < (1e-3 if found.dtype == torch.float32 else 0.1)
+            exact = float((both[0].exp() - both[1].exp()).abs().sum()) / 2 < (
+                1e-3 if found.dtype == torch.float32 else 0.1
+            )
         except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, IndexError):
             exact = False
         if not exact:
@@ -107,7 +109,9 @@ class Plm:
         prompts = [encoded[i] for i in order]
         capacity = max(map(len, prompts)) + max_new_tokens
         if capacity > self.max_positions:
-            raise ValueError(f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions")
+            raise ValueError(
+                f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions"
+            )
         slots = min(decoding.batch_size, len(prompts))
         engine = (CachedEngine if self.cached else RecomputingEngine)(self.model, slots, capacity)
         rows = decode(
@@ -160,9 +164,9 @@ class Plm:
             batch = order[start : start + batch_size]
             rows = [encoded[i] for i in batch]
             logits = forward_plain(self.model, rows) if not self.cached else self._forward(rows)
-            ids = pad_right(rows, self.device)
+            targets = pad_right(rows, self.device)
             logp = -torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
+                logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), reduction="none"
             ).view(len(rows), -1)  # [B, T-1]
             lengths = self._ids([len(row) - 1 for row in rows])
             # Padding and end-of-text may share an id: only the lengths know.

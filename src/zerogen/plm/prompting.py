@@ -20,7 +20,9 @@ def prompt_labels(plm: Plm, task: TaskConfig, texts: Sequence[str], progress: Qu
     the PLM is cut at its end. Raises `UserError` when the task has no scoring prompts.
     """
     if not task.scoring:
-        raise UserError(f"task '{task.name}': scoring is empty; setting=prompting needs one for each of {', '.join(task.labels)}")
+        raise UserError(
+            f"task '{task.name}': scoring is empty; setting=prompting needs one for each of {', '.join(task.labels)}"
+        )
     prompts = [
         render_within(task.scoring[label], {"X": text}, "X", plm.max_positions, plm.encode, plm.decode)
         for text in texts
@@ -32,7 +34,10 @@ def prompt_labels(plm: Plm, task: TaskConfig, texts: Sequence[str], progress: Qu
             scores[index] = score
             advance(1)
     width = len(task.labels)
-    return [Prediction.of(softmax(dict(zip(task.labels, scores[i : i + width], strict=True)))) for i in range(0, len(scores), width)]
+    return [
+        Prediction.of(softmax(dict(zip(task.labels, scores[i : i + width], strict=True))))
+        for i in range(0, len(scores), width)
+    ]
 
 
 def softmax(scores: dict[str, float]) -> dict[str, float]:

@@ -98,7 +98,7 @@ def _draw(blocks: Tensor, upto: Tensor, rows: Tensor, generator: torch.Generator
 
 
 def sorted_nucleus(logits: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
-    """Draw tokens [B] from the nucleus of softmax(logits [B, V]) by sorting: plain, slow, the reference of `nucleus`."""
+    """Draw tokens [B] from the nucleus of softmax(logits [B, V]) by sorting: the slow reference of `nucleus`."""
     probabilities = nucleus_probabilities(logits, top_p)
     upto = probabilities.cumsum(-1)
     uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=generator.device)

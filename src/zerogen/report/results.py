@@ -183,7 +183,9 @@ def write_aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         "folders": [result["folder"] for result in results],
     }
-    name = f"{first['setting']}_{first['plm']}_{first['tam']}_n{first['n_train']}_seeds-{'-'.join(map(str, seeds))}.json"
+    name = (
+        f"{first['setting']}_{first['plm']}_{first['tam']}_n{first['n_train']}_seeds-{'-'.join(map(str, seeds))}.json"
+    )
     path = Path(first["folder"]).parent / name
     _write(path, json.dumps(aggregate, indent=2) + "\n")
     return aggregate | {"path": str(path)}

@@ -49,7 +49,9 @@ def aggregate_table(aggregates: Sequence[dict[str, Any]]) -> Table:
             mean, spread = row["mean"].get(metric), row["standard_deviation"].get(metric)
             digits = 1 if scale == 100 else 3
             numbers.append(
-                "-" if mean is None else f"{mean * scale:.{digits}f}" + ("" if spread is None else f" ± {spread * scale:.{digits}f}")
+                "-"
+                if mean is None
+                else f"{mean * scale:.{digits}f}" + ("" if spread is None else f" ± {spread * scale:.{digits}f}")
             )
         names = (row[key].replace("none", "-") for key in ("setting", "task", "plm", "tam"))
         table.add_row(*names, f"{row['n_train']:,}", str(len(row["seeds"])), *numbers)

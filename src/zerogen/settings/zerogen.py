@@ -109,7 +109,10 @@ def first_outputs(chunk: Chunk, task: TaskConfig) -> str:
 
 def describe(outcome: Outcome) -> str:
     """Say in one line how good the TAM is."""
+    said = f"n={outcome.n_train:,}: "
     if outcome.metrics:
-        return f"n={outcome.n_train:,}: accuracy {outcome.metrics['accuracy']:.1%} on {len(outcome.predictions):,} gold rows"
-    heldout = "" if outcome.heldout_accuracy is None else f" (agrees with {outcome.heldout_accuracy:.1%} of held-out synthetic labels)"
-    return f"n={outcome.n_train:,}: trained, nothing was evaluated: the task has no gold data{heldout}"
+        return said + f"accuracy {outcome.metrics['accuracy']:.1%} on {len(outcome.predictions):,} gold rows"
+    said += "trained; nothing was evaluated, the task has no gold data"
+    if outcome.heldout_accuracy is not None:
+        said += f" (it agrees with {outcome.heldout_accuracy:.1%} of the held-out synthetic labels)"
+    return said

