@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from zerogen.config import Config, check, help_of
 from zerogen.console import make_console, reporting_errors
@@ -27,7 +31,7 @@ zerogen: a small text classifier from label names and prompts alone.
   python -m zerogen --config-dir my_conf task=my_task
 
 == Groups: group=option ==
-$APP_CONFIG_GROUPS
+{groups}
 
 == Keys of a run: key=value; those inside a group as group.key=value ==
 {keys}
@@ -36,22 +40,41 @@ Show the whole configuration: --cfg job. Hydra's own flags: --hydra-help.
 """
 
 
-def register() -> None:
-    """Give Hydra the schema and the help text."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    keys = help_of(Config)
-    width = max(map(len, keys))
-    lines = "\n".join(f"  {key:<{width}}  {text}" for key, text in keys.items())
-    store.store(
-        group="hydra/help",
-        name="zerogen",
-        node={"app_name": "zerogen", "header": "", "footer": "", "template": _HELP.format(keys=lines)},
+def help_text(arguments: Sequence[str]) -> str:
+    """Return the help: the groups' options (those of --config-dir too) and the keys of a run.
+
+    Hydra's own help copies the whole configuration store for every group; this reads file names.
+    """
+    folders = [conf_dir()]
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag in ("--config-dir", "-cd"):
+            folders.append(Path(value))
+        elif flag.startswith("--config-dir="):
+            folders.append(Path(flag.partition("=")[2]))
+    groups: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in folder.glob("*/*.yaml"):
+            groups.setdefault(path.parent.name, set()).add(path.stem)
+    return _HELP.format(
+        groups=_columns({group: ", ".join(sorted(options)) for group, options in sorted(groups.items())}),
+        keys=_columns(help_of(Config)),
+    )
+
+
+def _columns(rows: dict[str, str]) -> str:
+    """Lay out names and their help in 80 columns."""
+    width = max(map(len, rows)) + 4
+    return "\n".join(
+        textwrap.fill(f"  {name:<{width - 2}}{text}", 80, subsequent_indent=" " * width, break_long_words=False)
+        for name, text in rows.items()
     )
 
 
 def main() -> None:
     """Entry point of `python -m zerogen` and of the console script."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(sys.argv[1:]))
+        return
     with reporting_errors():
         _run(compose())
 
@@ -59,9 +82,9 @@ def main() -> None:
 def compose() -> list[Config]:
     """Compose and check every job of the command line, before any of them starts.
 
-    Exits with 0 after --help and its like. Raises `UserError` for anything that Hydra or the schema refuses.
+    Composes nothing for --cfg, --info and the like, which Hydra answers itself. Raises `UserError` for anything that Hydra or the schema refuses.
     """
-    register()
+    ConfigStore.instance().store(name="schema", node=Config)
     composed: list[DictConfig] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -77,7 +100,7 @@ def compose() -> list[Config]:
         os.environ["ZEROGEN_SWEEP_DIR"] = scratch
         try:
             job()
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
             raise UserError(explain(error)) from error
     return [typed(config) for config in composed]
 

@@ -1,0 +1,135 @@
+"""No network, and tiny random models built on the spot."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import (  # noqa: E402
+    BertConfig,
+    BertForSequenceClassification,
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from zerogen.config import ContextConfig, TaskConfig  # noqa: E402
+from zerogen.plm.model import Plm  # noqa: E402
+from zerogen.records import Example  # noqa: E402
+
+TEXTS = [
+    'The movie review in positive sentiment for movie "The Bird" is: "A bright, moving film about a family."',
+    'The movie review in negative sentiment for movie "Night" is: "Dull from start to end; I left early."',
+    "Is this the question? Yes. It was in the paper.",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection but those within this machine's processes."""
+
+    def refuse(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX:
+            raise OSError(f"a test tried to connect to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 320 tokens; id 0 ends a text and also pads, as in GPT-2."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+
+
+def causal_model(family: str) -> torch.nn.Module:
+    """A random float32 model of a family, with logits far from uniform."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        if family == "gpt2":
+            model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=128, n_embd=32, n_layer=2, n_head=4))
+        elif family == "llama":
+            model = LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=320,
+                    hidden_size=32,
+                    intermediate_size=64,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    max_position_embeddings=128,
+                )
+            )
+        else:  # positions inside the attention (ALiBi), and no attention interface
+            model = BloomForCausalLM(BloomConfig(vocab_size=320, hidden_size=32, n_layer=2, n_head=4))
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+    model.generation_config.eos_token_id = model.config.eos_token_id = 0
+    return model.eval()
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def plm(request: pytest.FixtureRequest) -> Plm:
+    return Plm(causal_model(request.param), byte_tokenizer())
+
+
+@pytest.fixture
+def gpt2() -> Plm:
+    return Plm(causal_model("gpt2"), byte_tokenizer())
+
+
+@pytest.fixture
+def task() -> TaskConfig:
+    return TaskConfig(
+        name="toy",
+        labels=["bad", "good"],
+        prompts={"bad": 'A bad "<C>": "', "good": 'A good "<C>": "'},
+        scoring={"bad": 'Bad: "<X>"', "good": 'Good: "<X>"'},
+        context=ContextConfig(prompt='Film: "', max_new_tokens=12, per_label=2),
+        max_new_tokens=24,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer encoder with a tokenizer."""
+    folder = tmp_path_factory.mktemp("encoder")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        config = BertConfig(
+            vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+        )
+        BertForSequenceClassification(config).bert.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def toy_rows(count: int) -> list[Example]:
+    """Rows whose label is in their words; four rows share a context."""
+    good, bad = ["bright", "moving", "lovely"], ["dull", "boring", "weak"]
+    rows = []
+    for i in range(count):
+        word = (good if i % 2 else bad)[i // 2 % 3]
+        text = f"a {word} film number {i}" + " indeed" * (i % 5)
+        rows.append(Example(f"row-{i}", text, "good" if i % 2 else "bad", context=f"film {i // 4}"))
+    return rows

@@ -1,0 +1,114 @@
+"""Generation: exact quotas, prefixes, resuming, and prompts that do not work."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zerogen.config import DecodingConfig, FilterConfig, TaskConfig
+from zerogen.errors import UserError
+from zerogen.generate import Generator
+from zerogen.plm.model import Plm
+from zerogen.pool import Journal
+from zerogen.progress import Quiet
+from zerogen.records import Example
+
+DECODING = DecodingConfig(top_p=1.0, batch_size=8, chunk_size=32)
+FILTERS = FilterConfig(min_words=1, patience=64, min_acceptance=0.0)
+
+
+def generated(task: TaskConfig, plm: Plm, n: int, folder: Path | None = None, seed: int = 1) -> list[Example]:
+    texts = Journal.open(folder / "texts.jsonl" if folder else None)
+    contexts = Journal.open(folder / "contexts.jsonl" if folder else None)
+    generator = Generator(task, lambda: plm, DECODING, FILTERS, seed, texts, contexts)
+    for _ in generator.extend(n):
+        pass
+    return generator.rows(n)
+
+
+@pytest.mark.parametrize("n", [2, 7, 12])
+def test_exactly_n_rows_an_equal_share_per_label(task: TaskConfig, plm: Plm, n: int) -> None:
+    rows = generated(task, plm, n)
+    counts = Counter(row.label for row in rows)
+    assert len(rows) == n
+    assert counts["bad"] - counts["good"] in (0, 1)
+    assert len({row.uid for row in rows}) == n
+    assert all(row.text and row.context and row.logprob is not None and row.logprob < 0 for row in rows)
+
+
+def test_rows_depend_on_the_seed_and_not_on_n(task: TaskConfig, gpt2: Plm) -> None:
+    small, large, other = generated(task, gpt2, 4), generated(task, gpt2, 10), generated(task, gpt2, 4, seed=2)
+    for label in task.labels:
+        of_small = [row for row in small if row.label == label]
+        assert of_small == [row for row in large if row.label == label][: len(of_small)]
+    assert small != other
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
+    whole = generated(task, gpt2, 10, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    generated(task, gpt2, 3, parts)
+    generated(task, gpt2, 6, parts)
+    for name in ("texts.jsonl", "contexts.jsonl"):  # killed while writing
+        path = parts / name
+        path.write_bytes(path.read_bytes()[:-7])
+    assert generated(task, gpt2, 10, parts) == whole
+
+    def without_time(folder: Path, name: str) -> list[object]:
+        return [replace(chunk, seconds=0) for chunk in Journal.open(folder / name).chunks]
+
+    for name in ("texts.jsonl", "contexts.jsonl"):
+        assert without_time(parts, name) == without_time(tmp_path / "whole", name)
+
+
+def test_a_full_pool_needs_no_plm(task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
+    rows = generated(task, gpt2, 6, tmp_path)
+
+    def refuse() -> Plm:
+        raise AssertionError("the PLM was loaded")
+
+    journals = (Journal.open(tmp_path / name) for name in ("texts.jsonl", "contexts.jsonl"))
+    generator = Generator(task, refuse, DECODING, FILTERS, 1, *journals)
+    assert list(generator.extend(6)) == []
+    assert generator.rows(6) == rows
+
+
+def test_requests_are_shuffled_and_balanced(task: TaskConfig, gpt2: Plm) -> None:
+    requests = Generator(task, lambda: gpt2, DECODING, FILTERS, 1).requests(0)
+    pairs = [(request.context, request.label) for request in requests]
+    assert len(pairs) == 32
+    assert set(Counter(pairs).values()) == {2}
+    assert pairs != sorted(pairs, key=lambda pair: pairs.index(pair))
+    assert all(request.prompt == f'A {request.label} "{request.context}": "' for request in requests)
+
+
+def test_a_task_without_contexts(task: TaskConfig, gpt2: Plm) -> None:
+    plain = replace(task, context=None, prompts={"bad": 'Bad: "', "good": 'Good: "'})
+    rows = generated(plain, gpt2, 4)
+    assert all(row.context is None and row.text for row in rows)
+
+
+def test_a_prompt_that_hardly_works_stops_with_examples(task: TaskConfig, gpt2: Plm) -> None:
+    generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=500, patience=32), 1)
+    with pytest.raises(UserError, match=r"prompts.bad: 0 of the last 32 texts .* rejected were \w+: '"):
+        list(generator.extend(4))
+    assert len(generator.journal.chunks) == 2
+
+
+def test_rejects_and_accepted_add_up_to_requests(task: TaskConfig, gpt2: Plm) -> None:
+    generator = Generator(task, lambda: gpt2, DECODING, FILTERS, 1)
+    for chunk in generator.extend(8):
+        for label in task.labels:
+            assert chunk.accepted()[label] + sum(chunk.rejects[label].values()) == chunk.asked[label] == 16
+
+
+def test_contexts_are_unique_until_there_are_no_new_ones(task: TaskConfig, gpt2: Plm) -> None:
+    generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=1, patience=32, min_acceptance=0.99), 1)
+    contexts = generator.contexts
+    assert contexts is not None
+    found = contexts.take(0, 1, Quiet())
+    unique = len(contexts.texts)
+    again = contexts.take(unique, 2 * unique, Quiet())
+    assert found[0] == contexts.texts[0]
+    assert sorted(again) == sorted(contexts.texts)

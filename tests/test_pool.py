@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from zerogen.errors import UserError
+from zerogen.pool import Chunk, Journal, first_per_label, quotas
+from zerogen.records import Example
+
+
+def chunk(index: int) -> Chunk:
+    rows = [Example(f"{index}-{i}", f'text "{i}" ü\u2028', label, "C", -1.5) for i, label in enumerate(["bad", "good"])]
+    return Chunk(index, rows, {"bad": 2, "good": 2}, {"bad": {"too_short": 1}, "good": {}}, [{"a": 1}], 10, 0.5)
+
+
+def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "pool" / "texts.jsonl"
+    journal = Journal.open(path)
+    for index in range(3):
+        journal.append(chunk(index))
+    assert Journal.open(path).chunks == journal.chunks == [chunk(index) for index in range(3)]
+
+
+@pytest.mark.parametrize("lost", [1, 20, 200])
+def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path, lost: int) -> None:
+    path = tmp_path / "texts.jsonl"
+    for index in range(2):
+        Journal.open(path).append(chunk(index))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-lost])
+    journal = Journal.open(path)
+    assert journal.chunks == [chunk(0)]
+    journal.append(chunk(1))
+    assert path.read_bytes() == whole
+
+
+def test_a_file_that_is_no_journal_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"index": 0}\n')
+    with pytest.raises(UserError, match=r"texts.jsonl:1"):
+        Journal.open(path)
+
+
+def test_quotas_share_equally() -> None:
+    assert quotas(7, ["a", "b", "c"]) == {"a": 3, "b": 2, "c": 2}
+    assert sum(quotas(1000, ["a", "b", "c"]).values()) == 1000
+
+
+def test_smaller_sets_are_prefixes_of_larger_ones() -> None:
+    rows = [Example(str(i), "t", "a" if i % 3 else "b") for i in range(30)]
+    sets = [list(first_per_label(rows, quotas(n, ["a", "b"]))) for n in (4, 10, 16)]
+    for small, large in zip(sets, sets[1:], strict=False):
+        for label in "ab":
+            of_small = [row for row in small if row.label == label]
+            assert of_small == [row for row in large if row.label == label][: len(of_small)]
+    assert [len(rows) for rows in sets] == [4, 10, 16]
