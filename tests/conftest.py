@@ -10,9 +10,9 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import (  # noqa: E402
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BloomConfig,
@@ -24,9 +24,9 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
 )
 
-from zerogen.config import ContextConfig, TaskConfig  # noqa: E402
-from zerogen.plm.model import Plm  # noqa: E402
-from zerogen.records import Example  # noqa: E402
+from zerogen.config import ContextConfig, TaskConfig
+from zerogen.plm.model import Plm
+from zerogen.records import Example
 
 TEXTS = [
     'The movie review in positive sentiment for movie "The Bird" is: "A bright, moving film about a family."',

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from zerogen.config import Config, check, help_of
 from zerogen.console import make_console, reporting_errors
@@ -27,7 +27,7 @@ _HELP = """\
 zerogen: a small text classifier from label names and prompts alone.
 
   python -m zerogen task=rotten_tomatoes setting=zerogen plm=smollm2 tam=minilm
-  python -m zerogen -m setting=supervised,prompting,zerogen task=rotten_tomatoes,imdb
+  python -m zerogen -m setting=prompting,zerogen task=rotten_tomatoes,imdb
   python -m zerogen --config-dir my_conf task=my_task
 
 == Groups: group=option ==
@@ -128,8 +128,8 @@ def explain(error: BaseException) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={name}: is unknown; allowed: {', '.join(error.options)}{nearest(name, error.options)}"
     cause: BaseException = error
-    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
+    while not isinstance(cause, OmegaConfBaseException) and (below := cause.__cause__ or cause.__context__):
+        cause = below
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         key, parent = str(cause.full_key), cause.parent_node
         try:
@@ -140,6 +140,9 @@ def explain(error: BaseException) -> str:
         if options and name not in options:
             return f"{key}: is not a key; allowed here: {', '.join(options)}{nearest(name, options)}"
         return f"{key}: {str(cause).splitlines()[0]}"
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}:{mark.line + 1}: not YAML ({error.problem} at column {mark.column + 1})"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not a valid override; quote a value that holds special characters: key='\"text\"'"
     text = str(error).strip().split("\n")[0]

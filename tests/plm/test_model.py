@@ -24,7 +24,9 @@ def greedy_by_transformers(plm: Plm, prompt: str, tokens: int) -> str:
     """One row at a time, without padding, by transformers' own loop and attention."""
     model = causal_model(plm.model.config.model_type)
     ids = torch.tensor([plm.encode(prompt)])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0)
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
+    )
     return plm.decode(out[0, ids.shape[1] :].tolist())
 
 

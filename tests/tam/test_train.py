@@ -1,0 +1,141 @@
+"""Training is deterministic, keeps to itself, learns, and is saved in transformers' layout."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from tests.conftest import toy_rows
+from zerogen.config import TamConfig, TrainerConfig
+from zerogen.errors import UserError
+from zerogen.tam.classifier import Classifier
+from zerogen.tam.lstm import LstmForSequenceClassification
+from zerogen.tam.train import FitReport, Tam, fit, load_tam
+
+LABELS = ["bad", "good"]
+TRAINER = TrainerConfig(lr=3e-3, epochs=4, batch_size=8)
+LONGER = TrainerConfig(lr=3e-3, epochs=15, batch_size=8, schedule="constant")
+
+
+@pytest.fixture(params=["encoder", "lstm"])
+def config(request: pytest.FixtureRequest, tiny_encoder: Path) -> TamConfig:
+    if request.param == "lstm":
+        return TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=16, hidden=12, dropout=0.1)
+    return TamConfig(name="tiny", model=str(tiny_encoder))
+
+
+def trained(config: TamConfig, seed: int = 1, trainer: TrainerConfig = TRAINER) -> tuple[Tam, FitReport]:
+    return fit(toy_rows(120), LABELS, config, trainer, max_length=64, seed=seed)
+
+
+def weights(tam: Tam) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in tam.model.state_dict().values() if tensor.is_floating_point()])
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state_alone(config: TamConfig) -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first, report = trained(config)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(12)
+    second, again = trained(config)
+    assert torch.equal(weights(first), weights(second))
+    assert report == again
+    other, _ = trained(config, seed=2)
+    assert weights(other).shape != weights(first).shape or not torch.equal(weights(first), weights(other))
+
+
+def test_it_learns_and_is_as_good_after_saving_and_loading(config: TamConfig, tmp_path: Path) -> None:
+    tam, report = trained(config, trainer=LONGER)
+    assert report.rows + report.heldout == 120
+    assert report.heldout_accuracy is not None
+    assert report.heldout_accuracy > 0.9
+    texts = [row.text for row in toy_rows(60)]
+    predictions = tam.predict(texts)
+    tam.save(tmp_path / "tam")
+    assert load_tam(tmp_path / "tam").predict(texts) == predictions
+    assert all(sum(prediction.probabilities.values()) == pytest.approx(1) for prediction in predictions)
+    assert all(list(prediction.probabilities) == LABELS for prediction in predictions)
+
+
+def test_padding_and_order_do_not_change_a_prediction(config: TamConfig) -> None:
+    config.dtype = "float32"
+    tam, _ = trained(config)
+    texts = ["dull", "a bright film " * 9, "", "x"]
+    together = tam.predict(texts)
+    for text, prediction in zip(texts, together, strict=True):
+        alone = tam.predict([text])[0]
+        assert alone.label == prediction.label
+        assert list(alone.probabilities.values()) == pytest.approx(list(prediction.probabilities.values()), abs=1e-5)
+    assert tam.predict([]) == []
+
+
+def test_transformers_opens_a_saved_encoder(tiny_encoder: Path, tmp_path: Path) -> None:
+    tam, _ = trained(TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32"))
+    tam.save(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    found = pipeline("text-classification", model=str(tmp_path))(["a dull film", "a lovely film"])
+    expected = tam.predict(["a dull film", "a lovely film"])
+    assert [row["label"] for row in found] == [prediction.label for prediction in expected]
+    for row, prediction in zip(found, expected, strict=True):
+        assert row["score"] == pytest.approx(prediction.probabilities[prediction.label], abs=1e-5)
+
+
+def test_long_texts_are_cut_at_the_tasks_length(config: TamConfig) -> None:
+    tam, _ = fit(toy_rows(40), LABELS, config, TRAINER, max_length=12, seed=1)
+    assert tam.tokenizer.model_max_length == 12
+    long = "dull " * 200
+    assert tam.predict([long + "a"]) == tam.predict([long + "b"])
+
+
+def test_the_best_epoch_is_kept(tiny_encoder: Path) -> None:
+    # A learning rate at which the accuracy jumps up and down.
+    trainer = TrainerConfig(lr=2e-2, epochs=12, batch_size=8, schedule="constant", warmup_ratio=0.0)
+    config = TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32")
+    tam, report = trained(config, trainer=trainer)
+    assert report.epoch < 12  # else the test shows nothing: choose another seed
+    shorter, _ = trained(config, trainer=TrainerConfig(**{**vars(trainer), "epochs": report.epoch}))
+    assert torch.equal(weights(tam), weights(shorter))
+
+
+def test_patience_ends_training_early(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    original = Classifier.training_step
+    monkeypatch.setattr(Classifier, "training_step", lambda *args: (steps.append(1), original(*args))[1])
+    trainer = TrainerConfig(lr=1e-9, epochs=10, batch_size=8, patience=2, schedule="constant")
+    trained(TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32"), trainer=trainer)
+    # 14 batches an epoch. The loss may still fall by rounding, the accuracy does not move: at most a few epochs count.
+    assert len(steps) < 14 * 10
+
+
+def test_the_schedule_warms_up_and_decays_to_zero() -> None:
+    module = Classifier(torch.nn.Linear(1, 1), TrainerConfig(warmup_ratio=0.1), steps=100)
+    rates = [module.rate(step) for step in range(101)]
+    assert rates[:10] == sorted(rates[:10])
+    assert max(rates) == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == 0.0
+
+
+def test_no_rows_or_a_foreign_label_is_refused(config: TamConfig) -> None:
+    with pytest.raises(UserError, match="no rows"):
+        fit([], LABELS, config, TRAINER)
+    with pytest.raises(UserError, match="row row-1: label 'good' is not among bad, fine"):
+        fit(toy_rows(4), ["bad", "fine"], config, TRAINER)
+
+
+def test_a_folder_that_is_no_tam_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no config.json"):
+        load_tam(tmp_path)
+    with pytest.raises(UserError, match="not a trained text classifier"):
+        load_tam(tiny_encoder)
+
+
+def test_lstm_ids_of_unknown_words_and_padding() -> None:
+    tam, _ = trained(TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=8, hidden=8))
+    assert isinstance(tam.model, LstmForSequenceClassification)
+    assert tam.tokenizer(["zzz Bright"])["input_ids"][0][0] == tam.tokenizer.unk_token_id
+    assert tam.tokenizer(["BRIGHT"])["input_ids"] == tam.tokenizer(["bright"])["input_ids"]
+    assert tam.tokenizer.pad_token_id == 0

