@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_quotas_share_equally() -> None:
 def test_smaller_sets_are_prefixes_of_larger_ones() -> None:
     rows = [Example(str(i), "t", "a" if i % 3 else "b") for i in range(30)]
     sets = [list(first_per_label(rows, quotas(n, ["a", "b"]))) for n in (4, 10, 16)]
-    for small, large in zip(sets, sets[1:], strict=False):
+    for small, large in pairwise(sets):
         for label in "ab":
             of_small = [row for row in small if row.label == label]
             assert of_small == [row for row in large if row.label == label][: len(of_small)]

@@ -82,7 +82,8 @@ def main() -> None:
 def compose() -> list[Config]:
     """Compose and check every job of the command line, before any of them starts.
 
-    Composes nothing for --cfg, --info and the like, which Hydra answers itself. Raises `UserError` for anything that Hydra or the schema refuses.
+    Hydra itself answers --cfg, --info and the like; then there is no job. Raises `UserError` for anything that Hydra
+    or the schema refuses.
     """
     ConfigStore.instance().store(name="schema", node=Config)
     composed: list[DictConfig] = []

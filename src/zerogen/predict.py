@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--format", choices=("text", "jsonl", "csv"), default="text", help="default: text (tab-separated)"
     )
     parser.add_argument("--gpu", default="auto", help="auto, none or an index; default: auto")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     with reporting_errors():
         if options.text and options.file:
             raise UserError(f"--file {options.file}: allowed is TEXT or --file, not both")

@@ -18,6 +18,7 @@ from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, derive
 from zerogen.tam.classifier import BestEpoch, Classifier
 from zerogen.tam.data import Buckets, by_length, collate, split_heldout
+from zerogen.tam.dropout import replace_dropout
 from zerogen.tam.lstm import LstmConfig, LstmForSequenceClassification, word_tokenizer
 
 
@@ -139,6 +140,8 @@ def fit(
     with torch.random.fork_rng(devices=cuda), _quiet_lightning():
         torch.manual_seed(derive(seed, "tam"))
         model, tokenizer = _fresh(tam, labels, max_length, [row.text for row in train])
+        if not cuda:
+            replace_dropout(model)
         batches = _loader(tokenizer, train, labels, trainer.batch_size, derive(seed, "batches"), shuffle=True)
         checks = _loader(tokenizer, heldout, labels, trainer.batch_size, 0, shuffle=False) if heldout else None
         module = Classifier(model, trainer, steps=len(batches) * trainer.epochs)

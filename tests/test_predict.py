@@ -1,0 +1,77 @@
+"""The prediction command, on a model trained here."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import toy_rows
+from zerogen import predict
+from zerogen.config import TamConfig, TrainerConfig
+from zerogen.tam.train import fit
+
+TEXTS = ["a dull film", 'a "lovely", bright film']
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    config = TamConfig(name="tiny", model=str(tiny_encoder))
+    trainer = TrainerConfig(lr=3e-3, epochs=15, batch_size=8, schedule="constant")
+    fit(toy_rows(120), ["bad", "good"], config, trainer, max_length=64, seed=1)[0].save(run / "tam")
+    return run
+
+
+@pytest.fixture(autouse=True)
+def own_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)
+
+
+def test_the_three_formats(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict.main([str(folder), *TEXTS])
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(label, text) for label, _, text in lines] == [("bad", TEXTS[0]), ("good", TEXTS[1])]
+    predict.main([str(folder), "--format", "jsonl", *TEXTS])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    assert [f"{row['probability']:.4f}" for row in rows] == [probability for _, probability, _ in lines]
+    predict.main([str(folder / "tam"), "--format", "csv", *TEXTS])
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["text"] for row in table] == TEXTS
+    assert [row["label"] for row in table] == ["bad", "good"]
+
+
+def test_texts_from_a_file_and_from_standard_input(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict.main([str(folder), *TEXTS])
+    expected = capsys.readouterr().out
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    predict.main([str(folder), "--file", str(path)])
+    assert capsys.readouterr().out == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO("\r\n".join(TEXTS) + "\r\n"))
+    predict.main([str(folder)])
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{}/none", "x"], "there is no such folder"),
+        (["{}", "x"], "holds no trained model"),
+        (["{}", "x", "--file", "y"], "TEXT or --file, not both"),
+        (["{run}", "--file", "{}/none.txt"], "there is no such file"),
+        (["{run}", "--gpu", "99", "x"], "gpu=99: there is no such GPU"),
+        (["{run}", "--gpu", "best", "x"], "--gpu best"),
+    ],
+)
+def test_wrong_input(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        predict.main([argument.format(tmp_path, run=folder) for argument in arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

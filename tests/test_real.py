@@ -1,0 +1,164 @@
+"""Whole runs on the bundled models and on human-labelled reviews."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+import zerogen
+from zerogen.gold import stratified
+from zerogen.plm.prompting import prompt_labels
+from zerogen.pool import Journal
+
+SMALL = ["experiment=demo", "setting=zerogen", "decoding.chunk_size=128", "eval_limit=60", "n=40", "log_every=20"]
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "zerogen", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_prompting_beats_chance_on_rotten_tomatoes() -> None:
+    task = zerogen.load_task("rotten_tomatoes")
+    rows = stratified(zerogen.load_gold(task, "validation"), 150, 0)
+    predictions = prompt_labels(zerogen.load_plm("smollm2"), task, [row.text for row in rows])
+    right = sum(prediction.label == row.label for prediction, row in zip(predictions, rows, strict=True))
+    assert right / len(rows) > 0.6  # chance stays below with 99 % probability
+
+
+def test_a_tam_trained_on_400_gold_rows_beats_chance() -> None:
+    task = zerogen.load_task("rotten_tomatoes")
+    tam = zerogen.fit(stratified(zerogen.load_gold(task, "train"), 400, 0), task, "minilm", seed=0)
+    metrics = zerogen.evaluate(tam, stratified(zerogen.load_gold(task, "validation"), 400, 0))
+    assert metrics["accuracy"] > 0.62
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A small ZEROGEN run with the command line: working folder, run folder, output."""
+    folder = tmp_path_factory.mktemp("work")
+    done = command(folder, *SMALL)
+    assert done.returncode == 0, done.stderr
+    (run,) = folder.glob("outputs/rotten_tomatoes/zerogen_*")
+    return folder, run, done.stdout
+
+
+def test_zerogen_end_to_end(finished: tuple[Path, Path, str]) -> None:
+    folder, run, out = finished
+    result = json.loads((run / "result.json").read_text())
+    assert (result["setting"], result["n_train"], result["n_eval"], result["seed"]) == ("zerogen", 40, 60, 42)
+    assert set(result["seconds"]) == {"load", "contexts", "generate", "train", "evaluate"}
+    assert sum(result["rejects"].values()) + 40 <= result["requests"]
+    assert result["peak_memory_mb"]["cpu"] > 300
+    for label in ("negative", "positive"):
+        assert out.count(f"[{label}, ") == 2  # two rendered prompts and their outputs
+    trend = list(csv.DictReader((run / "trend.csv").open()))
+    assert [(row["n"], row["metric"]) for row in trend] == [
+        (n, metric) for n in ("20", "40") for metric in ("accuracy", "macro_f1")
+    ]
+    rows = [json.loads(line) for line in (run / "rotten_tomatoes-dataset.jsonl").read_text().splitlines()]
+    assert [row["Y"] for row in rows].count(0) == [row["Y"] for row in rows].count(1) == 20
+    assert all(len(row["X"].split()) >= 10 and '"' not in row["X"] for row in rows)
+    loaded = datasets.load_from_disk(str(run / "dataset"))
+    assert loaded["X"][:] == [row["X"] for row in rows]
+    assert AutoModelForSequenceClassification.from_pretrained(run / "tam").config.label2id == {
+        "negative": 0,
+        "positive": 1,
+    }
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    hits = sum(row["label"] == row["prediction"] for row in predictions)
+    assert hits / len(predictions) == pytest.approx(result["metrics"]["accuracy"])
+    (line,) = csv.DictReader((folder / "outputs" / "results.csv").open())
+    assert float(line["accuracy"]) == pytest.approx(result["metrics"]["accuracy"], abs=1e-4)
+
+
+def test_a_finished_run_is_not_repeated_and_a_larger_one_extends_it(finished: tuple[Path, Path, str]) -> None:
+    folder, run, _ = finished
+    before = (run / "rotten_tomatoes-dataset.jsonl").read_text().splitlines()
+    again = command(folder, *SMALL)
+    assert again.returncode == 0
+    assert "already there, nothing done" in again.stdout
+    larger = command(folder, *SMALL, "n=44", "train=false")
+    assert larger.returncode == 0, larger.stderr
+    (generated,) = folder.glob("outputs/rotten_tomatoes/zerogen_smollm2_none_*")
+    after = [json.loads(line) for line in (generated / "rotten_tomatoes-dataset.jsonl").read_text().splitlines()]
+    for label in ("negative", "positive"):
+        small = [row for row in map(json.loads, before) if row["label"] == label]
+        assert small == [row for row in after if row["label"] == label][:20]
+
+
+def test_the_dataset_file_and_the_tam_are_used_again(finished: tuple[Path, Path, str]) -> None:
+    folder, run, _ = finished
+    done = command(
+        folder, "experiment=demo", "setting=zerogen", f"dataset={run}/rotten_tomatoes-dataset.jsonl", "limit=30",
+        "log_every=null", "eval_limit=60", "tam=lstm", "trainer.epochs=1", "output_dir=other",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (lstm,) = folder.glob("other/rotten_tomatoes/zerogen_none_lstm_*")
+    assert json.loads((lstm / "result.json").read_text())["n_train"] == 30
+    assert zerogen.load_tam(lstm / "tam").predict(["a film"])[0].label in ("negative", "positive")
+    done = command(
+        folder, "experiment=demo", "setting=zerogen", f"tam.checkpoint={run}/tam", "train=false", "eval_limit=60",
+        "output_dir=third",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (evaluated,) = folder.glob("third/rotten_tomatoes/zerogen_none_minilm_*")
+    first, second = (json.loads((path / "result.json").read_text())["metrics"] for path in (run, evaluated))
+    assert first == second
+
+
+def test_an_own_task_without_gold_data(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "spam.yaml").write_text(
+        "name: spam\nlabels: [ham, spam]\nprompts: {ham: 'A message from a friend: \"', spam: 'An advertisement: \"'}\n"
+    )
+    done = command(
+        tmp_path, "--config-dir", "conf", "task=spam", "plm=smollm2", "tam=minilm", "n=12", "decoding.chunk_size=64",
+        "filter.min_words=3", "seeds=[0,1]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "nothing was evaluated" in done.stdout
+    runs = sorted(tmp_path.glob("outputs/spam/zerogen_*/result.json"))
+    assert [json.loads(path.read_text())["metrics"] for path in runs] == [{}, {}]
+    assert len(list(tmp_path.glob("outputs/spam/zerogen_smollm2_minilm_n12_seeds-0-1.json"))) == 1
+    assert len(list(csv.DictReader((tmp_path / "outputs" / "results.csv").open()))) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    arguments = [argument for argument in SMALL if not argument.startswith("n=")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zerogen", *arguments, "n=2000"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    limit = time.monotonic() + 300
+    while not list(tmp_path.glob("outputs/*/pool_*/texts.jsonl")) and time.monotonic() < limit:
+        time.sleep(0.2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, err
+    assert "Traceback" not in err
+    (pool,) = tmp_path.glob("outputs/rotten_tomatoes/pool_*")
+    kept = sum(1 for _ in Journal.open(pool / "texts.jsonl").rows())
+    assert kept > 0
+    assert f"{kept} accepted rows are kept in {pool.relative_to(tmp_path)}; run the same command again" in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    done = command(tmp_path, "experiment=demo", "gpu=0")
+    assert done.returncode == 2
+    assert "gpu=0: there is no such GPU" in done.stderr
+    assert list(tmp_path.iterdir()) == []
