@@ -46,7 +46,9 @@ def main() -> None:
     print("| setting | training rows | accuracy, mean ± sd | per seed | accepted |")
     print("|---|---|---|---|---|")
     for setting, n in rows:
-        cells = [run_cell(options.cells, setting, n, seed) for seed in options.seeds]
+        # PROMPTING draws nothing: its result is the same for every seed.
+        seeds = options.seeds[:1] if setting == "prompting" else options.seeds
+        cells = [run_cell(options.cells, setting, n, seed) for seed in seeds]
         numbers = [100 * cell["metrics"]["accuracy"] for cell in cells]
         spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
         asked = sum(cell["requests"] for cell in cells)
