@@ -37,8 +37,11 @@ def write_jsonl(rows: Sequence[dict[str, Any]], path: Path) -> None:
     scratch.replace(path)
 
 
-def write_folder(rows: Sequence[Example], task: TaskConfig, plm: str, folder: Path) -> None:
-    """Write the folder that `datasets.load_from_disk` opens, with a dataset card."""
+def write_folder(rows: Sequence[Example], task: TaskConfig, plm: str | None, folder: Path) -> None:
+    """Write the folder that `datasets.load_from_disk` opens, with a dataset card.
+
+    plm: name of the PLM that wrote the rows with this task's prompts; None for rows that came from elsewhere.
+    """
     import datasets
 
     features = datasets.Features(
@@ -61,12 +64,16 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, plm: str, folder: Pa
     (folder / "README.md").write_text(card(rows, task, plm), encoding="utf-8")
 
 
-def card(rows: Sequence[Example], task: TaskConfig, plm: str) -> str:
+def card(rows: Sequence[Example], task: TaskConfig, plm: str | None) -> str:
     """Return the dataset card: a YAML header that the Hub accepts, then what is in the dataset and how it was made."""
     size = next(name for bound, name in _SIZES if len(rows) < bound)
     counts = "\n".join(f"| {label} | {sum(row.label == label for row in rows):,} |" for label in task.labels)
-    prompts = "\n".join(f"- {label}: `{prompt}`" for label, prompt in task.prompts.items())
-    stage1 = f"The contexts `C` were written behind the prompt `{task.context.prompt}`.\n" if task.context else ""
+    if plm is None:
+        prompts = "The rows were read from an existing file; the prompts that made them are not known.\n"
+    else:
+        prompts = "Prompts:\n\n" + "".join(f"- {label}: `{prompt}`\n" for label, prompt in task.prompts.items())
+        if task.context:
+            prompts += f"\nThe contexts `C` were written behind the prompt `{task.context.prompt}`.\n"
     return f"""---
 task_categories:
 - text-classification
@@ -78,18 +85,14 @@ size_categories:
 ---
 # Synthetic data for {task.name}
 
-{len(rows):,} texts `X` that {plm} wrote from prompts, with the label of the prompt; nobody has read them. Labels can be
-wrong and statements in the texts are made up.
+{len(rows):,} texts `X` that {plm or "a language model"} wrote from prompts, with the label of the prompt; nobody has
+read them. Labels can be wrong and statements in the texts are made up.
 
 | label | rows |
 |---|---|
 {counts}
 
-Prompts:
-
 {prompts}
-
-{stage1}
 Columns: `C` the context of the prompt, `X` the text, `Y` and `label` the label as a number and as a name, `uid` chunk
 and request, `logprob` the mean log-probability of the text's tokens under the language model.
 """

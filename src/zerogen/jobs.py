@@ -86,13 +86,14 @@ def expand(config: Config) -> list[Config]:
 def run_one(config: Config, console: Console) -> dict[str, Any]:
     """Run one setting on one task with one seed, write its files and return its result."""
     from zerogen.progress import Rich
-    from zerogen.report.results import finished, read_trend, write_run, write_trend
+    from zerogen.report.results import add_line, finished, read_trend, write_run, write_trend
     from zerogen.settings.run import Run
 
     run = Run(config, device_of(config.gpu), Rich(console))
     earlier = finished(run)
     if earlier is not None:
         console.print(f"already there, nothing done: {run.folder()} (delete the folder to run again)", highlight=False)
+        add_line(Path(config.output_dir) / "results.csv", earlier)
         return earlier
     trend = run.folder() / "trend.csv"
     if config.setting.name == "zerogen" and config.train:

@@ -17,6 +17,11 @@ class Quiet:
         """Open a bar of `total` units around a block, which calls the yielded function with the units just done."""
         yield lambda done: None
 
+    @contextmanager
+    def wait(self, description: str) -> Iterator[None]:
+        """Show that a block of unknown length is under way."""
+        yield
+
     def say(self, text: str) -> None:
         """Show a line (plain text, no markup)."""
 
@@ -53,6 +58,14 @@ class Rich(Quiet):
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             task = progress.add_task(description, total=total)
             yield lambda done: progress.advance(task, done)
+
+    @contextmanager
+    def wait(self, description: str) -> Iterator[None]:
+        if self.console.is_terminal:
+            with self.console.status(description):
+                yield
+        else:
+            yield
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)

@@ -51,7 +51,7 @@ def write_run(run: Run, outcome: Outcome) -> dict[str, Any]:
     if outcome.rows:
         write_jsonl(export_rows(outcome.rows, config.task), folder / f"{config.task.name}-dataset.jsonl")
         shutil.rmtree(folder / "dataset", ignore_errors=True)
-        write_folder(outcome.rows, config.task, plm, folder / "dataset")
+        write_folder(outcome.rows, config.task, None if plm == "none" else plm, folder / "dataset")
     if outcome.predictions:
         write_jsonl(
             [

@@ -76,14 +76,14 @@ class Run:
         source = source_of(self.config.task)
         if source is None:
             return []
-        with self.stage("load"):
+        with self.stage("load"), self.progress.wait("reading gold data"):
             rows = load_gold(self.config.task, source.evaluate_on)
         limit = self.config.eval_limit
         return stratified(rows, min(limit, len(rows)), self.config.seed) if limit else rows
 
     def gold_train(self) -> list[Example]:
         """Return the gold training rows, at most `limit` of them."""
-        with self.stage("load"):
+        with self.stage("load"), self.progress.wait("reading gold data"):
             rows = load_gold(self.config.task, "train")
         return stratified(rows, self.config.limit, self.config.seed) if self.config.limit else rows
 
@@ -99,7 +99,7 @@ class Run:
         """Load the configured PLM."""
         from zerogen.plm.model import load_plm
 
-        with self.stage("load"):
+        with self.stage("load"), self.progress.wait(f"loading {self.config.plm.name} (a GGUF file is converted once)"):
             return load_plm(self.config.plm, self.device)
 
     def fit(self, rows: Sequence[Example], outcome: Outcome) -> None:
