@@ -67,20 +67,34 @@ def resolve(model: str, revision: str | None, what: str) -> Source:
 
 
 def fingerprint(source: Source) -> str:
-    """Identify weights: Hub id and revision, or for a folder the names, sizes and ends of its weight files."""
+    """Identify weights and tokenizer: Hub id and revision, or for a folder its files.
+
+    Of a large file its size and 256 pieces spread over it count, so that gigabytes need not be read at every start.
+    """
     if not source.local:
         return f"{source.name}@{source.revision or 'main'}"
     digest = hashlib.sha256()
     folder = Path(source.name)
-    files = [folder / source.gguf] if source.gguf else sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    for path in [*files, folder / "config.json"]:
-        if path.is_file():
-            digest.update(f"{path.name} {path.stat().st_size} ".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(1 << 20))
-                file.seek(max(path.stat().st_size - (1 << 20), 0))
-                digest.update(file.read())
+    kinds = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt")
+    files = [folder / source.gguf] if source.gguf else sorted({path for kind in kinds for path in folder.glob(kind)})
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for piece in range(256 if size > 1 << 24 else 1):
+                file.seek(piece * (size - (1 << 16)) // 255 if size > 1 << 24 else 0)
+                digest.update(file.read(1 << 16) if size > 1 << 24 else file.read())
     return digest.hexdigest()[:16]
+
+
+def has_bfloat16(device: Any) -> bool:
+    """Say whether a torch device computes in bfloat16 natively."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    mkldnn = torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return bool(mkldnn and mkldnn())
 
 
 def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any) -> tuple[Any, Any]:
@@ -89,17 +103,17 @@ def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any
     Raises `UserError` when the weights are not on this machine and cannot be fetched, or are not of that kind.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoTokenizer
 
-    if source.gguf:
-        with quiet_loading():
-            source = _unpacked(source)
     common: dict[str, Any] = {"revision": source.revision} if source.revision else {}
     try:
         with quiet_loading():
+            if source.gguf:
+                source = _unpacked(source)
             tokenizer = AutoTokenizer.from_pretrained(source.name, **common)
             model = auto_model.from_pretrained(source.name, **common, **arguments)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         hint = "" if source.local else f"; without a network use {what.split('.')[0]}={_instead(what)} ({BUNDLED})"
         raise UserError(f"{what}={source.name}: could not be loaded ({reason}){hint}") from error

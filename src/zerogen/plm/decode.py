@@ -27,12 +27,14 @@ def slot_attention(
     value: Tensor,
     mask: Tensor,
     scaling: float | None = None,
-    **_: Any,
+    **extras: Any,
 ) -> tuple[Tensor, None]:
     """Attend with query [B, Hq, Q, D] to key and value [B, Hkv, T, D] under an additive mask [B or 1, 1, Q, T].
 
     Query heads that share a key head are folded into one matrix product, so keys are never repeated.
     """
+    if any(extras.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
+        raise NotImplementedError("an attention with soft caps, sinks or biases")  # found when the model is loaded
     batch, heads, length, width = query.shape
     groups = key.shape[1]
     scaling = width**-0.5 if scaling is None else scaling

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zerogen.config import DecodingConfig, PlmConfig
-from zerogen.models import fingerprint, load_pretrained, resolve
+from zerogen.models import fingerprint, has_bfloat16, load_pretrained, resolve
 from zerogen.plm.decode import (
     ATTENTION,
     CachedEngine,
     RecomputingEngine,
     Row,
-    causal_mask,
     decode,
     forward_plain,
     pad_right,
@@ -48,6 +48,9 @@ class Plm:
             self.eos.add(tokenizer.eos_token_id)
         config = model.config.get_text_config()
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+        # Within its window a sliding attention is a full one.
+        self.window: int = min(getattr(config, "sliding_window", None) or 1 << 30, 1 << 30)
+        self._own_attention: str = model.config._attn_implementation
         self.cached = self._cache_is_exact()
 
     @torch.inference_mode()
@@ -56,23 +59,26 @@ class Plm:
         size = self.model.config.get_text_config().vocab_size
         rows = [[(7 * i + 3) % size for i in range(9)], [(5 * i + 1) % size for i in range(6)]]
         expected = forward_plain(self.model, rows)
-        before = self.model.config._attn_implementation
         try:
-            self.model.set_attn_implementation(ATTENTION)
-            engine = CachedEngine(self.model, slots=2, capacity=9)
-            engine.prefill(torch.tensor([1, 0], device=self.device), [rows[1][:5], rows[0][:7]])
-            engine.step(self._ids([rows[0][7], rows[1][5]]), self._ids([7, 5]))
-            found = engine.step(self._ids([rows[0][8], 0]), self._ids([8, 0]))[:1]
-            both = torch.stack([expected[0, 8], found[0]]).double().log_softmax(-1)
-            # Half precision rounds differently in another order; a wrong mask or position is off by far more.
-            exact = float((both[0].exp() - both[1].exp()).abs().sum()) / 2 < (
-                1e-3 if found.dtype == torch.float32 else 0.1
-            )
+            with self._slot_attention():
+                engine = CachedEngine(self.model, slots=2, capacity=9)
+                engine.prefill(self._ids([1, 0]), [rows[1][:5], rows[0][:7]])
+                engine.step(self._ids([rows[0][7], rows[1][5]]), self._ids([7, 5]))
+                found = engine.step(self._ids([rows[0][8], 0]), self._ids([8, 0]))[:1]
         except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, IndexError):
-            exact = False
-        if not exact:
-            self.model.set_attn_implementation(before)
-        return exact
+            return False
+        both = torch.stack([expected[0, 8], found[0]]).double().softmax(-1)
+        # Half precision rounds differently in another order; a wrong mask or position is off by far more.
+        return float((both[0] - both[1]).abs().sum()) / 2 < (1e-3 if found.dtype == torch.float32 else 0.1)
+
+    @contextmanager
+    def _slot_attention(self) -> Iterator[None]:
+        """Let the model attend by `slot_attention`, which needs 4D masks, and give it back its own attention."""
+        self.model.set_attn_implementation(ATTENTION)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(self._own_attention)
 
     def _ids(self, values: list[int]) -> Tensor:
         return torch.tensor(values, device=self.device)
@@ -113,9 +119,9 @@ class Plm:
                 f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions"
             )
         slots = min(decoding.batch_size, len(prompts))
-        engine = (CachedEngine if self.cached else RecomputingEngine)(self.model, slots, capacity)
+        cached = self.cached and capacity <= self.window
         rows = decode(
-            engine,
+            (CachedEngine if cached else RecomputingEngine)(self.model, slots, capacity),
             prompts,
             Sampler(decoding.top_p, decoding.top_k, decoding.temperature),
             torch.Generator().manual_seed(seed),
@@ -125,10 +131,11 @@ class Plm:
             self.device,
         )
         done: list[Continuation | None] = [None] * len(prompts)
-        for row, finish in rows:
-            self.tokens += len(row.tokens)
-            done[order[row.index]] = self._continuation(row, finish, stops)
-            on_row(1)
+        with self._slot_attention() if cached else nullcontext():
+            for row, finish in rows:
+                self.tokens += len(row.tokens)
+                done[order[row.index]] = self._continuation(row, finish, stops)
+                on_row(1)
         return [continuation for continuation in done if continuation is not None]
 
     def _ends(self, rows: Sequence[Row], stops: Sequence[Stop]) -> list[str | None]:
@@ -149,21 +156,22 @@ class Plm:
         return Continuation(text, finish, len(row.tokens), row.logprob / len(row.tokens))
 
     @torch.inference_mode()
-    def logprob(self, prompts: Sequence[str], batch_size: int = 32) -> Iterator[tuple[int, float]]:
+    def logprob(self, prompts: Sequence[str], batch_tokens: int = 1536) -> Iterator[tuple[int, float]]:
         """Score texts: yield (index, mean natural-log probability of its tokens but the first), longest first.
 
-        Raises ValueError for a text of fewer than two tokens or of more than the model's positions, and
-        FloatingPointError when a score is NaN.
+        batch_tokens: tokens scored at a time, padding included; a longer text is scored alone. Raises ValueError for a
+        text of fewer than two tokens or of more than the model's positions, and FloatingPointError when a score is NaN.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
         for prompt, ids in zip(prompts, encoded, strict=True):
             if not 2 <= len(ids) <= self.max_positions:
                 raise ValueError(f"{self.name}: cannot score {len(ids)} tokens: {prompt[:60]!r}")
         order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        while order:
+            size = max(1, batch_tokens // len(encoded[order[0]]))
+            batch, order = order[:size], order[size:]
             rows = [encoded[i] for i in batch]
-            logits = forward_plain(self.model, rows) if not self.cached else self._forward(rows)
+            logits = forward_plain(self.model, rows)
             targets = pad_right(rows, self.device)
             logp = -torch.nn.functional.cross_entropy(
                 logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), reduction="none"
@@ -176,15 +184,6 @@ class Plm:
                 raise FloatingPointError(f"{self.name}: a score is NaN")
             self.tokens += sum(map(len, rows))
             yield from zip(batch, means.tolist(), strict=True)
-
-    def _forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        ids = pad_right(rows, self.device)
-        return self.model(
-            input_ids=ids,
-            position_ids=torch.arange(ids.shape[1], device=self.device)[None],
-            attention_mask=causal_mask(ids.shape[1], self.model.dtype, self.device),
-            use_cache=False,
-        ).logits
 
 
 def load_plm(config: PlmConfig, device: torch.device) -> Plm:
@@ -210,6 +209,4 @@ def precision(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32

@@ -13,7 +13,7 @@ import torch
 
 from zerogen.config import TamConfig, TrainerConfig
 from zerogen.errors import UserError
-from zerogen.models import fingerprint, load_pretrained, quiet_loading, resolve
+from zerogen.models import fingerprint, has_bfloat16, load_pretrained, quiet_loading, resolve
 from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, derive
 from zerogen.tam.classifier import BestEpoch, Classifier
@@ -103,11 +103,7 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 def half_precision(dtype: str, device: torch.device) -> bool:
     """Say whether to compute in bfloat16: asked for, or `auto` on hardware that has it."""
-    if dtype != "auto":
-        return dtype == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return has_bfloat16(device) if dtype == "auto" else dtype == "bfloat16"
 
 
 def fit(
