@@ -27,12 +27,15 @@ def run_cell(folder: Path, setting: str, n: int, seed: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "zerogen", *overrides, f"output_dir={outputs}"]
         print("$", *command[1:], file=sys.stderr, flush=True)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        newest = max(outputs.glob("*/*/result.json"), key=lambda file: file.stat().st_mtime)
-        path.write_text(newest.read_text(encoding="utf-8"), encoding="utf-8")
-    cell: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if cell["setting"] != setting or cell["seed"] != seed or (n and cell["n_train"] != n):
-        raise SystemExit(f"{path} holds another cell; delete it")
-    return cell
+        results = (json.loads(file.read_text(encoding="utf-8")) for file in outputs.glob("*/*/result.json"))
+        (cell,) = (
+            result
+            for result in results
+            if (result["setting"], result["seed"]) == (setting, seed) and (not n or result["n_train"] == n)
+        )
+        path.write_text(json.dumps(cell), encoding="utf-8")
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
 
 
 def main() -> None:

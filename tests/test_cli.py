@@ -41,14 +41,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task=sst"], "task=sst: is unknown; allowed: imdb, rotten_tomatoes, sst2; did you mean 'sst2'?"),
-        (["setting=zerogn"], "did you mean 'zerogen'?"),
-        (["plm=smolm2"], "did you mean 'smollm2'?"),
-        (["tam=minilmm"], "did you mean 'minilm'?"),
-        (["decodng.top_p=1"], "decodng: is not a key; allowed here: .*did you mean 'decoding'?"),
-        (["decoding.topp=1"], "decoding.topp: is not a key; allowed here: top_p, .*did you mean 'top_p'?"),
+        (["task=sst"], "task=sst: is unknown; allowed: imdb, rotten_tomatoes, sst2; did you mean 'sst2'"),
+        (["setting=zerogn"], "did you mean 'zerogen'"),
+        (["plm=smolm2"], "did you mean 'smollm2'"),
+        (["tam=minilmm"], "did you mean 'minilm'"),
+        (["decodng.top_p=1"], "decodng: is not a key; allowed here: .*did you mean 'decoding'"),
+        (["decoding.topp=1"], "decoding.topp: is not a key; allowed here: top_p, .*did you mean 'top_p'"),
         (["++decoding.topp=1"], "decoding.topp: is not a key"),
-        (["+foo=1"], "foo"),
+        (["+foo=1"], "foo: is not a key"),
         (["decoding.top_p=0"], "decoding.top_p=0: allowed is 0 < top_p <= 1"),
         (["decoding.top_p=1.1"], "decoding.top_p=1.1"),
         (["n=many"], "n: Value 'many' of type 'str' could not be converted to Integer"),
@@ -58,24 +58,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["-m", "task=sst2,nope"], "task=nope: is unknown"),
         (["log_every=0"], "log_every=0"),
         (["limit=1"], "limit=1"),
-        (["seeds=[1,1]"], "seeds="),
+        (["seeds=[1,1]"], "allowed is a list of different integers"),
         (["gpu=first"], "gpu=first: allowed is auto, none or an index"),
-        (["gpu=[0,1]"], "gpu="),
+        (["gpu=[0,1]"], "gpu=.* allowed is auto, none or an index"),
+        (["gpu=true"], "gpu=True: allowed is auto, none or an index"),
+        (["tam.dropout=3"], "tam.dropout=3.0: allowed is 0 <= dropout < 1"),
+        (["task.name=a/b"], "task.name=a/b: allowed are letters"),
+        (["task.gold.hub.hub.token=x"], "token"),
+        (["setting=supervised", "task=rotten_tomatoes", "task.gold.package.evaluate_on=train"], "names the rows"),
+        (["task=rotten_tomatoes", "plm=smollm2"], "tam.model=.*could not be loaded.*tam=minilm"),
+        (["task=rotten_tomatoes", "plm=gpt2", "tam=minilm"], "plm.model=.*could not be loaded.*plm=smollm2"),
         (["gpu=99", "task=rotten_tomatoes"], "gpu=99: there is no such GPU"),
         (["task.prompts.positive='by <Q>'"], "prompts.positive: placeholder: '<Q>' is unknown; allowed: <C>"),
         (["task.prompts.positive=<Q"], "is not a valid override|placeholder"),
-        (["task.gold_source=hup"], "gold_source: 'hup' is unknown; allowed: hub; did you mean 'hub'?"),
+        (["task.gold_source=hup"], "gold_source: 'hup' is unknown; allowed: hub; did you mean 'hub'"),
         (["train=false", "setting=supervised"], "train=false: nothing would be done"),
         (["tam.checkpoint=x"], "tam.checkpoint=x: is evaluated only"),
         (["dataset=x.jsonl", "setting=supervised"], "dataset=x.jsonl"),
-        (["task=rotten_tomatoes", "dataset=no.jsonl"], "no.jsonl: there is no such file"),
+        (["task=rotten_tomatoes", "tam=minilm", "dataset=no.jsonl"], "no.jsonl: there is no such file"),
         (["task=rotten_tomatoes", "setting=prompting", "plm=gpt2"], "plm.model=.*could not be loaded.*plm=smollm2"),
         (["task=rotten_tomatoes", "setting=prompting", "plm.model=./none"], "./none: there is no such folder"),
         (["task=rotten_tomatoes", "setting=prompting", "plm.model=package:nope"], "'nope' is not installed"),
         (["task=rotten_tomatoes", "setting=supervised", "limit=40"], "tam.model=.*could not be loaded.*tam=minilm"),
         (["setting=supervised", "task=sst2"], "gold data of task 'sst2': Hub dataset 'SetFit/sst2'"),
         (["--config-dir", "conf", "task=spam", "setting=supervised"], "task 'spam' has no gold data"),
-        (["--config-dir", "nowhere", "task=spam"], "nowhere"),
+        (["--config-dir", "nowhere", "task=spam"], "Additional config directory .*nowhere' not found"),
         (["task=imdb", "setting=supervised", "limit=10", "task.gold_source=package", "tam=minilm",
           "trainer.lr=0"], "trainer.lr=0"),
     ],
@@ -93,11 +100,8 @@ def test_wrong_input_gets_one_line_and_exit_code_2(
     lines = [line for line in err.splitlines() if line.startswith("zerogen: error: ")]
     assert len(lines) == 1
     assert "Traceback" not in err
-    assert re.search(message.replace("?", r"\?").replace("(", r"\("), lines[0]) or message in lines[0], lines[0]
-    left = [
-        path for path in sorted(folder.rglob("*")) if path not in before and path.is_file() and path.name != ".lock"
-    ]
-    assert left == []
+    assert re.search(message, lines[0]), lines[0]
+    assert sorted(folder.rglob("*")) == before  # nothing half-written
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_wrong_input_gets_one_line_and_exit_code_2(
         (SPAM.replace("labels:", "lables:"), "lables: is not a key; .*did you mean 'labels'"),
         (SPAM.replace("spam: 'An", "spma: 'An"), "prompts has none for label 'spam'; did you mean 'spma'"),
         (SPAM + "gold: [", r"spam.yaml:\d+: not YAML"),
-        (SPAM + "max_length: long\n", "max_length"),
+        (SPAM + "max_length: long\n", "max_length: Value 'long'"),
     ],
 )
 def test_a_wrong_task_file_gets_one_line(

@@ -67,7 +67,7 @@ def test_labels_that_are_names_need_no_map(tmp_path: Path) -> None:
         ("a.jsonl", "", "a.jsonl: the file has no rows"),
         ("a.jsonl", '{"review": "x", "y": 0}\n{"review": "x", \n', "a.jsonl:2: not JSON"),
         ("a.jsonl", "[1]\n", "a.jsonl:1: allowed is a JSON object"),
-        ("a.jsonl", '{"text": "x", "y": 0}\n', "a.jsonl: no column 'review'; there are: text, y"),
+        ("a.jsonl", '{"text": "x", "y": 0}\n', "a.jsonl: row 1: no column 'review'; there are: text, y"),
         ("a.jsonl", '{"review": "x", "z": 0}\n', "no column 'y'"),
         ("a.jsonl", '{"review": "x", "y": 2}\n', "row 1: column 'y': label: '2' is unknown; allowed: 0, 1"),
         ("a.jsonl", '{"review": null, "y": 1}\n', "row 1: column 'review': None is not a text"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -22,6 +23,9 @@ from zerogen.config import Config, check, help_of
 from zerogen.console import make_console, reporting_errors
 from zerogen.errors import UserError, nearest
 from zerogen.task import check_task, conf_dir
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _HELP = """\
 zerogen: a small text classifier from label names and prompts alone.
@@ -86,14 +90,15 @@ def compose() -> list[Config]:
     or the schema refuses.
     """
     ConfigStore.instance().store(name="schema", node=Config)
-    composed: list[DictConfig] = []
+    composed: list[tuple[DictConfig, list[str]]] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def job(config: DictConfig) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
         if HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
-            composed.append(config)
+            composed.append((config, overrides))
         else:  # a job of another launcher runs elsewhere and must do its work there
-            _run([typed(config)])
+            _run([typed(config, overrides)])
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting with 1
     with tempfile.TemporaryDirectory(prefix="zerogen-") as scratch:
@@ -103,11 +108,14 @@ def compose() -> list[Config]:
             job()
         except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
             raise UserError(explain(error)) from error
-    return [typed(config) for config in composed]
+    return [typed(config, overrides) for config, overrides in composed]
 
 
-def typed(config: DictConfig) -> Config:
-    """Turn a composed configuration into the typed one and check it."""
+def typed(config: DictConfig, overrides: Sequence[str]) -> Config:
+    """Turn a composed configuration into the typed one and check it.
+
+    overrides: the job's words on the command line. Where they name other weights, the option's name does not fit them.
+    """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]}: has no value")
@@ -118,6 +126,11 @@ def typed(config: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
     assert isinstance(result, Config)
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    for part in (result.plm, result.tam):
+        group = "plm" if part is result.plm else "tam"
+        if f"{group}.model" in given and f"{group}.name" not in given:
+            part.name = re.sub(r"[^\w.-]", "-", str(part.model).rstrip("/").rpartition("/")[2]) or part.name
     check_task(result.task)
     check(result)
     return result
@@ -157,24 +170,34 @@ def _run(configs: list[Config]) -> None:
     if not configs:
         return
     from zerogen.jobs import expand, go_offline_without_network, run_all, stop_on_signals
-    from zerogen.report.table import aggregate_table, results_table
+    from zerogen.report.table import results_table
 
     stop_on_signals()
     go_offline_without_network()
     console = make_console()
     groups = [expand(config) for config in configs]
-    results = run_all([config for group in groups for config in group], console)
-    console.print(results_table(results))
-    left = list(results)
-    aggregates = []
+    results: list[dict[str, Any]] = []
+    try:
+        for result in run_all([config for group in groups for config in group], console):
+            results.append(result)
+    finally:  # what was finished is shown, also when a later job fails
+        if results:
+            console.print(results_table(results))
+            report(groups, results, Path(configs[0].output_dir), console)
+
+
+def report(groups: list[list[Config]], results: list[dict[str, Any]], folder: Path, console: Console) -> None:
+    """Print means over seeds where there are several, and the paths of what was written."""
+    from zerogen.report.results import write_aggregate
+    from zerogen.report.table import aggregate_table
+
+    left, aggregates = list(results), []
     for group in groups:
         mine, left = left[: len(group)], left[len(group) :]
-        if len(mine) > 1:
-            from zerogen.report.results import write_aggregate
-
+        if len(group) == len(mine) > 1:
             aggregates.append(write_aggregate(mine))
     if aggregates:
         console.print(aggregate_table(aggregates))
-    paths: list[Any] = [result["folder"] for result in results] + [aggregate["path"] for aggregate in aggregates]
-    for path in dict.fromkeys([*paths, str(Path(configs[0].output_dir) / "results.csv")]):
-        console.print(path, highlight=False, soft_wrap=True)
+    paths = [result["folder"] for result in results] + [aggregate["path"] for aggregate in aggregates]
+    for path in dict.fromkeys([*paths, str(folder / "results.csv")]):
+        console.print(path, highlight=False, markup=False, soft_wrap=True)

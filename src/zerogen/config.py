@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -245,9 +246,13 @@ def _between(key: str, value: float, allowed: str, ok: bool) -> None:
         raise UserError(f"{key}={value}: allowed is {allowed}")
 
 
-def check(config: Config) -> None:
-    """Check what a type cannot say. Raises `UserError` naming the key, the value and what is allowed."""
-    decoding, trainer, filters = config.decoding, config.trainer, config.filter
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise unknown(key, value, allowed)
+
+
+def check_decoding(decoding: DecodingConfig) -> None:
+    """Check the bounds of decoding. Raises `UserError`."""
     if decoding.top_p == 0:
         raise UserError(
             "decoding.top_p=0: allowed is 0 < top_p <= 1 (1 is off; for greedy decoding set decoding.top_k=1)"
@@ -257,6 +262,22 @@ def check(config: Config) -> None:
     _between("decoding.temperature", decoding.temperature, "more than 0", decoding.temperature > 0)
     _between("decoding.batch_size", decoding.batch_size, "1 or more", decoding.batch_size >= 1)
     _between("decoding.chunk_size", decoding.chunk_size, "1 or more", decoding.chunk_size >= 1)
+
+
+def check_filter(filters: FilterConfig) -> None:
+    """Check the bounds of the filters. Raises `UserError`."""
+    _between("filter.min_words", filters.min_words, "0 or more", filters.min_words >= 0)
+    _between("filter.min_acceptance", filters.min_acceptance, "0 <= share < 1", 0 <= filters.min_acceptance < 1)
+    _between("filter.patience", filters.patience, "1 or more", filters.patience >= 1)
+    if filters.max_words is not None:
+        allowed = f"filter.min_words={filters.min_words} or more"
+        _between("filter.max_words", filters.max_words, allowed, filters.max_words >= filters.min_words)
+
+
+def check_trainer(trainer: TrainerConfig) -> None:
+    """Check the bounds of training. Raises `UserError`."""
+    _one_of("trainer.optimizer", trainer.optimizer, ("adamw", "adam"))
+    _one_of("trainer.schedule", trainer.schedule, ("linear", "constant"))
     _between("trainer.lr", trainer.lr, "more than 0", trainer.lr > 0)
     _between("trainer.weight_decay", trainer.weight_decay, "0 or more", trainer.weight_decay >= 0)
     _between("trainer.warmup_ratio", trainer.warmup_ratio, "0 <= ratio < 1", 0 <= trainer.warmup_ratio < 1)
@@ -266,37 +287,40 @@ def check(config: Config) -> None:
     _between("trainer.gradient_clip", trainer.gradient_clip, "more than 0", trainer.gradient_clip > 0)
     if trainer.patience is not None:
         _between("trainer.patience", trainer.patience, "1 or more, or null", trainer.patience >= 1)
-    for key, value, allowed in (
-        ("trainer.optimizer", trainer.optimizer, ("adamw", "adam")),
-        ("trainer.schedule", trainer.schedule, ("linear", "constant")),
-        ("tam.kind", config.tam.kind, ("encoder", "lstm")),
-        ("tam.dtype", config.tam.dtype, ("auto", "float32", "bfloat16")),
-        ("plm.dtype", config.plm.dtype, ("auto", "float32", "bfloat16", "float16")),
-        ("task.parse.fallback", config.task.parse.fallback, ("none", "sentence")),
-        ("setting", config.setting.name, ("supervised", "prompting", "zerogen")),
-    ):
-        if value not in allowed:
-            raise unknown(key, value, allowed)
-    _between("filter.min_words", filters.min_words, "0 or more", filters.min_words >= 0)
-    _between("filter.min_acceptance", filters.min_acceptance, "0 <= share < 1", 0 <= filters.min_acceptance < 1)
-    _between("filter.patience", filters.patience, "1 or more", filters.patience >= 1)
-    if filters.max_words is not None and filters.max_words < filters.min_words:
-        raise UserError(
-            f"filter.max_words={filters.max_words}: allowed is filter.min_words={filters.min_words} or more"
-        )
-    labels = len(config.task.labels)
-    if config.n < labels:
-        raise UserError(f"n={config.n}: task '{config.task.name}' has {labels} labels; allowed is {labels} or more")
-    if config.log_every is not None and config.log_every < labels:
-        raise UserError(
-            f"log_every={config.log_every}: task '{config.task.name}' has {labels} labels; allowed is {labels} or more"
-        )
-    for key in ("limit", "eval_limit"):
-        value = getattr(config, key)
-        if value is not None and value < labels:
-            raise UserError(
-                f"{key}={value}: task '{config.task.name}' has {labels} labels; allowed is {labels} or more"
-            )
+
+
+def check_tam(tam: TamConfig) -> None:
+    """Check the choices and sizes of a TAM. Raises `UserError`."""
+    _one_of("tam.kind", tam.kind, ("encoder", "lstm"))
+    _one_of("tam.dtype", tam.dtype, ("auto", "float32", "bfloat16"))
+    _between("tam.dropout", tam.dropout, "0 <= dropout < 1", 0 <= tam.dropout < 1)
+    for key in ("embedding", "hidden"):
+        _between(f"tam.{key}", getattr(tam, key), "1 or more", getattr(tam, key) >= 1)
+    _between("tam.vocabulary", tam.vocabulary, "3 or more", tam.vocabulary >= 3)
+    if tam.kind == "encoder" and not tam.model:
+        raise UserError("tam.model: has no value; an encoder needs a Hub id, a folder or package:NAME")
+
+
+def check_size(key: str, value: int | None, task: TaskConfig) -> None:
+    """Check that a number of rows holds one of each label. Raises `UserError`."""
+    labels = len(task.labels)
+    if value is not None and value < labels:
+        raise UserError(f"{key}={value}: task '{task.name}' has {labels} labels; allowed is {labels} or more")
+
+
+def check(config: Config) -> None:
+    """Check what a type cannot say. Raises `UserError` naming the key, the value and what is allowed."""
+    check_decoding(config.decoding)
+    check_filter(config.filter)
+    check_trainer(config.trainer)
+    check_tam(config.tam)
+    setting = config.setting.name
+    _one_of("plm.dtype", config.plm.dtype, ("auto", "float32", "bfloat16", "float16"))
+    _one_of("setting", setting, ("supervised", "prompting", "zerogen"))
+    for key in ("plm.name", "tam.name"):
+        check_name(key, getattr(config, key[:3]).name)
+    for key in ("n", "log_every", "limit", "eval_limit"):
+        check_size(key, getattr(config, key), config.task)
     if config.seeds is not None and (not config.seeds or len(set(config.seeds)) != len(config.seeds)):
         raise UserError(f"seeds={config.seeds}: allowed is a list of different integers")
     if config.tam.checkpoint and config.train:
@@ -304,19 +328,21 @@ def check(config: Config) -> None:
             f"tam.checkpoint={config.tam.checkpoint}: is evaluated only, with train=false; "
             "to start training from a folder set tam.model"
         )
-    if config.dataset and config.setting.name != "zerogen":
-        raise UserError(
-            f"dataset={config.dataset}: setting={config.setting.name} does not read it; allowed is setting=zerogen"
-        )
-    if not config.train and config.setting.name == "prompting":
+    if config.dataset and setting != "zerogen":
+        raise UserError(f"dataset={config.dataset}: setting={setting} does not read it; allowed is setting=zerogen")
+    if not config.train and setting == "prompting":
         raise UserError("train=false: setting=prompting never trains; leave it out")
-    if not config.train and not config.tam.checkpoint and (config.setting.name == "supervised" or config.dataset):
+    if not config.train and not config.tam.checkpoint and (setting == "supervised" or config.dataset):
         raise UserError("train=false: nothing would be done; set tam.checkpoint=FOLDER to evaluate one")
-    if isinstance(config.gpu, list):
-        if len(config.gpu) != 1:
-            raise UserError(f"gpu={config.gpu}: allowed is auto, none or one index")
+    if isinstance(config.gpu, list) and len(config.gpu) == 1:
         config.gpu = config.gpu[0]
     if config.gpu is None:
         config.gpu = "none"
-    if not isinstance(config.gpu, int) and config.gpu not in ("auto", "none"):
+    if config.gpu not in ("auto", "none") and (not isinstance(config.gpu, int) or isinstance(config.gpu, bool)):
         raise UserError(f"gpu={config.gpu}: allowed is auto, none or an index such as 0")
+
+
+def check_name(key: str, name: str) -> None:
+    """Check that a name can stand in a file name. Raises `UserError`."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"{key}={name}: allowed are letters, digits, '.', '_' and '-'; it becomes part of file names")

@@ -49,6 +49,15 @@ class Contexts:
             )
         return [self._at(i) for i in range(start, stop)]
 
+    def chunks_for(self, count: int) -> list[Chunk]:
+        """Return the chunks that hold the first `count` contexts."""
+        held = 0
+        for used, chunk in enumerate(self.journal.chunks):
+            if held >= count:
+                return self.journal.chunks[:used]
+            held += len(chunk.rows)
+        return list(self.journal.chunks)
+
     def _at(self, index: int) -> str:
         lap, place = divmod(index, len(self.texts))
         if not lap:

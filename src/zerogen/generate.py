@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
-from zerogen.config import DecodingConfig, FilterConfig, TaskConfig
+from zerogen.config import DecodingConfig, FilterConfig, TaskConfig, check_decoding, check_filter, check_size
 from zerogen.contexts import Contexts
 from zerogen.errors import UserError
 from zerogen.filters import Filter, judge
@@ -37,6 +37,8 @@ class Generator:
         journal: Journal | None = None,
         context_journal: Journal | None = None,
     ) -> None:
+        check_decoding(decoding)
+        check_filter(filters)
         if not task.prompts:
             raise UserError(
                 f"task '{task.name}': prompts is empty; setting=zerogen needs one for each of {', '.join(task.labels)}"
@@ -53,6 +55,7 @@ class Generator:
 
         Raises `UserError` with examples when a label's acceptance stays near zero.
         """
+        check_size("n", n, self.task)
         progress = progress or Quiet()
         quota = quotas(n, self.task.labels)
         have: Counter[str] = Counter()
@@ -72,27 +75,36 @@ class Generator:
         """Return the training set of size `n`: the first rows of each label, in request order."""
         return list(first_per_label(self.journal.rows(), quotas(n, self.task.labels)))
 
+    @property
+    def contexts_per_chunk(self) -> int:
+        """Number of contexts that a chunk of requests uses."""
+        repeats = self.task.context.per_label if self.task.context else 1
+        return max(1, self.decoding.chunk_size // (len(self.task.labels) * repeats))
+
     def requests(self, index: int, progress: Quiet | None = None) -> list[Request]:
         """Return the requests of chunk `index`: every context with every label, shuffled."""
-        task = self.task
+        task, groups = self.task, self.contexts_per_chunk
         repeats = task.context.per_label if task.context else 1
-        groups = max(1, self.decoding.chunk_size // (len(task.labels) * repeats))
         contexts: Sequence[str | None] = [None] * groups
         if self.contexts is not None:
             contexts = self.contexts.take(index * groups, (index + 1) * groups, progress or Quiet())
         pairs = [(context, label) for context in contexts for label in task.labels for _ in range(repeats)]
         Random(derive(self.seed, "requests", index)).shuffle(pairs)
-        plm = self.plm()
-        budget = plm.max_positions - task.max_new_tokens
         return [
-            Request(
-                uid=f"{index:05d}-{i:04d}",
-                prompt=render_within(task.prompts[label], {"C": context or ""}, "C", budget, plm.encode, plm.decode),
-                label=label,
-                context=context,
-            )
+            Request(f"{index:05d}-{i:04d}", self._prompt(label, context), label, context)
             for i, (context, label) in enumerate(pairs)
         ]
+
+    def _prompt(self, label: str, context: str | None) -> str:
+        plm, task = self.plm(), self.task
+        budget = plm.max_positions - task.max_new_tokens
+        try:
+            return render_within(task.prompts[label], {"C": context or ""}, "C", budget, plm.encode, plm.decode)
+        except ValueError as error:
+            raise UserError(
+                f"task '{task.name}': prompts.{label}: {error}, which is what the {plm.max_positions} positions of "
+                f"{plm.name} leave beside max_new_tokens={task.max_new_tokens}"
+            ) from error
 
     def _write(self, index: int, progress: Quiet) -> Chunk:
         plm = self.plm()

@@ -63,10 +63,9 @@ def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: st
     names = {str(value): name for value, name in gold.labels.items()}
     examples = []
     for index, row in enumerate(rows):
-        if index == 0:
-            for column in (gold.text, gold.label, *gold.where):
-                if column not in row:
-                    raise missing_column(where, column, row)
+        for column in (gold.text, gold.label, *gold.where):
+            if column not in row:
+                raise missing_column(f"{where}: row {index + 1}", column, row)
         if any(str(row[column]) != str(value) for column, value in gold.where.items()):
             continue
         value = row[gold.label]
@@ -125,7 +124,7 @@ def _hub_rows(task: TaskConfig, arguments: dict[str, Any], split: str) -> tuple[
     where = f"Hub dataset '{arguments.get('path')}'"
     try:
         return datasets.load_dataset(**arguments, split=split), where
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
         others = [f"task.gold_source={name}" for name, gold in task.gold.items() if gold.package]
         instead = others[0] if others else "task=rotten_tomatoes"
         raise UserError(
@@ -173,7 +172,7 @@ def read_rows(path: Path) -> list[Row]:
             raise UserError(f"{path}: not a parquet file ({_short(error)})") from error
     else:
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(_csv(file, path) if path.suffix == ".csv" else _jsonl(file, path))
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 text ({error})") from error

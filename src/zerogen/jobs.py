@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -68,7 +68,9 @@ def go_offline_without_network() -> None:
     Must run before `datasets` or `transformers` is imported: they read the variable once.
     """
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-    if "HF_HUB_OFFLINE" in os.environ or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+    if "HF_HUB_OFFLINE" in os.environ or any(
+        os.environ.get(f"{name}_proxy".upper()) or os.environ.get(f"{name}_proxy") for name in ("https", "all")
+    ):
         return  # the user has decided, or a proxy resolves names
     try:
         socket.getaddrinfo(host, 443)
@@ -77,9 +79,11 @@ def go_offline_without_network() -> None:
 
 
 def expand(config: Config) -> list[Config]:
-    """Return one configuration per seed."""
+    """Return one configuration per seed; one in all where the setting draws nothing."""
     if config.seeds is None:
         return [config]
+    if not config.eval_limit and (config.setting.name == "prompting" or config.tam.checkpoint):
+        return [replace(config, seed=config.seeds[0], seeds=None)]
     return [replace(config, seed=seed, seeds=None) for seed in config.seeds]
 
 
@@ -92,7 +96,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     run = Run(config, device_of(config.gpu), Rich(console))
     earlier = finished(run)
     if earlier is not None:
-        console.print(f"already there, nothing done: {run.folder()} (delete the folder to run again)", highlight=False)
+        run.progress.say(f"already there, nothing done: {run.folder()} (delete the folder to run again)")
         add_line(Path(config.output_dir) / "results.csv", earlier)
         return earlier
     trend = run.folder() / "trend.csv"
@@ -127,11 +131,11 @@ def say_how_to_go_on(run: Any, console: Console) -> None:
     from zerogen.pool import Journal
 
     kept = ""
-    if run.config.setting.name == "zerogen" and not run.config.dataset:
+    if run.config.setting.name == "zerogen" and run.names()[0] != "none":
         folder: Path = run.pool_folder()
-        rows = sum(len(chunk.rows) for chunk in Journal.open(folder / "texts.jsonl").chunks)
+        rows = sum(1 for _ in Journal.open(folder / "texts.jsonl").rows())
         kept = f" {rows:,} accepted rows are kept in {folder};"
-    console.print(f"stopped;{kept} run the same command again to go on", highlight=False, soft_wrap=True)
+    console.print(f"stopped;{kept} run the same command again to go on", highlight=False, markup=False, soft_wrap=True)
 
 
 def title(config: Config) -> str:
@@ -139,8 +143,8 @@ def title(config: Config) -> str:
     return f"setting={config.setting.name} task={config.task.name} seed={config.seed}"
 
 
-def run_all(configs: Sequence[Config], console: Console) -> list[dict[str, Any]]:
-    """Run configurations one after the other and return their results.
+def run_all(configs: Sequence[Config], console: Console) -> Iterator[dict[str, Any]]:
+    """Run configurations one after the other and yield their results.
 
     Several run each in a fresh process, so that the peak memory of one is not that of another. Raises `JobFailed`
     with the exit code of the first one that fails.
@@ -149,12 +153,11 @@ def run_all(configs: Sequence[Config], console: Console) -> list[dict[str, Any]]
         device_of(config.gpu)
     if len(configs) == 1:
         console.rule(title(configs[0]), align="left", style="dim")
-        return [run_one(configs[0], console)]
-    results = []
+        yield run_one(configs[0], console)
+        return
     for number, config in enumerate(configs, 1):
         console.rule(f"{number}/{len(configs)} {title(config)}", align="left", style="dim")
-        results.append(_in_process(config))
-    return results
+        yield _in_process(config)
 
 
 def _in_process(config: Config) -> dict[str, Any]:

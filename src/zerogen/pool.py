@@ -37,23 +37,24 @@ class Chunk:
 
 @dataclass
 class Journal:
-    """A file of chunks. `path` None keeps them in memory only.
-
-    A line that was not written to its end (the process was killed) is dropped on opening.
-    """
+    """A file of chunks. `path` None keeps them in memory only."""
 
     path: Path | None = None
     chunks: list[Chunk] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: Path | None) -> Journal:
-        """Read what is there. Raises `UserError` for a file that is not a journal."""
+    def open(cls, path: Path | None, repair: bool = False) -> Journal:
+        """Read what is there; a line that was not written to its end (the process was killed) does not count.
+
+        repair: also cut such a line off, which only the one process that appends may do. Raises `UserError` for a file
+        that is not a journal.
+        """
         journal = cls(path)
         if path is None or not path.exists():
             return journal
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        if repair and whole < len(content):
             with path.open("r+b") as file:
                 file.truncate(whole)
         for number, line in enumerate(content[:whole].splitlines(), 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +28,7 @@ class Quiet:
 
 
 class Rich(Quiet):
-    """Bars with rates and remaining time on a terminal; plain lines where there is none."""
+    """Bars with rates and remaining time on a terminal; a line every half minute where there is none."""
 
     def __init__(self, console: Any) -> None:
         self.console = console
@@ -48,6 +49,9 @@ class Rich(Quiet):
             def render(self, task: Any) -> Text:
                 return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else "", style="progress.data.speed")
 
+        if not self.console.is_terminal:
+            yield self._lines(description, total, unit)
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -55,9 +59,24 @@ class Rich(Quiet):
             Rate(),
             TimeRemainingColumn(compact=True),
         )
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+        with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(description, total=total)
             yield lambda done: progress.advance(task, done)
+
+    def _lines(self, description: str, total: int, unit: str) -> Advance:
+        """Return an advance that says every half minute how far it is, for logs."""
+        started = said = time.monotonic()
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done, said
+            done += more
+            now = time.monotonic()
+            if now - said > 30:
+                said = now
+                self.say(f"{description}: {done:,} of {total:,} {unit}, {done / (now - started):,.1f} {unit}/s")
+
+        return advance
 
     @contextmanager
     def wait(self, description: str) -> Iterator[None]:

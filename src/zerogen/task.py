@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zerogen.config import TaskConfig
+from zerogen.config import TaskConfig, check_name
 from zerogen.errors import UserError, nearest, unknown
 from zerogen.template import placeholders
+
+# Of load_dataset's arguments those that say which data: the split is ours, and a token must not be written to a file.
+HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "features", "cache_dir")
 
 
 def conf_dir() -> Path:
@@ -45,6 +48,7 @@ def load_task(name: str | Path) -> TaskConfig:
 def check_task(task: TaskConfig) -> None:
     """Check labels, prompts and gold sources against each other. Raises `UserError` naming task, field and value."""
     where = f"task '{task.name}'"
+    check_name("task.name", task.name)
     if len(task.labels) < 2 or len(set(task.labels)) != len(task.labels):
         raise UserError(f"{where}: labels={task.labels}: allowed is a list of two or more different names")
     for field, prompts, needed, allowed in (
@@ -59,6 +63,8 @@ def check_task(task: TaskConfig) -> None:
         for label, prompt in prompts.items():
             if label not in task.labels:
                 raise unknown(f"{where}: {field}", label, task.labels)
+            if not prompt.strip():
+                raise UserError(f"{where}: {field}.{label} is empty")
             found = set(placeholders(prompt))
             for name in sorted(found - allowed):
                 options = [f"<{option}>" for option in sorted(allowed)]
@@ -76,6 +82,8 @@ def check_task(task: TaskConfig) -> None:
             raise UserError(f"{where}: context.prompt is set, but none of the prompts holds <C>")
     if task.max_new_tokens < 1 or task.max_length < 2:
         raise UserError(f"{where}: allowed is max_new_tokens >= 1 and max_length >= 2")
+    if task.parse.fallback not in ("none", "sentence"):
+        raise unknown(f"{where}: parse.fallback", task.parse.fallback, ("none", "sentence"))
     if not task.parse.stop or not all(stop.text for stop in task.parse.stop):
         raise UserError(f"{where}: parse.stop: allowed is a list of one or more non-empty strings")
     if task.gold_source is not None and task.gold_source not in task.gold:
@@ -87,6 +95,12 @@ def check_task(task: TaskConfig) -> None:
                 f"{where}: gold.{name} has {' and '.join(given) or 'no source'}; "
                 "allowed is one of hub, files, folder, package"
             )
+        if gold.hub:
+            if "path" not in gold.hub:
+                raise UserError(f"{where}: gold.{name}.hub has no path, the id of the dataset")
+            for argument in gold.hub:
+                if argument not in HUB_ARGUMENTS:
+                    raise unknown(f"{where}: gold.{name}.hub", argument, HUB_ARGUMENTS)
         for value, label in gold.labels.items():
             if label not in task.labels:
                 raise unknown(f"{where}: gold.{name}.labels.{value}", label, task.labels)

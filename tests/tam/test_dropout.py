@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from zerogen.tam.dropout import QuarterDropout, replace_dropout
+from zerogen.tam.dropout import QuarterDropout, quarter_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
@@ -29,10 +29,11 @@ def test_gradients_flow_through_kept_elements_only() -> None:
 
 def test_evaluation_changes_nothing() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5))
-    names = list(model.state_dict())
-    replace_dropout(model)
-    assert isinstance(model[1], QuarterDropout)
-    assert list(model.state_dict()) == names
-    model.eval()
-    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(model(x), model[0](x))
+    names, own = list(model.state_dict()), model[1]
+    with quarter_dropout(model):
+        assert isinstance(model[1], QuarterDropout)
+        assert list(model.state_dict()) == names
+        model.eval()
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(model(x), model[0](x))
+    assert model[1] is own

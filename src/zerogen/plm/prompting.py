@@ -23,16 +23,19 @@ def prompt_labels(plm: Plm, task: TaskConfig, texts: Sequence[str], progress: Qu
         raise UserError(
             f"task '{task.name}': scoring is empty; setting=prompting needs one for each of {', '.join(task.labels)}"
         )
-    prompts = [
-        render_within(task.scoring[label], {"X": text}, "X", plm.max_positions, plm.encode, plm.decode)
-        for text in texts
-        for label in task.labels
-    ]
-    scores = [0.0] * len(prompts)
-    with (progress or Quiet()).bar("scoring filled prompts", len(prompts), "prompts") as advance:
-        for index, score in plm.logprob(prompts):
-            scores[index] = score
-            advance(1)
+    scores = [0.0] * len(texts) * len(task.labels)
+    try:
+        prompts = [
+            render_within(task.scoring[label], {"X": text}, "X", plm.max_positions, plm.encode, plm.decode)
+            for text in texts
+            for label in task.labels
+        ]
+        with (progress or Quiet()).bar("scoring filled prompts", len(prompts), "prompts") as advance:
+            for index, score in plm.logprob(prompts):
+                scores[index] = score
+                advance(1)
+    except ValueError as error:
+        raise UserError(f"task '{task.name}': scoring: {error}") from error
     width = len(task.labels)
     return [
         Prediction.of(softmax(dict(zip(task.labels, scores[i : i + width], strict=True))))

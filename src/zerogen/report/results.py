@@ -43,8 +43,16 @@ def write_run(run: Run, outcome: Outcome) -> dict[str, Any]:
 
     result.json is written last: where it is, the run is complete.
     """
-    config, folder = run.config, run.folder()
+    folder = run.folder()
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        result = _write_files(run, outcome, folder)
+    add_line(Path(run.config.output_dir) / "results.csv", result)
+    return result
+
+
+def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    config = run.config
     plm, tam = run.names()
     (folder / "result.json").unlink(missing_ok=True)
     _write(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
@@ -76,6 +84,7 @@ def write_run(run: Run, outcome: Outcome) -> dict[str, Any]:
         "task": config.task.name,
         "plm": plm,
         "tam": tam,
+        "weights": run.weights(),
         "seed": config.seed,
         "n_train": outcome.n_train,
         "n_eval": len(outcome.predictions),
@@ -93,7 +102,6 @@ def write_run(run: Run, outcome: Outcome) -> dict[str, Any]:
         "folder": str(folder),
     }
     _write(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    add_line(Path(config.output_dir) / "results.csv", result)
     return result
 
 
@@ -148,7 +156,7 @@ def add_line(path: Path, result: dict[str, Any]) -> None:
         rows = []
         if path.is_file():
             with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
+                rows = [{column: row.get(column, "") for column in COLUMNS} for row in csv.DictReader(file)]
         rows = [row for row in rows if (row["folder"], row["n_train"]) != (line["folder"], line["n_train"])]
         scratch = path.with_name("results.csv.part")
         with scratch.open("w", encoding="utf-8", newline="") as file:

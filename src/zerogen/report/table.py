@@ -19,6 +19,10 @@ def _table() -> Table:
     return table
 
 
+def _names(row: dict[str, Any]) -> list[str]:
+    return ["-" if row[key] == "none" else row[key] for key in ("setting", "task", "plm", "tam")]
+
+
 def results_table(results: Sequence[dict[str, Any]]) -> Table:
     """Return a table with a line per run that fits 80 columns."""
     table = _table()
@@ -29,7 +33,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
         metrics = result["metrics"]
         numbers = [f"{metrics['accuracy']:.1%}", f"{metrics['macro_f1']:.3f}"] if metrics else ["-", "-"]
         table.add_row(
-            *(result[key].replace("none", "-") for key in ("setting", "task", "plm", "tam")),
+            *_names(result),
             *([str(result["seed"])] if several else []),
             f"{result['n_train']:,}",
             *numbers,
@@ -53,6 +57,5 @@ def aggregate_table(aggregates: Sequence[dict[str, Any]]) -> Table:
                 if mean is None
                 else f"{mean * scale:.{digits}f}" + ("" if spread is None else f" ± {spread * scale:.{digits}f}")
             )
-        names = (row[key].replace("none", "-") for key in ("setting", "task", "plm", "tam"))
-        table.add_row(*names, f"{row['n_train']:,}", str(len(row["seeds"])), *numbers)
+        table.add_row(*_names(row), f"{row['n_train']:,}", str(len(row["seeds"])), *numbers)
     return table

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zerogen.tam.train import Tam
 
 POOL_FORMAT = 1  # raise it when the same configuration and seed give other rows
+RUN_FORMAT = 1  # raise it when the same rows and configuration give another TAM or other metrics
 
 
 @dataclass
@@ -87,6 +88,17 @@ class Run:
             rows = load_gold(self.config.task, "train")
         return stratified(rows, self.config.limit, self.config.seed) if self.config.limit else rows
 
+    def weights(self) -> dict[str, str | None]:
+        """Return which weights the PLM and the TAM are, None for one that the setting does not use."""
+        plm, tam = self.names()
+        config = self.config
+        return {
+            "plm": None if plm == "none" else f"{config.plm.model}@{config.plm.revision or 'main'}",
+            "tam": None
+            if tam == "none"
+            else config.tam.checkpoint or f"{config.tam.model}@{config.tam.revision or 'main'}",
+        }
+
     def require_gold(self) -> None:
         """Raise `UserError` where the setting makes no sense without gold data."""
         if not self.config.task.gold:
@@ -100,7 +112,17 @@ class Run:
         from zerogen.plm.model import load_plm
 
         with self.stage("load"), self.progress.wait(f"loading {self.config.plm.name} (a GGUF file is converted once)"):
-            return load_plm(self.config.plm, self.device)
+            plm = load_plm(self.config.plm, self.device)
+        if not plm.cached:
+            self.progress.say(f"{plm.name}: its attention is not one that can be cached here; it is decoded slowly")
+        return plm
+
+    def require_tam(self) -> None:
+        """Find out that the TAM's weights are missing before hours of work, not after."""
+        from zerogen.tam.train import require
+
+        with self.stage("load"), self.progress.wait(f"loading {self.config.tam.name}"):
+            require(self.config.tam)
 
     def fit(self, rows: Sequence[Example], outcome: Outcome) -> None:
         """Train a fresh TAM on rows, evaluate it on gold data, and record both in `outcome`."""
@@ -199,14 +221,17 @@ class Run:
         config = self.config
         source = source_of(config.task)
         key: dict[str, Any] = {
-            "gold": None if source is None else [asdict(source), {k: digest(v) for k, v in source.files.items()}],
+            "format": RUN_FORMAT,
+            "gold": None
+            if source is None
+            else [asdict(source), {k: digest(v) for k, v in source.files.items()}, digest(source.folder or "")],
             "eval": [config.eval_limit, config.seed if config.eval_limit else None, config.task.labels],
             "device": self.device.type,
         }
         if config.setting.name == "prompting":
             return key | {"plm": self._plm_key(), "scoring": config.task.scoring}
         if config.tam.checkpoint:
-            return key | {"checkpoint": digest(str(Path(config.tam.checkpoint) / "model.safetensors"))}
+            return key | {"checkpoint": digest(config.tam.checkpoint), "dtype": config.tam.dtype}
         if config.train:
             from zerogen.tam.train import identity
 
@@ -241,13 +266,20 @@ def count_rejects(chunks: Sequence[Chunk]) -> dict[str, int]:
 
 def short_hash(value: Any) -> str:
     """Return eight characters that identify a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(_with_text_keys(value), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Return a value whose dictionaries have text keys: 0 and "no" cannot be sorted together."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(item) for key, item in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def digest(path: str) -> str:
     """Identify the content of a file, or of a folder by its files; a missing one is an empty string."""
     place = Path(path)
-    if place.is_dir():
+    if path and place.is_dir():
         return short_hash([[file.name, digest(str(file))] for file in sorted(place.rglob("*")) if file.is_file()])
     if not place.is_file():
         return ""

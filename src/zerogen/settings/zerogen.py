@@ -14,7 +14,7 @@ from zerogen.config import TaskConfig
 from zerogen.dataset import load_synthetic
 from zerogen.generate import Generator
 from zerogen.gold import stratified, stratified_order
-from zerogen.pool import Chunk, Journal
+from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.progress import Quiet
 from zerogen.records import Example
 from zerogen.settings.run import Outcome, Run, count_rejects, used_chunks
@@ -25,7 +25,9 @@ def zerogen(run: Run) -> Outcome:
     config = run.config
     if config.tam.checkpoint:
         return run.evaluate_checkpoint()
-    _ = run.gold  # missing gold data is found before hours of generation
+    _ = run.gold  # missing gold data and a missing TAM are found before hours of generation
+    if config.train:
+        run.require_tam()
     outcome = Outcome()
     for rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
         outcome.rows, outcome.n_train = rows, len(rows)
@@ -53,9 +55,12 @@ def existing_sets(run: Run) -> Iterator[list[Example]]:
 def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
     """Yield training sets of growing size as the PLM writes them; each is a prefix of the next, label by label."""
     config, folder = run.config, run.pool_folder()
-    plm = cache(run.load_plm)  # not needed where the pool holds enough rows
+    plm = cache(run.load_plm)
     shown = False
     for size in points(config.n, config.log_every, run.known):
+        written = Journal.open(folder / "texts.jsonl")
+        if len(list(first_per_label(written.rows(), quotas(size, config.task.labels)))) < size:
+            plm()  # a PLM that cannot be had is found before anything is written
         with exclusive(folder, run.progress):
             generator = Generator(
                 config.task,
@@ -63,8 +68,8 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                 config.decoding,
                 config.filter,
                 config.seed,
-                Journal.open(folder / "texts.jsonl"),
-                Journal.open(folder / "contexts.jsonl"),
+                Journal.open(folder / "texts.jsonl", repair=True),
+                Journal.open(folder / "contexts.jsonl", repair=True),
             )
             for _ in chain([None], generator.extend(size, run.progress)):
                 if not shown and generator.journal.chunks:
@@ -72,7 +77,8 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                     shown = True
         rows = generator.rows(size)
         chunks = used_chunks(generator.journal.chunks, rows)
-        stage1 = generator.contexts.journal.chunks if generator.contexts else []
+        contexts = generator.contexts
+        stage1 = contexts.chunks_for(len(chunks) * generator.contexts_per_chunk) if contexts else []
         outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
         outcome.tokens = sum(chunk.tokens for chunk in [*chunks, *stage1])
         # The pool remembers what its chunks cost, also where an earlier run wrote them.

@@ -21,23 +21,23 @@ def split_heldout(rows: Sequence[Example], share: float, seed: int) -> tuple[lis
     counts = Counter(row.label for row in rows)
     target = {label: min(max(1, round(share * count)), count - 1) for label, count in counts.items()}
 
-    def choose(groups: dict[str, list[Example]]) -> set[str]:
+    def choose(groups: dict[str, list[int]]) -> set[int]:
         names = sorted(groups)
         Random(derive(seed, "heldout")).shuffle(names)
         held: Counter[str] = Counter()
-        chosen = set()
+        chosen: set[int] = set()
         for name in names:
-            new = held + Counter(row.label for row in groups[name])
+            new = held + Counter(rows[i].label for i in groups[name])
             if all(new[label] <= target[label] for label in new):
                 held = new
-                chosen |= {row.uid for row in groups[name]}
+                chosen.update(groups[name])
         return chosen
 
-    by_context: dict[str, list[Example]] = {}
-    for row in rows:
-        by_context.setdefault(f"uid {row.uid}" if row.context is None else f"context {row.context}", []).append(row)
-    chosen = choose(by_context) or choose({row.uid: [row] for row in rows})
-    return [row for row in rows if row.uid not in chosen], [row for row in rows if row.uid in chosen]
+    by_context: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_context.setdefault(f"row {i}" if row.context is None else f"context {row.context}", []).append(i)
+    chosen = choose(by_context) or choose({f"row {i}": [i] for i in range(len(rows))})
+    return [row for i, row in enumerate(rows) if i not in chosen], [row for i, row in enumerate(rows) if i in chosen]
 
 
 class Buckets:

@@ -6,6 +6,9 @@ here one 64-bit number serves four elements.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -28,9 +31,19 @@ class QuarterDropout(nn.Module):
         return x * kept.mul_(_LEVELS / max(1, _LEVELS - self.dropped))
 
 
-def replace_dropout(model: nn.Module) -> None:
-    """Replace every `nn.Dropout` of a model in place; its parameters and their names stay as they are."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Dropout:
-                setattr(module, name, QuarterDropout(child.p))
+@contextmanager
+def quarter_dropout(model: nn.Module) -> Iterator[None]:
+    """Let a model train with `QuarterDropout` for every `nn.Dropout`, and give it back its own layers."""
+    replaced = [
+        (module, name, child)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if type(child) is nn.Dropout
+    ]
+    for module, name, child in replaced:
+        setattr(module, name, QuarterDropout(child.p))
+    try:
+        yield
+    finally:
+        for module, name, child in replaced:
+            setattr(module, name, child)

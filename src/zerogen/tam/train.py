@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zerogen.config import TamConfig, TrainerConfig
+from zerogen.config import TamConfig, TrainerConfig, check_tam, check_trainer
 from zerogen.errors import UserError
 from zerogen.models import fingerprint, has_bfloat16, load_pretrained, quiet_loading, resolve
 from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, derive
 from zerogen.tam.classifier import BestEpoch, Classifier
 from zerogen.tam.data import Buckets, by_length, collate, split_heldout
-from zerogen.tam.dropout import replace_dropout
+from zerogen.tam.dropout import quarter_dropout
 from zerogen.tam.lstm import LstmConfig, LstmForSequenceClassification, word_tokenizer
 
 
@@ -84,13 +84,18 @@ def load_tam(folder: str | Path, device: str | torch.device = "cpu") -> Tam:
     except (OSError, ValueError) as error:
         raise UserError(f"TAM folder {folder}: could not be loaded ({str(error).splitlines()[0]})") from error
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    dtype = "float32" if isinstance(model, LstmForSequenceClassification) else "auto"
-    return Tam(model.to(device), tokenizer, labels, dtype)
+    return Tam(model.to(device), tokenizer, labels, getattr(model.config, "zerogen_dtype", "auto"))
 
 
 def identity(config: TamConfig) -> str:
     """Identify what training starts from, for hashes."""
     return "" if config.model is None else fingerprint(resolve(config.model, config.revision, "tam.model"))
+
+
+def require(config: TamConfig) -> None:
+    """Raise `UserError` where the weights that training starts from cannot be had."""
+    if config.kind == "encoder":
+        _fresh(config, ["a", "b"], 8, [])
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -125,6 +130,8 @@ def fit(
     """
     import pytorch_lightning as pl
 
+    check_tam(tam)
+    check_trainer(trainer)
     if not rows:
         raise UserError("there are no rows to train on")
     for row in rows:
@@ -136,8 +143,6 @@ def fit(
     with torch.random.fork_rng(devices=cuda), _quiet_lightning():
         torch.manual_seed(derive(seed, "tam"))
         model, tokenizer = _fresh(tam, labels, max_length, [row.text for row in train])
-        if not cuda:
-            replace_dropout(model)
         batches = _loader(tokenizer, train, labels, trainer.batch_size, derive(seed, "batches"), shuffle=True)
         checks = _loader(tokenizer, heldout, labels, trainer.batch_size, 0, shuffle=False) if heldout else None
         module = Classifier(model, trainer, steps=len(batches) * trainer.epochs)
@@ -145,7 +150,7 @@ def fit(
             f"training on {len(train):,} rows", len(train) * trainer.epochs, "rows"
         ) as advance:
             best = BestEpoch(trainer.patience, advance)
-            pl.Trainer(
+            lightning = pl.Trainer(
                 accelerator="gpu" if cuda else "cpu",
                 devices=cuda or 1,
                 precision="bf16-mixed" if half_precision(tam.dtype, device) else "32-true",
@@ -156,7 +161,10 @@ def fit(
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
-            ).fit(module, batches, checks)
+            )
+            with nullcontext() if cuda else quarter_dropout(model):
+                lightning.fit(module, batches, checks)
+    model.config.zerogen_dtype = tam.dtype  # predictions after loading are computed as they were here
     trained = Tam(model.to(device), tokenizer, labels, tam.dtype)
     return trained, FitReport(len(train), len(heldout), best.epoch, best.accuracy)
 
