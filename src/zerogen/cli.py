@@ -176,6 +176,9 @@ def _run(configs: list[Config]) -> None:
     go_offline_without_network()
     console = make_console()
     groups = [expand(config) for config in configs]
+    for config, group in zip(configs, groups, strict=True):
+        if config.seeds is not None and len(group) < len(config.seeds):
+            console.print(f"setting={config.setting.name} draws nothing here: one run stands for all seeds")
     results: list[dict[str, Any]] = []
     try:
         for result in run_all([config for group in groups for config in group], console):

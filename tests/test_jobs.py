@@ -1,0 +1,42 @@
+from dataclasses import replace
+
+import pytest
+
+from zerogen.config import Config, SettingConfig
+from zerogen.errors import UserError
+from zerogen.jobs import device_of, expand
+from zerogen.settings.zerogen import points
+
+
+def test_seeds_become_runs_of_their_own() -> None:
+    config = Config(setting=SettingConfig("zerogen"), seeds=[3, 4])
+    assert [(job.seed, job.seeds) for job in expand(config)] == [(3, None), (4, None)]
+    assert expand(replace(config, seeds=None)) == [replace(config, seeds=None)]
+
+
+def test_a_setting_that_draws_nothing_runs_once() -> None:
+    config = Config(setting=SettingConfig("prompting"), seeds=[3, 4])
+    assert [job.seed for job in expand(config)] == [3]
+    assert len(expand(replace(config, eval_limit=10))) == 2  # the sample is drawn
+
+
+def test_the_device_of_no_gpu_is_the_cpu() -> None:
+    assert device_of("none").type == "cpu"
+    with pytest.raises(UserError, match="gpu=99: there is no such GPU"):
+        device_of(99)
+
+
+@pytest.mark.parametrize(
+    ("n", "log_every", "known", "expected"),
+    [
+        (1000, None, (), [1000]),
+        (1000, 300, (), [300, 600, 900, 1000]),
+        (900, 300, (), [300, 600, 900]),
+        (100, 300, (), [100]),
+        (1000, 300, (300, 600, 1000), [900, 1000]),
+    ],
+)
+def test_training_sets_have_exact_multiples_and_the_end(
+    n: int, log_every: int | None, known: tuple[int, ...], expected: list[int]
+) -> None:
+    assert points(n, log_every, known) == expected
