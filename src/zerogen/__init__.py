@@ -1,9 +1,9 @@
 """zerogen: train a small text classifier on what a language model writes from prompts.
 
-task = zerogen.load_task("rotten_tomatoes")
-rows = zerogen.generate(task, zerogen.load_plm("smollm2"), n=500)
-tam = zerogen.fit(rows, task, "minilm")
-zerogen.evaluate(tam, zerogen.load_gold(task, "validation"))
+>>> task = zerogen.load_task("rotten_tomatoes")
+>>> rows = zerogen.generate(task, zerogen.load_plm("smollm2"), n=500)
+>>> tam = zerogen.fit(rows, task, "minilm")
+>>> zerogen.evaluate(tam, zerogen.load_gold(task, "validation"))
 """
 
 from __future__ import annotations

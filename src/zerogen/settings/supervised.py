@@ -16,7 +16,6 @@ def supervised(run: Run) -> Outcome:
     refuse_evaluating_on_training_rows(run.config.task)
     outcome = Outcome()
     _ = run.gold  # missing gold data is found before the training
-    run.require_tam()
     run.fit(run.gold_train(), outcome)
     return outcome
 
