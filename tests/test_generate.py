@@ -83,6 +83,17 @@ def test_requests_are_shuffled_and_balanced(task: TaskConfig, gpt2: Plm) -> None
     assert all(request.prompt == f'A {request.label} "{request.context}": "' for request in requests)
 
 
+def test_the_first_chunk_is_small_and_no_context_is_left_out(task: TaskConfig, gpt2: Plm) -> None:
+    generator = Generator(task, lambda: gpt2, replace(DECODING, chunk_size=128), FILTERS, 1)
+    asked = [generator.requests(index) for index in range(3)]
+    assert [len(requests) for requests in asked] == [64, 128, 128]
+    contexts = generator.contexts
+    assert contexts is not None
+    assert [chunk.asked[""] for chunk in contexts.journal.chunks][:2] == [64, 128]
+    used = [dict.fromkeys(str(request.context) for request in requests) for requests in asked]
+    assert [text for names in used for text in sorted(names, key=contexts.texts.index)] == contexts.texts[:80]
+
+
 def test_a_task_without_contexts(task: TaskConfig, gpt2: Plm) -> None:
     plain = replace(task, context=None, prompts={"bad": 'Bad: "', "good": 'Good: "'})
     rows = generated(plain, gpt2, 4)

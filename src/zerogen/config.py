@@ -174,7 +174,7 @@ class DecodingConfig:
     batch_size: int = 128
     """Rows decoded at a time."""
     chunk_size: int = 512
-    """Requests per chunk, the unit of resuming."""
+    """Requests per chunk, the unit of resuming; the first chunk is smaller, to show early what the prompts yield."""
 
 
 @dataclass

@@ -18,6 +18,11 @@ from zerogen.progress import Quiet
 from zerogen.records import Example, Request, Stop, derive
 
 
+def first_size(size: int) -> int:
+    """Return the number of requests in a first chunk: few, so that a user soon sees what a prompt yields."""
+    return min(size, 64)
+
+
 class Contexts:
     """An endless stream of contexts: unique ones as long as the PLM finds new ones, then the same in new orders.
 
@@ -77,6 +82,7 @@ class Contexts:
 
     def _write(self, progress: Quiet) -> None:
         index, size = len(self.journal.chunks), self.decoding.chunk_size
+        size = size if index else first_size(size)
         requests = [Request(f"C{index}-{i}", self.config.prompt) for i in range(size)]
         rule = ParseConfig()
         plm = self.plm()

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from zerogen.config import DecodingConfig, FilterConfig, TaskConfig, check_decoding, check_filter, check_size
-from zerogen.contexts import Contexts
+from zerogen.contexts import Contexts, first_size
 from zerogen.errors import UserError
 from zerogen.filters import Filter, judge
 from zerogen.plm.model import Plm
@@ -75,19 +75,23 @@ class Generator:
         """Return the training set of size `n`: the first rows of each label, in request order."""
         return list(first_per_label(self.journal.rows(), quotas(n, self.task.labels)))
 
-    @property
-    def contexts_per_chunk(self) -> int:
-        """Number of contexts that a chunk of requests uses."""
+    def contexts_before(self, index: int) -> int:
+        """Return the number of contexts that the chunks before chunk `index` use."""
         repeats = self.task.context.per_label if self.task.context else 1
-        return max(1, self.decoding.chunk_size // (len(self.task.labels) * repeats))
+
+        def used(requests: int) -> int:
+            return max(1, requests // (len(self.task.labels) * repeats))
+
+        size = self.decoding.chunk_size
+        return used(first_size(size)) + (index - 1) * used(size) if index else 0
 
     def requests(self, index: int, progress: Quiet | None = None) -> list[Request]:
         """Return the requests of chunk `index`: every context with every label, shuffled."""
-        task, groups = self.task, self.contexts_per_chunk
+        task, start, stop = self.task, self.contexts_before(index), self.contexts_before(index + 1)
         repeats = task.context.per_label if task.context else 1
-        contexts: Sequence[str | None] = [None] * groups
+        contexts: Sequence[str | None] = [None] * (stop - start)
         if self.contexts is not None:
-            contexts = self.contexts.take(index * groups, (index + 1) * groups, progress or Quiet())
+            contexts = self.contexts.take(start, stop, progress or Quiet())
         pairs = [(context, label) for context in contexts for label in task.labels for _ in range(repeats)]
         Random(derive(self.seed, "requests", index)).shuffle(pairs)
         return [

@@ -9,7 +9,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, Mistral
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.config import DecodingConfig
 from zerogen.plm.model import Plm
-from zerogen.plm.pack import PackedLinear, pack_linears
+from zerogen.plm.pack import Float32Head, PackedLinear, pack_linears
 from zerogen.plm.sampling import Sampler
 from zerogen.records import Request, Stop
 
@@ -139,10 +139,26 @@ def test_packed_weights_give_the_same_product() -> None:
     x = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.inference_mode():
         expected = {rows: linear(x[:rows]) for rows in (1, 7, 64, 500)}
-        pack_linears(holder)
+        pack_linears(holder, None)
         assert isinstance(holder[0], PackedLinear)
         for rows, product in expected.items():
             torch.testing.assert_close(holder(x[:rows]), product, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_of_a_packed_model_are_not_rounded(bias: bool) -> None:
+    head = torch.nn.Linear(64, 96, bias=bias).bfloat16()
+    holder = torch.nn.Sequential(head)
+    x = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = torch.nn.functional.linear(x.double(), head.weight.double(), head.bias.double() if bias else None)
+    with torch.inference_mode():
+        pack_linears(holder, head)
+        assert isinstance(holder[0], Float32Head)
+        for rows in (1, 7, 64, 500):
+            logits = holder(x[:rows])
+            assert logits.dtype == torch.float32
+            torch.testing.assert_close(logits.double(), expected[:rows], atol=1e-5, rtol=1e-5)
 
 
 def test_sliding_windows_and_soft_caps_are_the_models_own() -> None:

@@ -69,7 +69,7 @@ class Plm:
             return False
         both = torch.stack([expected[0, 8], found[0]]).double().softmax(-1)
         # Half precision rounds differently in another order; a wrong mask or position is off by far more.
-        return float((both[0] - both[1]).abs().sum()) / 2 < (1e-3 if found.dtype == torch.float32 else 0.1)
+        return float((both[0] - both[1]).abs().sum()) / 2 < (1e-3 if self.model.dtype == torch.float32 else 0.1)
 
     @contextmanager
     def _slot_attention(self) -> Iterator[None]:
@@ -195,7 +195,7 @@ def load_plm(config: PlmConfig, device: torch.device) -> Plm:
     model, tokenizer = load_pretrained(AutoModelForCausalLM, source, "plm.model", dtype=dtype)
     model = model.to(device)
     if dtype == torch.bfloat16 and device.type == "cpu" and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        pack_linears(model)
+        pack_linears(model, model.get_output_embeddings())
     return Plm(model, tokenizer, config.name)
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from zerogen.pool import Chunk
     from zerogen.tam.train import Tam
 
-POOL_FORMAT = 1  # raise it when the same configuration and seed give other rows
-RUN_FORMAT = 1  # raise it when the same rows and configuration give another TAM or other metrics
+POOL_FORMAT = 2  # raise it when the same configuration and seed give other rows
+RUN_FORMAT = 2  # raise it when the same rows and configuration give another TAM or other metrics
 
 
 @dataclass

@@ -78,7 +78,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
         rows = generator.rows(size)
         chunks = used_chunks(generator.journal.chunks, rows)
         contexts = generator.contexts
-        stage1 = contexts.chunks_for(len(chunks) * generator.contexts_per_chunk) if contexts else []
+        stage1 = contexts.chunks_for(generator.contexts_before(len(chunks))) if contexts else []
         outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
         outcome.tokens = sum(chunk.tokens for chunk in [*chunks, *stage1])
         # The pool remembers what its chunks cost, also where an earlier run wrote them.
