@@ -30,10 +30,13 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
 
 def write_jsonl(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write one JSON object a line, completely or not at all."""
+    write_whole("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), path)
+
+
+def write_whole(text: str, path: Path) -> None:
+    """Write a file completely or not at all."""
     scratch = path.with_name(path.name + ".part")
-    with scratch.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
 
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +159,14 @@ def _unpacked(source: Source) -> Source:
     """Convert a GGUF file once to transformers' own layout: reading it takes half a minute, the copy a second."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import modeling_gguf_pytorch_utils as gguf
 
     assert source.gguf is not None
     target = cache_dir() / f"{Path(source.gguf).stem}-{fingerprint(source)}"
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=target.parent))
+        bar, gguf.tqdm = gguf.tqdm, partial(gguf.tqdm, disable=True)  # it is not one that can be switched off
         try:
             AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf).save_pretrained(scratch)
             AutoModelForCausalLM.from_pretrained(
@@ -178,5 +181,6 @@ def _unpacked(source: Source) -> Source:
                 if not target.is_dir():  # otherwise another process was first, with the same files
                     raise
         finally:
+            gguf.tqdm = bar
             shutil.rmtree(scratch, ignore_errors=True)
     return Source(str(target))

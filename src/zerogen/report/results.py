@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import platform
 import resource
@@ -19,7 +20,7 @@ import yaml
 from filelock import FileLock
 
 from zerogen.config import Config
-from zerogen.dataset import export_rows, write_folder, write_jsonl
+from zerogen.dataset import export_rows, write_folder, write_jsonl, write_whole
 from zerogen.settings.run import Outcome, Run
 
 COLUMNS = (
@@ -55,7 +56,7 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
     config = run.config
     plm, tam = run.names()
     (folder / "result.json").unlink(missing_ok=True)
-    _write(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    write_whole(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), folder / "config.yaml")
     if outcome.rows:
         write_jsonl(export_rows(outcome.rows, config.task), folder / f"{config.task.name}-dataset.jsonl")
         shutil.rmtree(folder / "dataset", ignore_errors=True)
@@ -101,7 +102,7 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
         "asked_for": asked_for(config),
         "folder": str(folder),
     }
-    _write(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_whole(json.dumps(result, indent=2, ensure_ascii=False) + "\n", folder / "result.json")
     return result
 
 
@@ -146,7 +147,7 @@ def write_trend(path: Path, seed: int, trend: Sequence[tuple[int, dict[str, Any]
         for metric in ("accuracy", "macro_f1"):
             points[n, seed, metric] = metrics[metric]
     lines = [f"{n},{of},{metric},{value:.6f}" for (n, of, metric), value in sorted(points.items())]
-    _write(path, "\n".join(["n,seed,metric,value", *lines]) + "\n")
+    write_whole("\n".join(["n,seed,metric,value", *lines]) + "\n", path)
 
 
 def add_line(path: Path, result: dict[str, Any]) -> None:
@@ -158,12 +159,11 @@ def add_line(path: Path, result: dict[str, Any]) -> None:
             with path.open(encoding="utf-8", newline="") as file:
                 rows = [{column: row.get(column, "") for column in COLUMNS} for row in csv.DictReader(file)]
         rows = [row for row in rows if (row["folder"], row["n_train"]) != (line["folder"], line["n_train"])]
-        scratch = path.with_name("results.csv.part")
-        with scratch.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows([*rows, line])
-        scratch.replace(path)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, line])
+        write_whole(table.getvalue(), path)
 
 
 def cell(result: dict[str, Any], column: str) -> Any:
@@ -195,7 +195,7 @@ def write_aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         f"{first['setting']}_{first['plm']}_{first['tam']}_n{first['n_train']}_seeds-{'-'.join(map(str, seeds))}.json"
     )
     path = Path(first["folder"]).parent / name
-    _write(path, json.dumps(aggregate, indent=2) + "\n")
+    write_whole(json.dumps(aggregate, indent=2) + "\n", path)
     return aggregate | {"path": str(path)}
 
 
@@ -209,9 +209,3 @@ def peak_memory_mb(run: Run) -> dict[str, int]:
 
         peak["gpu"] = torch.cuda.max_memory_allocated(run.device) >> 20
     return peak
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
