@@ -35,7 +35,12 @@ def test_files_of_the_original_code_need_the_meaning_of_their_integers(task: Tas
     with pytest.raises(UserError, match=r"dataset_labels='\{0: bad, 1: good\}'"):
         load_synthetic(str(path), task, {})
     assert [row.label for row in load_synthetic(str(path), task, {0: "good", 1: "bad"})] == ["good", "bad"]
-    with pytest.raises(UserError, match="Y in dataset_labels: '1' is unknown"):
+    path.write_text('{"X": "a fine film", "label": 0}\n')
+    with pytest.raises(UserError, match=r"only an integer label \(0\)"):
+        load_synthetic(str(path), task, {})
+    assert [row.label for row in load_synthetic(str(path), task, {0: "good", 1: "bad"})] == ["good"]
+    path.write_text('{"C": "t", "X": "a fine film", "Y": 0}\n{"C": "t", "X": "dull", "Y": 1}\n')
+    with pytest.raises(UserError, match="label in dataset_labels: '1' is unknown"):
         load_synthetic(str(path), task, {0: "good"})
     with pytest.raises(UserError, match="dataset_labels.0: 'god' is unknown.*'good'"):
         load_synthetic(str(path), task, {0: "god", 1: "bad"})

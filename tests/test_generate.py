@@ -107,6 +107,29 @@ def test_a_prompt_that_hardly_works_stops_with_examples(task: TaskConfig, gpt2: 
     assert len(generator.journal.chunks) == 2
 
 
+def test_a_label_that_has_its_rows_does_not_stop_the_others(task: TaskConfig, gpt2: Plm) -> None:
+    generator = Generator(task, lambda: gpt2, DECODING, replace(FILTERS, min_acceptance=0.01), 1)
+    for _ in generator.extend(8):
+        pass
+    idle = [
+        replace(chunk, rows=[row for row in chunk.rows if row.label == "good"]) for chunk in generator.journal.chunks
+    ]
+    generator.journal.chunks += [replace(idle[0], index=len(idle) + i) for i in range(20)]
+    generator._check_acceptance(["good"])
+    with pytest.raises(UserError, match="prompts.bad: 0 of the last"):
+        generator._check_acceptance(["bad", "good"])
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_anything_is_written(task: TaskConfig, gpt2: Plm) -> None:
+    assert task.context is not None
+    long = replace(task, context=replace(task.context, max_new_tokens=125))
+    generator = Generator(long, lambda: gpt2, DECODING, FILTERS, 1)
+    with pytest.raises(UserError, match=r"context.prompt: its \d+ tokens and .*=125 exceed the 128 positions"):
+        list(generator.extend(4))
+    with pytest.raises(UserError, match="prompts.bad"):
+        list(Generator(replace(task, max_new_tokens=125), lambda: gpt2, DECODING, FILTERS, 1).extend(4))
+
+
 def test_rejects_and_accepted_add_up_to_requests(task: TaskConfig, gpt2: Plm) -> None:
     generator = Generator(task, lambda: gpt2, DECODING, FILTERS, 1)
     for chunk in generator.extend(8):

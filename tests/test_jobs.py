@@ -1,10 +1,12 @@
+import os
+import signal
 from dataclasses import replace
 
 import pytest
 
 from zerogen.config import Config, SettingConfig
 from zerogen.errors import UserError
-from zerogen.jobs import device_of, expand
+from zerogen.jobs import JobFailed, _in_process, device_of, expand
 from zerogen.settings.zerogen import points
 
 
@@ -24,6 +26,24 @@ def test_the_device_of_no_gpu_is_the_cpu() -> None:
     assert device_of("none").type == "cpu"
     with pytest.raises(UserError, match="gpu=99: there is no such GPU"):
         device_of(99)
+
+
+def test_a_job_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # A spawned process that kills itself while it unpickles its configuration.
+    config = Config(seed=5, dataset_labels=Deadly())
+    with pytest.raises(JobFailed) as failed:
+        _in_process(config)
+    assert failed.value.code == 1
+    assert "seed=5: stopped by SIGKILL; was memory short?" in capsys.readouterr().err
+
+
+class Deadly:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (die, ())
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def generate(
 ) -> list[Example]:
     """Generate `n` accepted examples, an equal share per label.
 
-    The first rows for a larger `n` are the rows for a smaller one. Raises `UserError` when hardly any text of a label
-    is accepted.
+    Of each label, the first rows for a larger `n` are the rows for a smaller one. Raises `UserError` for a prompt that
+    is too long for the PLM and when hardly any text of a label is accepted.
     """
     from zerogen.generate import Generator
 

@@ -7,9 +7,10 @@ import re
 import sys
 import tempfile
 import textwrap
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -89,6 +90,7 @@ def compose() -> list[Config]:
     Hydra itself answers --cfg, --info and the like; then there is no job. Raises `UserError` for anything that Hydra
     or the schema refuses.
     """
+    sys.argv = [sys.argv[0], *flags_first(sys.argv[1:])]
     ConfigStore.instance().store(name="schema", node=Config)
     composed: list[tuple[DictConfig, list[str]]] = []
 
@@ -108,7 +110,30 @@ def compose() -> list[Config]:
             job()
         except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
             raise UserError(explain(error)) from error
+        except (AssertionError, AttributeError) as error:
+            # What OmegaConf raises for a key inside one that is null.
+            if "omegaconf" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+                raise
+            given = ", ".join(argument for argument in sys.argv[1:] if "=" in argument)
+            raise UserError(f"one of {given}: sets a key inside one that is null (has no value to change)") from error
     return [typed(config, overrides) for config, overrides in composed]
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with Hydra's flags before the overrides; Hydra takes overrides on one side only.
+
+    Raises `UserError` for a flag that Hydra does not know.
+    """
+    from hydra._internal.utils import get_args_parser  # Hydra gives no other access to its flags
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser.error = refuse  # type: ignore[method-assign]
+    overrides = parser.parse_intermixed_args(arguments).overrides
+    return [*(argument for argument in arguments if argument not in overrides), *overrides]
 
 
 def typed(config: DictConfig, overrides: Sequence[str]) -> Config:
@@ -130,10 +155,18 @@ def typed(config: DictConfig, overrides: Sequence[str]) -> Config:
     for part in (result.plm, result.tam):
         group = "plm" if part is result.plm else "tam"
         if f"{group}.model" in given and f"{group}.name" not in given:
-            part.name = re.sub(r"[^\w.-]", "-", str(part.model).rstrip("/").rpartition("/")[2]) or part.name
+            part.name = _file_name(str(part.model).rstrip("/").rpartition("/")[2]) or part.name
+    if result.tam.checkpoint and "tam.name" not in given:
+        place = Path(result.tam.checkpoint).absolute()
+        result.tam.name = _file_name((place.parent if place.name == "tam" else place).name) or result.tam.name
     check_task(result.task)
     check(result)
     return result
+
+
+def _file_name(text: str) -> str:
+    """Replace what cannot stand in a file name."""
+    return re.sub(r"[^\w.-]", "-", text)
 
 
 def explain(error: BaseException) -> str:

@@ -218,7 +218,7 @@ class Config:
     """auto, none or the index of a GPU"""
     dataset: str | None = None
     """train on this synthetic file (JSONL with C, X, Y or label) or datasets folder instead of generating"""
-    dataset_labels: dict[Any, str] = field(default_factory=dict)
+    dataset_labels: Any = None
     """what an integer Y means in that file, {0: positive, 1: negative}"""
     limit: int | None = None
     """seeded stratified sample of the training rows (of the synthetic file, or of gold in setting=supervised)"""
@@ -330,6 +330,11 @@ def check(config: Config) -> None:
         )
     if config.dataset and setting != "zerogen":
         raise UserError(f"dataset={config.dataset}: setting={setting} does not read it; allowed is setting=zerogen")
+    labels = config.dataset_labels
+    if labels is None:
+        config.dataset_labels = {}
+    elif not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
+        raise UserError(f"dataset_labels={labels}: allowed is value: label name, such as {{0: positive, 1: negative}}")
     if not config.train and setting == "prompting":
         raise UserError("train=false: setting=prompting never trains; leave it out")
     if not config.train and not config.tam.checkpoint and (setting == "supervised" or config.dataset):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from zerogen.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Refuses arguments like the rest of the program: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
 
 
 def make_console() -> Console:

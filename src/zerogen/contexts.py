@@ -54,6 +54,16 @@ class Contexts:
             )
         return [self._at(i) for i in range(start, stop)]
 
+    def check_prompt(self) -> None:
+        """Raise `UserError` where the prompt leaves the PLM no room to write a context."""
+        plm, config = self.plm(), self.config
+        length = len(plm.encode(config.prompt))
+        if length + config.max_new_tokens > plm.max_positions:
+            raise UserError(
+                f"context.prompt: its {length} tokens and context.max_new_tokens={config.max_new_tokens} exceed the "
+                f"{plm.max_positions} positions of {plm.name}"
+            )
+
     def chunks_for(self, count: int) -> list[Chunk]:
         """Return the chunks that hold the first `count` contexts."""
         held = 0

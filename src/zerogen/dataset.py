@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def write_jsonl(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def write_whole(text: str, path: Path) -> None:
     """Write a file completely or not at all."""
-    scratch = path.with_name(path.name + ".part")
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
 
@@ -147,19 +148,18 @@ def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) 
 
 
 def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, names: dict[str, str]) -> Example:
-    label = row.get("label")
-    if not isinstance(label, str):
-        label = row.get("Y")
-        if not isinstance(label, str) or label.lstrip("-").isdigit():
-            if not names:
-                hint = ", ".join(f"{i}: {name}" for i, name in enumerate(task.labels))
-                raise UserError(
-                    f"{where}: only an integer Y ({label}); say what it means, such as dataset_labels='{{{hint}}}'"
-                )
-            if str(label) not in names:
-                raise unknown(f"{where}: Y in dataset_labels", label, names)
-            label = names[str(label)]
+    value = row.get("label")
+    if value is None or value == "":
+        value = row.get("Y")
+    label = names.get(str(value), str(value))
     if label not in task.labels:
+        if names:
+            raise unknown(f"{where}: label in dataset_labels", value, names)
+        if str(value).lstrip("-").isdigit():
+            hint = ", ".join(f"{i}: {name}" for i, name in enumerate(task.labels))
+            raise UserError(
+                f"{where}: only an integer label ({value}); say what it means, such as dataset_labels='{{{hint}}}'"
+            )
         raise unknown(f"{where}: label", label, task.labels)
     text, context = row.get("X"), row.get("C")
     if not isinstance(text, str) or not text.strip():

@@ -23,8 +23,8 @@ class Generator:
     """Writes the synthetic rows of a task, chunk by chunk, into a journal.
 
     A chunk asks equally often for every label. What a chunk holds depends on (configuration, seed, chunk index) and on
-    the chunks before it (a text that they hold is rejected), never on how many rows are wanted: the rows for n = 1,000
-    are a prefix of those for n = 2,000. `plm` is called when the first chunk has to be written.
+    the chunks before it (a text that they hold is rejected), never on how many rows are wanted: of each label, the rows
+    for n = 1,000 are the first of those for n = 2,000. `plm` is called when the first chunk has to be written.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class Generator:
     def extend(self, n: int, progress: Quiet | None = None) -> Iterator[Chunk]:
         """Write chunks until each label has its share of `n` rows; yield each one after it was stored.
 
-        Raises `UserError` with examples when a label's acceptance stays near zero.
+        Raises `UserError` for a prompt that is too long for the PLM, and with examples when the acceptance of a label
+        that still lacks rows stays near zero.
         """
         check_size("n", n, self.task)
         progress = progress or Quiet()
@@ -63,8 +64,8 @@ class Generator:
             have += chunk.accepted()
         with progress.bar("accepted rows", n, "rows") as advance:
             advance(sum(min(have[label], quota[label]) for label in quota))
-            while any(have[label] < quota[label] for label in quota):
-                self._check_acceptance()
+            while lacking := [label for label in quota if have[label] < quota[label]]:
+                self._check_acceptance(lacking)
                 chunk = self._write(len(self.journal.chunks), progress)
                 self.journal.append(chunk)
                 before, have = have, have + chunk.accepted()
@@ -74,6 +75,13 @@ class Generator:
     def rows(self, n: int) -> list[Example]:
         """Return the training set of size `n`: the first rows of each label, in request order."""
         return list(first_per_label(self.journal.rows(), quotas(n, self.task.labels)))
+
+    def check_prompts(self) -> None:
+        """Raise `UserError` for a prompt that leaves the PLM no room to write."""
+        for label in self.task.labels:
+            self._prompt(label, None)
+        if self.contexts is not None:
+            self.contexts.check_prompt()
 
     def contexts_before(self, index: int) -> int:
         """Return the number of contexts that the chunks before chunk `index` use."""
@@ -111,6 +119,7 @@ class Generator:
             ) from error
 
     def _write(self, index: int, progress: Quiet) -> Chunk:
+        self.check_prompts()
         plm = self.plm()
         started, tokens = time.perf_counter(), plm.tokens
         requests = self.requests(index, progress)
@@ -149,8 +158,8 @@ class Generator:
             round(time.perf_counter() - started - seconds_before, 3),
         )
 
-    def _check_acceptance(self) -> None:
-        for label in self.task.labels:
+    def _check_acceptance(self, labels: Sequence[str]) -> None:
+        for label in labels:
             asked = accepted = 0
             for chunk in reversed(self.journal.chunks):
                 asked += chunk.asked[label]

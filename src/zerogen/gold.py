@@ -124,7 +124,7 @@ def _hub_rows(task: TaskConfig, arguments: dict[str, Any], split: str) -> tuple[
     where = f"Hub dataset '{arguments.get('path')}'"
     try:
         return datasets.load_dataset(**arguments, split=split), where
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, datasets.exceptions.DatasetsError) as error:
         others = [f"task.gold_source={name}" for name, gold in task.gold.items() if gold.package]
         instead = others[0] if others else "task=rotten_tomatoes"
         raise UserError(

@@ -31,7 +31,7 @@ class Stopped(BaseException):
 
 
 class JobFailed(Exception):
-    """A job's process ended with an exit code other than 0, having said why."""
+    """A job's process ended with an exit code other than 0; why has been said."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -93,6 +93,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     from zerogen.report.results import add_line, finished, read_trend, write_run, write_trend
     from zerogen.settings.run import Run
 
+    require_writable(Path(config.output_dir))
     run = Run(config, device_of(config.gpu), Rich(console))
     earlier = finished(run)
     if earlier is not None:
@@ -110,6 +111,16 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     except Stopped:
         say_how_to_go_on(run, console)
         raise
+
+
+def require_writable(folder: Path) -> None:
+    """Raise `UserError` where a folder can be neither written to nor made; it is not made here."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        reason = "is not writable" if place.is_dir() else "is a file"
+        raise UserError(f"output_dir={folder}: {place} {reason}; allowed is a folder that can be written to")
 
 
 def _setting(name: str) -> Any:
@@ -182,8 +193,11 @@ def _in_process(config: Config) -> dict[str, Any]:
             process.join()
         raise
     if process.exitcode != 0 or not result:
-        code = process.exitcode if process.exitcode is not None and process.exitcode > 0 else 1
-        raise JobFailed(code)
+        code = process.exitcode or 1
+        if code < 0:  # killed: it could not say so itself
+            guess = "; was memory short?" if -code == signal.SIGKILL else ""
+            print(f"zerogen: {title(config)}: stopped by {signal.Signals(-code).name}{guess}", file=sys.stderr)
+        raise JobFailed(max(1, code))
     return result
 
 

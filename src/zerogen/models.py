@@ -45,7 +45,17 @@ def package_folder(name: str, what: str) -> Path:
 
 
 def resolve(model: str, revision: str | None, what: str) -> Source:
-    """Find a model's place without loading it; `what` (plm.model, tam.model) goes into errors."""
+    """Find a model's place without loading it; `what` (plm.model, tam.model) goes into errors.
+
+    Raises `UserError` for a folder or package that holds no model, and for a revision of one that is not on the Hub.
+    """
+    source = _resolve(model, revision, what)
+    if revision and source.local:
+        raise UserError(f"{what.split('.')[0]}.revision={revision}: {what}={model} is on this machine; leave it out")
+    return source
+
+
+def _resolve(model: str, revision: str | None, what: str) -> Source:
     if model.startswith("package:"):
         folder = package_folder(model.removeprefix("package:"), f"{what}={model}")
         for path in sorted(folder.rglob("config.json")):
@@ -65,6 +75,16 @@ def resolve(model: str, revision: str | None, what: str) -> Source:
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise UserError(f"{what}={model}: there is no such folder")
     return Source(model, revision)
+
+
+def tam_folder(folder: Path) -> Path:
+    """Return the folder of the model in a run folder. Raises `UserError` where there is none."""
+    for candidate in (folder / "tam", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
+    raise UserError(f"{folder}: holds no trained model (tam/); PROMPTING runs and train=false leave none")
 
 
 def fingerprint(source: Source) -> str:
@@ -166,7 +186,9 @@ def _unpacked(source: Source) -> Source:
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=target.parent))
-        bar, gguf.tqdm = gguf.tqdm, partial(gguf.tqdm, disable=True)  # it is not one that can be switched off
+        bar = getattr(gguf, "tqdm", None)  # not one of the bars that can be switched off
+        if bar is not None:
+            gguf.tqdm = partial(bar, disable=True)
         try:
             AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf).save_pretrained(scratch)
             AutoModelForCausalLM.from_pretrained(
@@ -181,6 +203,7 @@ def _unpacked(source: Source) -> Source:
                 if not target.is_dir():  # otherwise another process was first, with the same files
                     raise
         finally:
-            gguf.tqdm = bar
+            if bar is not None:
+                gguf.tqdm = bar
             shutil.rmtree(scratch, ignore_errors=True)
     return Source(str(target))

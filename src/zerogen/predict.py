@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import sys
@@ -10,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from zerogen.console import reporting_errors
+from zerogen.console import ArgumentParser, reporting_errors
 from zerogen.errors import UserError
+from zerogen.models import tam_folder
 
 if TYPE_CHECKING:
     from zerogen.records import Prediction
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m zerogen.predict` and of the console script `zerogen-predict`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="zerogen-predict",
         description="Print the label and its probability for texts, by the small model that a run has trained.",
         epilog="Without TEXT and --file, texts are read from standard input, one a line.",
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--format", choices=("text", "jsonl", "csv"), default="text", help="default: text (tab-separated)"
     )
     parser.add_argument("--gpu", default="auto", help="auto, none or an index; default: auto")
-    options = parser.parse_intermixed_args(arguments)
     with reporting_errors():
+        options = parser.parse_intermixed_args(arguments)
         if options.text and options.file:
             raise UserError(f"--file {options.file}: allowed is TEXT or --file, not both")
         folder = tam_folder(options.folder)
@@ -49,16 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tam = load_tam(folder, device)
         write(texts, tam.predict(texts), options.format, sys.stdout)
         sys.stdout.flush()
-
-
-def tam_folder(folder: Path) -> Path:
-    """Return the folder of the model in a run folder. Raises `UserError` where there is none."""
-    for candidate in (folder / "tam", folder):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder")
-    raise UserError(f"{folder}: holds no trained model (tam/); PROMPTING runs and train=false leave none")
 
 
 def read_lines(path: Path | None) -> list[str]:

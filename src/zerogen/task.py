@@ -9,7 +9,7 @@ from zerogen.errors import UserError, nearest, unknown
 from zerogen.template import placeholders
 
 # Of load_dataset's arguments those that say which data: the split is ours, and a token must not be written to a file.
-HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "features", "cache_dir")
+HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "cache_dir")
 
 
 def conf_dir() -> Path:
@@ -55,8 +55,8 @@ def check_task(task: TaskConfig) -> None:
         ("prompts", task.prompts, set(), {"C"}),
         ("scoring", task.scoring, {"X"}, {"X"}),
     ):
-        if field == "scoring" and not prompts:
-            continue  # only setting=prompting needs them, and says so
+        if not prompts:
+            continue  # the setting that needs them says so
         for label in task.labels:
             if label not in prompts:
                 raise UserError(f"{where}: {field} has none for label '{label}'{nearest(label, prompts)}")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from tests.conftest import toy_rows
+from tests.conftest import byte_tokenizer, toy_rows
 from zerogen.config import TamConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.tam.classifier import Classifier
@@ -127,10 +127,21 @@ def test_no_rows_or_a_foreign_label_is_refused(config: TamConfig) -> None:
 
 
 def test_a_folder_that_is_no_tam_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no config.json"):
+    with pytest.raises(UserError, match="holds no trained model"):
         load_tam(tmp_path)
     with pytest.raises(UserError, match="not a trained text classifier"):
         load_tam(tiny_encoder)
+
+
+def test_a_classifier_from_elsewhere_cuts_texts_at_its_positions(tiny_encoder: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(
+        tiny_encoder, max_position_embeddings=40, ignore_mismatched_sizes=True
+    )
+    model.save_pretrained(tmp_path / "tam")
+    byte_tokenizer().save_pretrained(tmp_path / "tam")
+    tam = load_tam(tmp_path)  # the run folder around it will do
+    assert tam.predict(["a" * 500 + str(i) for i in range(3)])[0].label in tam.labels
+    assert load_tam(tmp_path, dtype="float32").dtype == "float32"
 
 
 def test_lstm_ids_of_unknown_words_and_padding() -> None:

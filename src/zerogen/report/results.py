@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from zerogen.config import Config
 from zerogen.dataset import export_rows, write_folder, write_jsonl, write_whole
-from zerogen.settings.run import Outcome, Run
+from zerogen.settings.run import Outcome, Run, short_hash
 
 COLUMNS = (
     "setting",
@@ -141,13 +141,14 @@ def read_trend(path: Path) -> dict[tuple[int, int, str], float]:
 
 def write_trend(path: Path, seed: int, trend: Sequence[tuple[int, dict[str, Any]]]) -> None:
     """Write (or extend) a trend as n, seed, metric, value; a point that is there already is replaced."""
-    points = read_trend(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for n, metrics in trend:
-        for metric in ("accuracy", "macro_f1"):
-            points[n, seed, metric] = metrics[metric]
-    lines = [f"{n},{of},{metric},{value:.6f}" for (n, of, metric), value in sorted(points.items())]
-    write_whole("\n".join(["n,seed,metric,value", *lines]) + "\n", path)
+    with FileLock(path.with_name(".trend.lock")):  # runs of different size share a folder
+        points = read_trend(path)
+        for n, metrics in trend:
+            for metric in ("accuracy", "macro_f1"):
+                points[n, seed, metric] = metrics[metric]
+        lines = [f"{n},{of},{metric},{value:.6f}" for (n, of, metric), value in sorted(points.items())]
+        write_whole("\n".join(["n,seed,metric,value", *lines]) + "\n", path)
 
 
 def add_line(path: Path, result: dict[str, Any]) -> None:
@@ -191,9 +192,8 @@ def write_aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         "folders": [result["folder"] for result in results],
     }
-    name = (
-        f"{first['setting']}_{first['plm']}_{first['tam']}_n{first['n_train']}_seeds-{'-'.join(map(str, seeds))}.json"
-    )
+    runs = short_hash([Path(folder).name for folder in aggregate["folders"]])
+    name = f"{first['setting']}_{first['plm']}_{first['tam']}_n{first['n_train']}_seeds_{runs}.json"
     path = Path(first["folder"]).parent / name
     write_whole(json.dumps(aggregate, indent=2) + "\n", path)
     return aggregate | {"path": str(path)}

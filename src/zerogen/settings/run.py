@@ -17,6 +17,7 @@ from zerogen.config import Config
 from zerogen.errors import UserError
 from zerogen.gold import load_gold, source_of, stratified
 from zerogen.metrics.classification import classification_metrics
+from zerogen.models import fingerprint, resolve, tam_folder
 from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, derive
 
@@ -77,26 +78,23 @@ class Run:
         source = source_of(self.config.task)
         if source is None:
             return []
-        with self.stage("load"), self.progress.wait("reading gold data"):
-            rows = load_gold(self.config.task, source.evaluate_on)
-        limit = self.config.eval_limit
+        rows, limit = self.gold_split(source.evaluate_on), self.config.eval_limit
         return stratified(rows, min(limit, len(rows)), self.config.seed) if limit else rows
 
-    def gold_train(self) -> list[Example]:
-        """Return the gold training rows, at most `limit` of them."""
+    def gold_split(self, split: str) -> list[Example]:
+        """Read all gold rows of a split."""
         with self.stage("load"), self.progress.wait("reading gold data"):
-            rows = load_gold(self.config.task, "train")
-        return stratified(rows, self.config.limit, self.config.seed) if self.config.limit else rows
+            return load_gold(self.config.task, split)
 
     def weights(self) -> dict[str, str | None]:
         """Return which weights the PLM and the TAM are, None for one that the setting does not use."""
         plm, tam = self.names()
         config = self.config
         return {
-            "plm": None if plm == "none" else f"{config.plm.model}@{config.plm.revision or 'main'}",
+            "plm": None if plm == "none" else describe_weights(config.plm.model, config.plm.revision, "plm.model"),
             "tam": None
             if tam == "none"
-            else config.tam.checkpoint or f"{config.tam.model}@{config.tam.revision or 'main'}",
+            else config.tam.checkpoint or describe_weights(config.tam.model, config.tam.revision, "tam.model"),
         }
 
     def require_gold(self) -> None:
@@ -168,7 +166,7 @@ class Run:
         self.require_gold()
         folder = str(self.config.tam.checkpoint)
         with self.stage("load"):
-            tam = load_tam(folder, self.device)
+            tam = load_tam(folder, self.device, self.config.tam.dtype)
         if set(tam.labels) != set(self.config.task.labels):
             raise UserError(
                 f"tam.checkpoint={folder}: its labels are {', '.join(tam.labels)}; "
@@ -231,11 +229,12 @@ class Run:
         if config.setting.name == "prompting":
             return key | {"plm": self._plm_key(), "scoring": config.task.scoring}
         if config.tam.checkpoint:
-            return key | {"checkpoint": digest(config.tam.checkpoint), "dtype": config.tam.dtype}
+            return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}
         if config.train:
-            from zerogen.tam.train import identity
+            from zerogen.tam.train import half_precision, identity
 
             key |= {"weights": identity(config.tam), "tam": asdict(config.tam), "trainer": asdict(config.trainer)}
+            key |= {"half": half_precision(config.tam.dtype, self.device)}
         key |= {"seed": config.seed, "max_length": config.task.max_length}
         if config.setting.name == "supervised":
             return key | {"limit": config.limit}
@@ -246,6 +245,14 @@ class Run:
                 "limit": config.limit,
             }
         return key | {"pool": self._pool_key()}
+
+
+def describe_weights(model: str | None, revision: str | None, what: str) -> str | None:
+    """Name weights and which version of them: a revision of the Hub, or the fingerprint of local files."""
+    if model is None:
+        return None
+    source = resolve(model, revision, what)
+    return f"{model}@{fingerprint(source)}" if source.local else fingerprint(source)
 
 
 def used_chunks(chunks: Sequence[Chunk], rows: Sequence[Example]) -> list[Chunk]:

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from zerogen.config import TaskConfig
+from collections.abc import Sequence
+
 from zerogen.errors import UserError
-from zerogen.gold import source_of
+from zerogen.gold import source_of, stratified
+from zerogen.records import Example
 from zerogen.settings.run import Outcome, Run
 
 
 def supervised(run: Run) -> Outcome:
     """Train on gold; the best epoch is picked on held-out training rows, never on the rows reported on."""
     run.require_gold()
-    if run.config.tam.checkpoint:
+    config = run.config
+    if config.tam.checkpoint:
         return run.evaluate_checkpoint()
-    refuse_evaluating_on_training_rows(run.config.task)
+    gold = source_of(config.task)
+    assert gold is not None
+    rows = run.gold_split("train")
+    shared = shared_texts(rows, run.gold_split(gold.evaluate_on), f"task '{config.task.name}'", gold.evaluate_on)
+    if shared:
+        run.progress.say(f"{shared:,} of the texts reported on are also among the gold training rows")
     outcome = Outcome()
-    _ = run.gold  # missing gold data is found before the training
-    run.fit(run.gold_train(), outcome)
+    run.fit(stratified(rows, config.limit, config.seed) if config.limit else rows, outcome)
     return outcome
 
 
-def refuse_evaluating_on_training_rows(task: TaskConfig) -> None:
-    """Raise `UserError` where the rows that are reported on are those that are trained on."""
-    gold = source_of(task)
-    assert gold is not None
-    names = [gold.splits.get(split, split) for split in ("train", gold.evaluate_on)]
-    files = [gold.files.get(name) for name in names]
-    same = names[0] == names[1] and gold.holdout is None
-    if gold.evaluate_on == "train" or same or (gold.files and files[0] == files[1]):
+def shared_texts(train: Sequence[Example], evaluated: Sequence[Example], where: str, split: str) -> int:
+    """Return how many different texts of `evaluated` are also in `train`.
+
+    Raises `UserError` where one holds the other: then the two are not different splits.
+    """
+    ours, theirs = ({row.text for row in rows} for rows in (train, evaluated))
+    shared = len(ours & theirs)
+    if shared in (len(ours), len(theirs)):
         raise UserError(
-            f"task '{task.name}': gold.evaluate_on={gold.evaluate_on} names the rows that setting=supervised "
-            "trains on; allowed is another split"
+            f"{where}: gold.evaluate_on={split} names the rows that setting=supervised trains on; allowed is another "
+            "split"
         )
+    return shared

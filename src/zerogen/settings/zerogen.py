@@ -25,8 +25,8 @@ def zerogen(run: Run) -> Outcome:
     config = run.config
     if config.tam.checkpoint:
         return run.evaluate_checkpoint()
-    _ = run.gold  # missing gold data and a missing TAM are found before hours of generation
-    if config.train:
+    if config.train:  # missing gold data and a missing TAM are found before hours of generation
+        _ = run.gold
         run.require_tam()
     outcome = Outcome()
     for rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
@@ -60,7 +60,8 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
     for size in points(config.n, config.log_every, run.known):
         written = Journal.open(folder / "texts.jsonl")
         if len(list(first_per_label(written.rows(), quotas(size, config.task.labels)))) < size:
-            plm()  # a PLM that cannot be had is found before anything is written
+            # A PLM that cannot be had and a prompt that is too long are found before anything is written.
+            Generator(config.task, plm, config.decoding, config.filter, config.seed).check_prompts()
         with exclusive(folder, run.progress):
             generator = Generator(
                 config.task,

@@ -13,7 +13,7 @@ import torch
 
 from zerogen.config import TamConfig, TrainerConfig, check_tam, check_trainer
 from zerogen.errors import UserError
-from zerogen.models import fingerprint, has_bfloat16, load_pretrained, quiet_loading, resolve
+from zerogen.models import fingerprint, has_bfloat16, load_pretrained, quiet_loading, resolve, tam_folder
 from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, derive
 from zerogen.tam.classifier import BestEpoch, Classifier
@@ -62,13 +62,16 @@ class Tam:
         self.tokenizer.save_pretrained(folder)
 
 
-def load_tam(folder: str | Path, device: str | torch.device = "cpu") -> Tam:
-    """Open a folder that `Tam.save` wrote. Raises `UserError` when it is none."""
+def load_tam(folder: str | Path, device: str | torch.device = "cpu", dtype: str = "auto") -> Tam:
+    """Open a folder that `Tam.save` wrote, or the run folder around it.
+
+    dtype: arithmetic of predictions, `float32` or `bfloat16`; `auto` is that of training. Raises `UserError` when the
+    folder holds no trained text classifier.
+    """
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"TAM folder {folder}: there is no config.json in it")
+    folder = tam_folder(Path(folder))
     try:
         if '"zerogen-lstm"' in (folder / "config.json").read_text(encoding="utf-8"):
             with quiet_loading():
@@ -81,10 +84,12 @@ def load_tam(folder: str | Path, device: str | torch.device = "cpu") -> Tam:
             model, tokenizer = load_pretrained(
                 AutoModelForSequenceClassification, resolve(str(folder), None, "TAM"), "TAM"
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"TAM folder {folder}: could not be loaded ({str(error).splitlines()[0]})") from error
+    _bound(model, tokenizer)
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    return Tam(model.to(device), tokenizer, labels, getattr(model.config, "zerogen_dtype", "auto"))
+    trained_in = getattr(model.config, "zerogen_dtype", "auto")
+    return Tam(model.to(device), tokenizer, labels, trained_in if dtype == "auto" else dtype)
 
 
 def identity(config: TamConfig) -> str:
@@ -193,13 +198,19 @@ def _fresh(tam: TamConfig, labels: Sequence[str], max_length: int, texts: Sequen
         ignore_mismatched_sizes=True,
         dtype=torch.float32,
     )
+    _bound(model, tokenizer)
+    tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
+    return model, tokenizer
+
+
+def _bound(model: Any, tokenizer: Any) -> None:
+    """Let a tokenizer cut texts at the model's positions, and give both a padding token."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    positions = getattr(model.config, "max_position_embeddings", None) or max_length
     # RoBERTa's table holds two rows more than it has positions; its tokenizer knows.
-    tokenizer.model_max_length = min(max_length, positions, tokenizer.model_max_length)
-    return model, tokenizer
+    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    tokenizer.model_max_length = min(positions, tokenizer.model_max_length)
 
 
 def _loader(
