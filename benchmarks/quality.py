@@ -16,24 +16,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from zerogen.settings.run import POOL_FORMAT, RUN_FORMAT
+
 
 def run_cell(folder: Path, setting: str, n: int, seed: int) -> dict[str, Any]:
-    """Run a cell with the command line, or read what an earlier run stored."""
-    path = folder / f"{setting}-{n}-{seed}.json"
+    """Run a cell with the command line, or read what an earlier run of the same code stored."""
+    path = folder / f"{setting}-{n}-{seed}-{POOL_FORMAT}.{RUN_FORMAT}.json"
     if not path.is_file():
         overrides = ["experiment=demo", f"setting={setting}", f"seed={seed}", "limit=null", "log_every=null"]
         overrides += [f"n={n}"] if n else []
-        outputs = folder / "outputs"
-        command = [sys.executable, "-m", "zerogen", *overrides, f"output_dir={outputs}"]
+        command = [sys.executable, "-m", "zerogen", *overrides, f"output_dir={folder / 'outputs'}"]
         print("$", *command[1:], file=sys.stderr, flush=True)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        results = (json.loads(file.read_text(encoding="utf-8")) for file in outputs.glob("*/*/result.json"))
-        (cell,) = (
-            result
-            for result in results
-            if (result["setting"], result["seed"]) == (setting, seed) and (not n or result["n_train"] == n)
-        )
-        path.write_text(json.dumps(cell), encoding="utf-8")
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        results = [Path(line) / "result.json" for line in done.stdout.splitlines()]
+        (result,) = (result for result in results if result.is_file())
+        path.write_text(result.read_text(encoding="utf-8"), encoding="utf-8")
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return stored
 

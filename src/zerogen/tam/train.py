@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, derive
 from zerogen.tam.classifier import BestEpoch, Classifier
 from zerogen.tam.data import Buckets, by_length, collate, split_heldout
-from zerogen.tam.dropout import quarter_dropout
 from zerogen.tam.lstm import LstmConfig, LstmForSequenceClassification, word_tokenizer
 
 
@@ -167,8 +166,7 @@ def fit(
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
             )
-            with nullcontext() if cuda else quarter_dropout(model):
-                lightning.fit(module, batches, checks)
+            lightning.fit(module, batches, checks)
     model.config.zerogen_dtype = tam.dtype  # predictions after loading are computed as they were here
     trained = Tam(model.to(device), tokenizer, labels, tam.dtype)
     return trained, FitReport(len(train), len(heldout), best.epoch, best.accuracy)
