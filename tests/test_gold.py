@@ -53,6 +53,8 @@ def test_rows_are_filtered_by_where(tmp_path: Path) -> None:
     gold = gold_files(train=write(tmp_path / "a.jsonl", [{**row, "source": i} for i, row in enumerate(ROWS)]))
     gold.where = {"source": 1}
     assert [row.text for row in load_gold(of(gold), "train")] == ["dull film"]
+    gold.where = {"source": [0, 1]}
+    assert len(load_gold(of(gold), "train")) == 2
 
 
 def test_labels_that_are_names_need_no_map(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, content: 
 def test_a_missing_file_or_split(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         read_rows(tmp_path / "no.jsonl")
-    with pytest.raises(UserError, match="split in gold.files: 'test' is unknown; allowed: train"):
+    with pytest.raises(UserError, match="gold.files has no 'test' file, which is needed here; there are: train"):
         load_gold(of(gold_files(train="x.csv")), "test")
 
 

@@ -52,9 +52,18 @@ def test_texts_from_a_file_and_from_standard_input(
     path.write_text("\n".join(TEXTS) + "\n")
     predict.main([str(folder), "--file", str(path)])
     assert capsys.readouterr().out == expected
-    monkeypatch.setattr("sys.stdin", io.StringIO("\r\n".join(TEXTS) + "\r\n"))
+    monkeypatch.setattr("sys.stdin", stdin(("\r\n".join(TEXTS) + "\r\n").encode()))
     predict.main([str(folder)])
     assert capsys.readouterr().out == expected
+    monkeypatch.setattr("sys.stdin", stdin("café".encode("latin-1")))
+    with pytest.raises(SystemExit) as stop:
+        predict.main([str(folder)])
+    assert stop.value.code == 2
+    assert "standard input: not UTF-8 text" in capsys.readouterr().err
+
+
+def stdin(content: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(content))
 
 
 @pytest.mark.parametrize(

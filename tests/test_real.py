@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,10 @@ def test_a_finished_run_is_not_repeated_and_a_larger_one_extends_it(finished: tu
     again = command(folder, *SMALL)
     assert again.returncode == 0
     assert "already there, nothing done" in again.stdout
+    smaller = command(folder, *SMALL, "n=20")
+    assert smaller.returncode == 2
+    assert re.search(r"n=20: outputs\S+ holds a run of n=40, which this one would replace", smaller.stderr)
+    assert (run / "rotten_tomatoes-dataset.jsonl").read_text().splitlines() == before
     larger = command(folder, *SMALL, "n=44", "train=false")
     assert larger.returncode == 0, larger.stderr
     (generated,) = folder.glob("outputs/rotten_tomatoes/zerogen_smollm2_none_*")

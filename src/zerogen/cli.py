@@ -9,6 +9,7 @@ import tempfile
 import textwrap
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -79,6 +80,9 @@ def main() -> None:
     """Entry point of `python -m zerogen` and of the console script."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(sys.argv[1:]))
+        return
+    if "--version" in sys.argv[1:]:
+        print(f"zerogen {version('zerogen')}")
         return
     with reporting_errors():
         _run(compose())

@@ -72,7 +72,7 @@ class GoldConfig:
     labels: dict[Any, str] = field(default_factory=dict)
     """Gold value to label name; may be left out where the column holds label names."""
     where: dict[str, Any] = field(default_factory=dict)
-    """Keep only rows whose columns have these values."""
+    """Keep only rows whose columns have these values (a value, or a list of values that will do)."""
     cleaning: dict[str, str] = field(default_factory=dict)
     """Regular expression to replacement, applied in this order to each text; white space is then collapsed."""
     holdout: HoldoutConfig | None = None

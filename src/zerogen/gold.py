@@ -66,7 +66,7 @@ def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: st
         for column in (gold.text, gold.label, *gold.where):
             if column not in row:
                 raise missing_column(f"{where}: row {index + 1}", column, row)
-        if any(str(row[column]) != str(value) for column, value in gold.where.items()):
+        if not all(str(row[column]) in _wanted(value) for column, value in gold.where.items()):
             continue
         value = row[gold.label]
         label = names.get(str(value), str(value))
@@ -77,6 +77,10 @@ def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: st
             raise UserError(f"{where}: row {index + 1}: column '{gold.text}': {row[gold.text]!r} is not a text")
         examples.append(Example(uid=f"{split}-{index}", text=clean(row[gold.text]), label=label))
     return examples
+
+
+def _wanted(value: Any) -> list[str]:
+    return [str(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def missing_column(where: str, column: str, row: Row) -> UserError:
@@ -113,7 +117,10 @@ def _rows(task: TaskConfig, gold: GoldConfig, split: str) -> tuple[Iterable[Row]
         path = package_folder(package, f"the gold data of task '{task.name}'") / inside
     else:
         if name not in gold.files:
-            raise unknown(f"task '{task.name}': split in gold.files", name, gold.files)
+            raise UserError(
+                f"task '{task.name}': gold.files has no '{name}' file, which is needed here; there are: "
+                f"{', '.join(gold.files)}{nearest(name, gold.files)}"
+            )
         path = Path(gold.files[name])
     return read_rows(path), str(path)
 
@@ -124,7 +131,7 @@ def _hub_rows(task: TaskConfig, arguments: dict[str, Any], split: str) -> tuple[
     where = f"Hub dataset '{arguments.get('path')}'"
     try:
         return datasets.load_dataset(**arguments, split=split), where
-    except (OSError, ValueError, RuntimeError, TypeError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # whatever a dataset's files, the Hub or a proxy in between may raise
         others = [f"task.gold_source={name}" for name, gold in task.gold.items() if gold.package]
         instead = others[0] if others else "task=rotten_tomatoes"
         raise UserError(

@@ -56,7 +56,7 @@ def read_lines(path: Path | None) -> list[str]:
     if path is not None and not path.is_file():
         raise UserError(f"--file {path}: there is no such file")
     try:
-        content = sys.stdin.read() if path is None else path.read_text(encoding="utf-8")
+        content = (sys.stdin.buffer.read() if path is None else path.read_bytes()).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path or 'standard input'}: not UTF-8 text ({error})") from error
     # Not splitlines(): a text may hold a line separator of Unicode's.

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from zerogen.config import Config
 from zerogen.dataset import export_rows, write_folder, write_jsonl, write_whole
+from zerogen.errors import UserError
 from zerogen.settings.run import Outcome, Run, short_hash
 
 COLUMNS = (
@@ -107,12 +108,24 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
 
 
 def finished(run: Run) -> dict[str, Any] | None:
-    """Return the result of an earlier run of the same configuration and size, None where there is none."""
+    """Return the result of an earlier run of the same configuration and size, None where there is none.
+
+    Raises `UserError` where the folder holds a larger run, whose dataset and TAM would be lost.
+    """
     path = run.folder() / "result.json"
     if not path.is_file():
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result if result.get("asked_for") == asked_for(run.config) else None
+    asked = asked_for(run.config)
+    if result.get("asked_for") == asked:
+        return result
+    larger = (result.get("asked_for") or {}).get("n")
+    if asked["n"] and larger and larger > asked["n"]:
+        raise UserError(
+            f"n={asked['n']}: {run.folder()} holds a run of n={larger}, which this one would replace; "
+            "delete it or set another output_dir"
+        )
+    return None
 
 
 def asked_for(config: Config) -> dict[str, Any]:

@@ -39,7 +39,12 @@ class Tam:
 
     @torch.inference_mode()
     def predict(self, texts: Sequence[str], batch_size: int = 64, progress: Quiet | None = None) -> list[Prediction]:
-        """Predict the label of each text; texts longer than the TAM's maximum are cut at their end."""
+        """Predict the label of each text; texts longer than the TAM's maximum are cut at their end.
+
+        Raises TypeError for a single string.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is a string; allowed is a list of strings")
         encoded = encode(self.tokenizer, texts)
         device = self.model.device
         done: list[Prediction | None] = [None] * len(texts)
