@@ -118,6 +118,7 @@ def test_wrong_input_gets_one_line_and_exit_code_2(
         (SPAM.replace("labels:", "lables:"), "lables: is not a key; .*did you mean 'labels'"),
         (SPAM.replace("spam: 'An", "spma: 'An"), "prompts has none for label 'spam'; did you mean 'spma'"),
         (SPAM + "gold: [", r"spam.yaml:\d+: not YAML"),
+        (SPAM.replace("ham: 'A", "yes: 'A"), "Key True .*quote it in the file"),
         (SPAM + "max_length: long\n", "max_length: Value 'long'"),
     ],
 )

@@ -190,7 +190,9 @@ def explain(error: BaseException) -> str:
         name = str(cause.key)
         if options and name not in options:
             return f"{key}: is not a key; allowed here: {', '.join(options)}{nearest(name, options)}"
-        return f"{key}: {str(cause).splitlines()[0]}"
+        unquoted = isinstance(cause.key, (bool, int)) and "incompatible with (str)" in str(cause)
+        hint = "; quote it in the file: YAML reads an unquoted yes as true and 1 as a number" if unquoted else ""
+        return f"{key}: {str(cause).splitlines()[0]}{hint}"
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}:{mark.line + 1}: not YAML ({error.problem} at column {mark.column + 1})"

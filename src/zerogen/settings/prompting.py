@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zerogen.plm.prompting import prompt_labels
-from zerogen.settings.run import Outcome, Run
+from zerogen.settings.run import Outcome, Run, describe
 
 
 def prompting(run: Run) -> Outcome:
@@ -15,4 +15,5 @@ def prompting(run: Run) -> Outcome:
         predictions = prompt_labels(plm, run.config.task, texts, run.progress)
     outcome = Outcome(tokens=plm.tokens)
     run.score(predictions, outcome)
+    run.progress.say(describe(outcome))
     return outcome

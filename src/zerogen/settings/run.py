@@ -247,6 +247,17 @@ class Run:
         return key | {"pool": self._pool_key()}
 
 
+def describe(outcome: Outcome) -> str:
+    """Say in one line what a setting has arrived at."""
+    said = f"n={outcome.n_train:,}: " if outcome.n_train else ""
+    if outcome.metrics:
+        return said + f"accuracy {outcome.metrics['accuracy']:.1%} on {len(outcome.predictions):,} gold rows"
+    said += "trained; nothing was evaluated, the task has no gold data"
+    if outcome.heldout_accuracy is not None:
+        said += f" (it agrees with {outcome.heldout_accuracy:.1%} of the held-out synthetic labels)"
+    return said
+
+
 def describe_weights(model: str | None, revision: str | None, what: str) -> str | None:
     """Name weights and which version of them: a revision of the Hub, or the fingerprint of local files."""
     if model is None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from zerogen.errors import UserError
 from zerogen.gold import source_of, stratified
 from zerogen.records import Example
-from zerogen.settings.run import Outcome, Run
+from zerogen.settings.run import Outcome, Run, describe
 
 
 def supervised(run: Run) -> Outcome:
@@ -24,6 +24,7 @@ def supervised(run: Run) -> Outcome:
         run.progress.say(f"{shared:,} of the texts reported on are also among the gold training rows")
     outcome = Outcome()
     run.fit(stratified(rows, config.limit, config.seed) if config.limit else rows, outcome)
+    run.progress.say(describe(outcome))
     return outcome
 
 

@@ -17,7 +17,7 @@ from zerogen.gold import stratified, stratified_order
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.progress import Quiet
 from zerogen.records import Example
-from zerogen.settings.run import Outcome, Run, count_rejects, used_chunks
+from zerogen.settings.run import Outcome, Run, count_rejects, describe, used_chunks
 
 
 def zerogen(run: Run) -> Outcome:
@@ -72,10 +72,13 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                 Journal.open(folder / "texts.jsonl", repair=True),
                 Journal.open(folder / "contexts.jsonl", repair=True),
             )
+            reused = len(generator.journal.chunks)
             for _ in chain([None], generator.extend(size, run.progress)):
                 if not shown and generator.journal.chunks:
                     run.progress.say(first_outputs(generator.journal.chunks[0], config.task))
                     shown = True
+        if reused == len(generator.journal.chunks):
+            run.progress.say(f"{size:,} rows are already in {folder}")
         rows = generator.rows(size)
         chunks = used_chunks(generator.journal.chunks, rows)
         contexts = generator.contexts
@@ -112,14 +115,3 @@ def first_outputs(chunk: Chunk, task: TaskConfig) -> str:
             verdict = f"rejected: {sample['reason']}" if sample["reason"] else "accepted"
             lines += [f"[{label}, {verdict}] {sample['prompt']}", f"    -> {sample['text']}"]
     return "\n".join(lines)
-
-
-def describe(outcome: Outcome) -> str:
-    """Say in one line how good the TAM is."""
-    said = f"n={outcome.n_train:,}: "
-    if outcome.metrics:
-        return said + f"accuracy {outcome.metrics['accuracy']:.1%} on {len(outcome.predictions):,} gold rows"
-    said += "trained; nothing was evaluated, the task has no gold data"
-    if outcome.heldout_accuracy is not None:
-        said += f" (it agrees with {outcome.heldout_accuracy:.1%} of the held-out synthetic labels)"
-    return said
