@@ -119,7 +119,8 @@ class Generator:
             ) from error
 
     def _write(self, index: int, progress: Quiet) -> Chunk:
-        self.check_prompts()
+        if not index:  # who wrote an earlier chunk has checked them
+            self.check_prompts()
         plm = self.plm()
         started, tokens = time.perf_counter(), plm.tokens
         requests = self.requests(index, progress)

@@ -61,12 +61,16 @@ def _held_out(rows: Sequence[Example], gold: GoldConfig) -> set[str]:
 def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: str, split: str) -> list[Example]:
     clean = cleaner(gold.cleaning, f"task '{task.name}': gold.cleaning")
     names = {str(value): name for value, name in gold.labels.items()}
+    wanted = {
+        column: {str(item) for item in (value if isinstance(value, list) else [value])}
+        for column, value in gold.where.items()
+    }
     examples = []
     for index, row in enumerate(rows):
         for column in (gold.text, gold.label, *gold.where):
             if column not in row:
                 raise missing_column(f"{where}: row {index + 1}", column, row)
-        if not all(str(row[column]) in _wanted(value) for column, value in gold.where.items()):
+        if not all(str(row[column]) in values for column, values in wanted.items()):
             continue
         value = row[gold.label]
         label = names.get(str(value), str(value))
@@ -77,10 +81,6 @@ def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: st
             raise UserError(f"{where}: row {index + 1}: column '{gold.text}': {row[gold.text]!r} is not a text")
         examples.append(Example(uid=f"{split}-{index}", text=clean(row[gold.text]), label=label))
     return examples
-
-
-def _wanted(value: Any) -> list[str]:
-    return [str(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def missing_column(where: str, column: str, row: Row) -> UserError:

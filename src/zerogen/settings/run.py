@@ -74,12 +74,15 @@ class Run:
 
     @cached_property
     def gold(self) -> list[Example]:
-        """The gold rows that results are reported on; none for a task without gold data."""
-        source = source_of(self.config.task)
-        if source is None:
-            return []
-        rows, limit = self.gold_split(source.evaluate_on), self.config.eval_limit
+        """The gold rows that results are reported on, at most `eval_limit` of `gold_evaluated`."""
+        rows, limit = self.gold_evaluated, self.config.eval_limit
         return stratified(rows, min(limit, len(rows)), self.config.seed) if limit else rows
+
+    @cached_property
+    def gold_evaluated(self) -> list[Example]:
+        """All rows of the split that results are reported on; none for a task without gold data."""
+        source = source_of(self.config.task)
+        return [] if source is None else self.gold_split(source.evaluate_on)
 
     def gold_split(self, split: str) -> list[Example]:
         """Read all gold rows of a split."""

@@ -19,7 +19,7 @@ def supervised(run: Run) -> Outcome:
     gold = source_of(config.task)
     assert gold is not None
     rows = run.gold_split("train")
-    shared = shared_texts(rows, run.gold_split(gold.evaluate_on), f"task '{config.task.name}'", gold.evaluate_on)
+    shared = shared_texts(rows, run.gold_evaluated, f"task '{config.task.name}'", gold.evaluate_on)
     if shared:
         run.progress.say(f"{shared:,} of the texts reported on are also among the gold training rows")
     outcome = Outcome()
