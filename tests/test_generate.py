@@ -4,9 +4,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pytest
 
-from zerogen.config import DecodingConfig, FilterConfig, TaskConfig
+from zerogen.config import DebiasConfig, DecodingConfig, FilterConfig, TaskConfig
+from zerogen.dataset import write_folder
 from zerogen.errors import UserError
 from zerogen.generate import Generator
 from zerogen.plm.model import Plm
@@ -78,20 +80,40 @@ def test_requests_are_shuffled_and_balanced(task: TaskConfig, gpt2: Plm) -> None
     requests = Generator(task, lambda: gpt2, DECODING, FILTERS, 1).requests(0)
     pairs = [(request.context, request.label) for request in requests]
     assert len(pairs) == 32
-    assert set(Counter(pairs).values()) == {2}
+    # Twice per label for every context; a context comes again where the PLM finds no new ones.
+    assert all(count % 2 == 0 for count in Counter(pairs).values())
+    assert all(Counter(pairs)[context, "bad"] == Counter(pairs)[context, "good"] for context, _ in pairs)
     assert pairs != sorted(pairs, key=lambda pair: pairs.index(pair))
     assert all(request.prompt == f'A {request.label} "{request.context}": "' for request in requests)
 
 
-def test_the_first_chunk_is_small_and_no_context_is_left_out(task: TaskConfig, gpt2: Plm) -> None:
-    generator = Generator(task, lambda: gpt2, replace(DECODING, chunk_size=128), FILTERS, 1)
-    asked = [generator.requests(index) for index in range(3)]
-    assert [len(requests) for requests in asked] == [64, 128, 128]
+def test_counter_prompts_are_those_of_the_other_labels(task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
+    task.debias.decay = 20.0
+    requests = Generator(task, lambda: gpt2, DECODING, FILTERS, 1).requests(0)
+    other = {"bad": "good", "good": "bad"}
+    for request in requests:
+        assert request.counters == {other[request.label]: f'A {other[request.label]} "{request.context}": "'}
+    rows = generated(task, gpt2, 4, tmp_path)
+    assert all(list(row.counter_logprob) == [other[row.label]] for row in rows)
+    write_folder(rows, task, "tiny", tmp_path / "dataset")
+    kept = datasets.load_from_disk(str(tmp_path / "dataset"))
+    assert [row["counter_logprob"][other[row["label"]]] for row in kept] == [
+        row.counter_logprob[other[row.label]] for row in rows
+    ]
+    assert generated(task, gpt2, 4, tmp_path) == rows
+    with pytest.raises(UserError, match=r"task.debias.decay=-1: allowed is 0 \(off\) or more"):
+        Generator(replace(task, debias=DebiasConfig(decay=-1)), lambda: gpt2, DECODING, FILTERS, 1)
+
+
+def test_the_first_chunks_are_small_and_no_context_is_left_out(task: TaskConfig, gpt2: Plm) -> None:
+    generator = Generator(task, lambda: gpt2, replace(DECODING, chunk_size=200), FILTERS, 1)
+    asked = [generator.requests(index) for index in range(4)]
+    assert [len(requests) for requests in asked] == [64, 128, 200, 200]
     contexts = generator.contexts
     assert contexts is not None
     assert [chunk.asked[""] for chunk in contexts.journal.chunks][:2] == [64, 128]
     used = [dict.fromkeys(str(request.context) for request in requests) for requests in asked]
-    assert [text for names in used for text in sorted(names, key=contexts.texts.index)] == contexts.texts[:80]
+    assert [text for names in used for text in sorted(names, key=contexts.texts.index)] == contexts.texts[:148]
 
 
 def test_a_task_without_contexts(task: TaskConfig, gpt2: Plm) -> None:

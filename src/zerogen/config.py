@@ -44,6 +44,14 @@ class ContextConfig:
 
 
 @dataclass
+class DebiasConfig:
+    decay: float = 0.0
+    """Self-debiasing: how strongly a token is suppressed that the other labels' prompts want more; 0 is off."""
+    epsilon: float = 0.01
+    """The smallest factor that a token's probability is multiplied by."""
+
+
+@dataclass
 class HoldoutConfig:
     rows: int = 1000
     """Unique texts moved from the training split to the validation split."""
@@ -93,6 +101,8 @@ class TaskConfig:
     """Stage 1; left out where the prompts need no `<C>`."""
     parse: ParseConfig = field(default_factory=ParseConfig)
     """Where a generated text ends."""
+    debias: DebiasConfig = field(default_factory=DebiasConfig)
+    """Self-debiasing of the generated text, with the other labels' prompts as counter-prompts."""
     max_new_tokens: int = 40
     """Token limit of a generated text."""
     max_length: int = 128
@@ -174,7 +184,7 @@ class DecodingConfig:
     batch_size: int = 128
     """Rows decoded at a time."""
     chunk_size: int = 512
-    """Requests per chunk, the unit of resuming; the first chunk is smaller, to show early what the prompts yield."""
+    """Most requests per chunk, the unit of resuming; the first chunks are smaller: 64, 128, 256, ..."""
 
 
 @dataclass
@@ -264,6 +274,12 @@ def check_decoding(decoding: DecodingConfig) -> None:
     _between("decoding.chunk_size", decoding.chunk_size, "1 or more", decoding.chunk_size >= 1)
 
 
+def check_debias(debias: DebiasConfig) -> None:
+    """Check the bounds of self-debiasing. Raises `UserError`."""
+    _between("task.debias.decay", debias.decay, "0 (off) or more", debias.decay >= 0)
+    _between("task.debias.epsilon", debias.epsilon, "0 <= epsilon <= 1", 0 <= debias.epsilon <= 1)
+
+
 def check_filter(filters: FilterConfig) -> None:
     """Check the bounds of the filters. Raises `UserError`."""
     _between("filter.min_words", filters.min_words, "0 or more", filters.min_words >= 0)
@@ -312,6 +328,7 @@ def check(config: Config) -> None:
     """Check what a type cannot say. Raises `UserError` naming the key, the value and what is allowed."""
     check_decoding(config.decoding)
     check_filter(config.filter)
+    check_debias(config.task.debias)
     check_trainer(config.trainer)
     check_tam(config.tam)
     setting = config.setting.name

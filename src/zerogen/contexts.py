@@ -18,9 +18,12 @@ from zerogen.progress import Quiet
 from zerogen.records import Example, Request, Stop, derive
 
 
-def first_size(size: int) -> int:
-    """Return the number of requests in a first chunk: few, so that a user soon sees what a prompt yields."""
-    return min(size, 64)
+def chunk_size(index: int, largest: int) -> int:
+    """Return the number of requests in chunk `index`: 64, then twice as many each time, up to `largest`.
+
+    A user soon sees what a prompt yields, and a small run asks for little more than it needs.
+    """
+    return min(largest, 64 << min(index, 32))
 
 
 class Contexts:
@@ -91,8 +94,8 @@ class Contexts:
         return False
 
     def _write(self, progress: Quiet) -> None:
-        index, size = len(self.journal.chunks), self.decoding.chunk_size
-        size = size if index else first_size(size)
+        index = len(self.journal.chunks)
+        size = chunk_size(index, self.decoding.chunk_size)
         requests = [Request(f"C{index}-{i}", self.config.prompt) for i in range(size)]
         rule = ParseConfig()
         plm = self.plm()
@@ -104,7 +107,7 @@ class Contexts:
                 [Stop(stop.text, stop.keep) for stop in rule.stop],
                 self.config.max_new_tokens,
                 derive(self.seed, "contexts", index),
-                advance,
+                on_row=advance,
             )
         rows: list[Example] = []
         rejects: Counter[str] = Counter()

@@ -15,7 +15,11 @@ from zerogen.records import Example
 
 
 def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any]]:
-    """Return rows with C (context), X (text), Y (position of the label in the task's list), label, uid and logprob."""
+    """Return rows with C (context), X (text), Y (position of the label in the task's list), label, uid and logprob.
+
+    Where a row was written with counter-prompts, rows have counter_logprob too: label to log-probability.
+    """
+    counters = any(row.counter_logprob for row in rows)
     return [
         {
             "C": row.context,
@@ -25,6 +29,7 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
             "uid": row.uid,
             "logprob": row.logprob,
         }
+        | ({"counter_logprob": row.counter_logprob} if counters else {})
         for row in rows
     ]
 
@@ -48,20 +53,21 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, plm: str | None, fol
     """
     import datasets
 
-    features = datasets.Features(
-        {
-            "C": datasets.Value("string"),
-            "X": datasets.Value("string"),
-            "Y": datasets.ClassLabel(names=task.labels),
-            "label": datasets.Value("string"),
-            "uid": datasets.Value("string"),
-            "logprob": datasets.Value("float64"),
-        }
-    )
+    exported = export_rows(rows, task)
+    features = {
+        "C": datasets.Value("string"),
+        "X": datasets.Value("string"),
+        "Y": datasets.ClassLabel(names=task.labels),
+        "label": datasets.Value("string"),
+        "uid": datasets.Value("string"),
+        "logprob": datasets.Value("float64"),
+    }
+    if exported and "counter_logprob" in exported[0]:
+        features["counter_logprob"] = {label: datasets.Value("float64") for label in task.labels}
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        datasets.Dataset.from_list(export_rows(rows, task), features=features).save_to_disk(str(folder))
+        datasets.Dataset.from_list(exported, features=datasets.Features(features)).save_to_disk(str(folder))
     finally:
         if bars:
             datasets.enable_progress_bars()
@@ -98,7 +104,8 @@ read them. Labels can be wrong and statements in the texts are made up.
 
 {prompts}
 Columns: `C` the context of the prompt, `X` the text, `Y` and `label` the label as a number and as a name, `uid` chunk
-and request, `logprob` the mean log-probability of the text's tokens under the language model.
+and request, `logprob` the mean log-probability of the text's tokens under the language model, and where the texts were
+written with counter-prompts, `counter_logprob` the same behind the prompts of the other labels.
 """
 
 

@@ -61,5 +61,6 @@ class Filter:
 def judge(row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter) -> tuple[Example, str | None]:
     """Parse a continuation into `row` and filter it: return the row with its text, and the reject reason or None."""
     text, reason = parse(continuation, rule)
-    row = replace(row, text=text, logprob=round(continuation.logprob, 5))
+    counters = {label: round(value, 5) for label, value in continuation.counter_logprob.items()}
+    row = replace(row, text=text, logprob=round(continuation.logprob, 5), counter_logprob=counters)
     return row, reason or filters.reason(row)

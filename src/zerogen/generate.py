@@ -8,8 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
-from zerogen.config import DecodingConfig, FilterConfig, TaskConfig, check_decoding, check_filter, check_size
-from zerogen.contexts import Contexts, first_size
+from zerogen.config import (
+    DecodingConfig,
+    FilterConfig,
+    TaskConfig,
+    check_debias,
+    check_decoding,
+    check_filter,
+    check_size,
+)
+from zerogen.contexts import Contexts, chunk_size
 from zerogen.errors import UserError
 from zerogen.filters import Filter, judge
 from zerogen.plm.model import Plm
@@ -39,6 +47,7 @@ class Generator:
     ) -> None:
         check_decoding(decoding)
         check_filter(filters)
+        check_debias(task.debias)
         if not task.prompts:
             raise UserError(
                 f"task '{task.name}': prompts is empty; setting=zerogen needs one for each of {', '.join(task.labels)}"
@@ -85,13 +94,8 @@ class Generator:
 
     def contexts_before(self, index: int) -> int:
         """Return the number of contexts that the chunks before chunk `index` use."""
-        repeats = self.task.context.per_label if self.task.context else 1
-
-        def used(requests: int) -> int:
-            return max(1, requests // (len(self.task.labels) * repeats))
-
-        size = self.decoding.chunk_size
-        return used(first_size(size)) + (index - 1) * used(size) if index else 0
+        each = len(self.task.labels) * (self.task.context.per_label if self.task.context else 1)
+        return sum(max(1, chunk_size(chunk, self.decoding.chunk_size) // each) for chunk in range(index))
 
     def requests(self, index: int, progress: Quiet | None = None) -> list[Request]:
         """Return the requests of chunk `index`: every context with every label, shuffled."""
@@ -103,7 +107,9 @@ class Generator:
         pairs = [(context, label) for context in contexts for label in task.labels for _ in range(repeats)]
         Random(derive(self.seed, "requests", index)).shuffle(pairs)
         return [
-            Request(f"{index:05d}-{i:04d}", self._prompt(label, context), label, context)
+            Request(
+                f"{index:05d}-{i:04d}", self._prompt(label, context), label, context, self._counters(label, context)
+            )
             for i, (context, label) in enumerate(pairs)
         ]
 
@@ -117,6 +123,11 @@ class Generator:
                 f"task '{task.name}': prompts.{label}: {error}, which is what the {plm.max_positions} positions of "
                 f"{plm.name} leave beside max_new_tokens={task.max_new_tokens}"
             ) from error
+
+    def _counters(self, label: str, context: str | None) -> dict[str, str]:
+        if not self.task.debias.decay:
+            return {}
+        return {other: self._prompt(other, context) for other in self.task.labels if other != label}
 
     def _write(self, index: int, progress: Quiet) -> Chunk:
         if not index:  # who wrote an earlier chunk has checked them
@@ -133,6 +144,7 @@ class Generator:
                 [Stop(stop.text, stop.keep) for stop in self.task.parse.stop],
                 self.task.max_new_tokens,
                 derive(self.seed, "texts", index),
+                self.task.debias,
                 advance,
             )
         rows: list[Example] = []

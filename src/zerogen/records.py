@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +16,16 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One row to be written by the PLM for `label` (empty for a context)."""
+    """One row to be written by the PLM for `label` (empty for a context).
+
+    counters: label to counter-prompt, for self-debiasing.
+    """
 
     uid: str
     prompt: str
     label: str = ""
     context: str | None = None
+    counters: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,14 @@ class Continuation:
     finish: "stop" (a stop string), "eos" (end of text) or "length" (the token limit).
     tokens: number of sampled tokens, the last one included.
     logprob: mean natural-log probability of those tokens under the PLM itself (temperature 1, no truncation).
+    counter_logprob: label to the same behind the request's counter-prompts.
     """
 
     text: str
     finish: str
     tokens: int
     logprob: float
+    counter_logprob: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class Example:
     label: str
     context: str | None = None
     logprob: float | None = None
+    counter_logprob: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,22 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from tests.conftest import byte_tokenizer, causal_model
-from zerogen.config import DecodingConfig
+from zerogen.config import DebiasConfig, DecodingConfig
+from zerogen.models import has_bfloat16
 from zerogen.plm.model import Plm
-from zerogen.plm.pack import Float32Head, PackedLinear, pack_linears
+from zerogen.plm.pack import PackedHead, PackedLinear, can_pack, pack_linears
 from zerogen.plm.sampling import Sampler
+from zerogen.plm.score import shared_prefixes
 from zerogen.records import Request, Stop
 
 PROMPTS = ["A", "The movie review", 'Movie: "', "Is this the question", "The", "x" * 20, "The movie", 'Movie: "', "No."]
@@ -23,7 +32,7 @@ def requests(prompts: Sequence[str]) -> list[Request]:
 
 def greedy_by_transformers(plm: Plm, prompt: str, tokens: int) -> str:
     """One row at a time, without padding, by transformers' own loop and attention."""
-    model = causal_model(plm.model.config.model_type)
+    model = causal_model(plm.network.config.model_type)
     ids = torch.tensor([plm.encode(prompt)])
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
@@ -96,11 +105,11 @@ def test_the_logprob_of_a_continuation_is_its_mean_token_logprob(plm: Plm) -> No
     # Sampled ids need not be what the tokenizer makes of their text: compare with the ids themselves.
     expected = []
     ids = plm.encode(prompt)
-    engine_free = causal_model(plm.model.config.model_type)
+    engine_free = causal_model(plm.network.config.model_type)
     generator = torch.Generator().manual_seed(3)
     for _ in range(row.tokens):
         logits = engine_free(torch.tensor([ids])).logits[:, -1]
-        token, _ = Sampler(0.9)(logits, generator)
+        token, _ = Sampler(0.9)(logits[:, None], generator)
         expected.append(logits.log_softmax(-1)[0, token].item())
         ids.append(int(token))
     assert row.logprob == pytest.approx(sum(expected) / len(expected), abs=1e-4)
@@ -122,7 +131,7 @@ def test_a_score_is_the_mean_token_logprob_by_the_models_own_forward(plm: Plm) -
     text = 'The movie review in positive sentiment is: "<|endoftext|>"'  # padding's id is a real token here
     ids = torch.tensor([plm.encode(text)])
     assert 0 in ids[0, 1:]
-    logp = causal_model(plm.model.config.model_type)(ids).logits[0, :-1].log_softmax(-1)
+    logp = causal_model(plm.network.config.model_type)(ids).logits[0, :-1].log_softmax(-1)
     expected = logp.gather(-1, ids[0, 1:, None]).mean().item()
     assert dict(plm.logprob([text, text + " and more words"]))[0] == pytest.approx(expected, abs=1e-5)
 
@@ -132,33 +141,63 @@ def test_a_text_of_one_token_cannot_be_scored(gpt2: Plm) -> None:
         list(gpt2.logprob(["A"]))
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16")
-def test_packed_weights_give_the_same_product() -> None:
-    linear = torch.nn.Linear(64, 96).bfloat16()
-    holder = torch.nn.Sequential(linear)
-    x = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+CPU = torch.device("cpu")
+needs_float32 = pytest.mark.skipif(not can_pack(torch.float32, CPU), reason="this torch is built without oneDNN")
+needs_bfloat16 = pytest.mark.skipif(
+    not has_bfloat16(CPU) or not can_pack(torch.bfloat16, CPU), reason="this processor has no bfloat16"
+)
+
+
+@needs_float32
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_packed_model_writes_and_scores_what_the_plain_one_does(family: str) -> None:
+    plain, packed = Plm(causal_model(family), byte_tokenizer()), causal_model(family)
+    pack_linears(packed)
+    found = Plm(packed, byte_tokenizer())
+    assert found.cached
+    assert found.network.halved
+    decoding = DecodingConfig(top_k=1, batch_size=3)
+    assert [row.text for row in found.generate(requests(PROMPTS), decoding, NEVER, 20, seed=0)] == [
+        row.text for row in plain.generate(requests(PROMPTS), decoding, NEVER, 20, seed=0)
+    ]
+    texts = [prompt + " film" for prompt in PROMPTS]
+    assert dict(found.logprob(texts)) == pytest.approx(dict(plain.logprob(texts)), abs=1e-5)
+
+
+@needs_float32
+def test_layers_that_read_the_same_tensor_are_one_product() -> None:
+    model = causal_model("llama")
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    attention, mlp = model.model.layers[1].self_attn, model.model.layers[0].mlp
     with torch.inference_mode():
-        expected = {rows: linear(x[:rows]) for rows in (1, 7, 64, 500)}
-        pack_linears(holder, None)
-        assert isinstance(holder[0], PackedLinear)
-        for rows, product in expected.items():
-            torch.testing.assert_close(holder(x[:rows]), product, atol=0.02, rtol=0.02)
+        names = ("q_proj", "k_proj", "v_proj")
+        before = [getattr(attention, name)(x) for name in names], mlp(x)
+        pack_linears(model)
+        layers = [getattr(attention, name) for name in names]
+        assert all(isinstance(layer, PackedLinear) for layer in layers)
+        assert len({id(layer.shared) for layer in layers}) == 1
+        assert mlp.gate_proj.shared is mlp.up_proj.shared
+        assert attention.o_proj.shared is not layers[0].shared
+        torch.testing.assert_close([layer(x) for layer in layers], before[0])
+        torch.testing.assert_close([layer(x) for layer in reversed(layers)], before[0][::-1])
+        torch.testing.assert_close(layers[1](2 * x), 2 * before[0][1])  # another input in between is not mixed up
+        torch.testing.assert_close(layers[2](x), before[0][2])
+        torch.testing.assert_close(mlp(x), before[1])
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16")
+@needs_bfloat16
 @pytest.mark.parametrize("bias", [False, True])
-def test_logits_of_a_packed_model_are_not_rounded(bias: bool) -> None:
-    head = torch.nn.Linear(64, 96, bias=bias).bfloat16()
-    holder = torch.nn.Sequential(head)
-    x = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+def test_logits_of_a_bfloat16_model_are_not_rounded(bias: bool) -> None:
+    head = torch.nn.Linear(64, 9000, bias=bias).bfloat16()
+    x = torch.randn(130, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = torch.nn.functional.linear(x.double(), head.weight.double(), head.bias.double() if bias else None)
     with torch.inference_mode():
-        pack_linears(holder, head)
-        assert isinstance(holder[0], Float32Head)
-        for rows in (1, 7, 64, 500):
-            logits = holder(x[:rows])
+        rounded = (head(x).double() - expected).abs().max()
+        packed = PackedHead(head, 64)
+        for rows in (1, 7, 64, 130):
+            logits = packed(x[:rows])
             assert logits.dtype == torch.float32
-            torch.testing.assert_close(logits.double(), expected[:rows], atol=1e-5, rtol=1e-5)
+            assert (logits.double() - expected[:rows]).abs().max() < rounded / 100
 
 
 def test_sliding_windows_and_soft_caps_are_the_models_own() -> None:
@@ -183,3 +222,95 @@ def test_sliding_windows_and_soft_caps_are_the_models_own() -> None:
         )
         found = plm.generate(requests([prompt, "A"]), DecodingConfig(top_k=1), NEVER, 8, seed=0)[0]
         assert found.text == plm.decode(out[0, ids.shape[1] :].tolist())
+
+
+@torch.inference_mode()
+def by_hand(plm: Plm, prompts: Sequence[str], decay: float, tokens: int) -> tuple[str, list[float]]:
+    """Greedy self-debiasing of one row, token by token from whole forwards, written out after the formula."""
+    model = causal_model(plm.network.config.model_type)
+    rows = [plm.encode(prompt) for prompt in prompts]
+    written: list[int] = []
+    sums = [0.0] * len(rows)
+    for _ in range(tokens):
+        distributions = [model(torch.tensor([[*row, *written]])).logits[0, -1].double().softmax(-1) for row in rows]
+        p, q = distributions[0], torch.stack(distributions[1:]).max(0).values
+        scaled = p * torch.maximum(torch.exp(-decay * (q - p).clamp(min=0)), torch.tensor(0.01, dtype=torch.float64))
+        token = int((scaled / scaled.sum()).argmax())
+        sums = [total + float(d[token].log()) for total, d in zip(sums, distributions, strict=True)]
+        written.append(token)
+        if token in plm.eos:
+            break
+    return plm.decode(written), [total / len(written) for total in sums]
+
+
+@pytest.mark.parametrize("slots", [1, 4, 40])
+def test_self_debiasing_follows_the_formula_for_every_row(plm: Plm, slots: int) -> None:
+    counters = [["The movie", "A bad film"], ["No."], ["x" * 12, "Is this"], [], ["Movie", "The"]]
+    asked = [
+        Request(str(i), PROMPTS[i], counters={str(k): text for k, text in enumerate(counters[i % 5])}) for i in range(9)
+    ]
+    decoding = DecodingConfig(top_k=1, batch_size=slots)
+    found = plm.generate(asked, decoding, NEVER, 12, seed=0, debias=DebiasConfig(decay=50))
+    plain = plm.generate(asked, decoding, NEVER, 12, seed=0)
+    for request, row in zip(asked, found, strict=True):
+        prompts = [request.prompt, *request.counters.values()]
+        text, scores = by_hand(plm, prompts if request.counters else prompts * 2, 50, 12)
+        assert row.text == text
+        assert row.logprob == pytest.approx(scores[0], abs=1e-4)
+        assert list(row.counter_logprob) == list(request.counters)
+        assert list(row.counter_logprob.values()) == pytest.approx(scores[1 : 1 + len(request.counters)], abs=1e-4)
+    assert [row.text for row in found] != [row.text for row in plain]
+
+
+def test_counter_prompts_without_decay_only_score(gpt2: Plm) -> None:
+    asked = [Request("0", PROMPTS[1], counters={"other": PROMPTS[3]})]
+    alone = gpt2.generate(requests(PROMPTS[1:2]), DecodingConfig(), NEVER, 12, seed=4)[0]
+    found = gpt2.generate(asked, DecodingConfig(), NEVER, 12, seed=4)[0]
+    assert found.text == alone.text
+    assert found.counter_logprob["other"] < found.logprob
+
+
+def test_common_beginnings_are_grouped_so_that_fewest_tokens_are_left() -> None:
+    rows = [[1, 2, 3, 9], [1, 2, 3, 8, 8], [1, 2, 4, 7, 7], [1, 2, 4, 7, 6], [1, 2, 4, 7], [5, 5], [5, 5]]
+    groups = shared_prefixes(rows)
+    assert sorted((length, sorted(members)) for length, members in groups) == [(1, [5, 6]), (3, [0, 1]), (3, [2, 3, 4])]
+    assert shared_prefixes([]) == []
+    assert shared_prefixes([[1, 2, 3]]) == [(2, [0])]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
+def test_what_is_shared_does_not_change_a_score(plm: Plm, batch_tokens: int) -> None:
+    ends = ["", "good", "good and bad", "The end. " * 4, "q", "good"]
+    texts = [f'The movie review in {label} sentiment is: "{end}"' for label in ("bad", "good") for end in ends]
+    model = causal_model(plm.network.config.model_type)
+    expected = []
+    for text in texts:
+        ids = torch.tensor([plm.encode(text)])
+        logp = model(ids).logits[0, :-1].log_softmax(-1)
+        expected.append(logp.gather(-1, ids[0, 1:, None]).mean().item())
+    found = dict(plm.logprob(texts, batch_tokens))
+    assert [found[i] for i in range(len(texts))] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_model_that_scales_its_logits_is_not_cut_in_halves() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        config = GraniteConfig(
+            vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=128, logits_scaling=4.0,
+        )  # fmt: skip
+        model = GraniteForCausalLM(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(1))
+    plm = Plm(model, byte_tokenizer())
+    assert plm.cached
+    assert not plm.network.halved
+    text = "The movie review in positive sentiment"
+    ids = torch.tensor([plm.encode(text)])
+    logits = model(ids).logits[0, :-1]
+    expected = logits.log_softmax(-1).gather(-1, ids[0, 1:, None]).mean().item()
+    assert dict(plm.logprob([text, "short"]))[0] == pytest.approx(expected, abs=1e-5)
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8, pad_token_id=0)
+    found = plm.generate(requests([text, "A"]), DecodingConfig(top_k=1), NEVER, 8, seed=0)[0]
+    assert found.text == plm.decode(out[0, ids.shape[1] :].tolist())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.sampling import Sampler, nucleus, nucleus_probabilities, sorted_nucleus
 
 VOCABULARY = 1000
@@ -38,7 +39,7 @@ def test_nucleus_has_the_reference_distribution(kind: str, top_p: float) -> None
     tokens, logprobs = nucleus(logits.expand(DRAWS, -1), top_p, torch.Generator().manual_seed(1))
     assert total_variation(tokens, expected) < noise(expected)
     assert torch.all(expected[tokens] > 0)
-    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens].double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens], atol=1e-4, rtol=0)
 
 
 def test_the_bound_catches_a_wrong_sampler() -> None:
@@ -70,16 +71,16 @@ def test_top_k_and_temperature() -> None:
     logits = logits_of("peaked")
     expected = (logits / 2).double()
     expected[expected < expected.topk(5).values[-1]] = -torch.inf
-    tokens, logprobs = Sampler(top_k=5, temperature=2.0)(logits.expand(DRAWS, -1), torch.Generator().manual_seed(1))
+    tokens, logprobs = Sampler(top_k=5, temperature=2.0)(logits.expand(DRAWS, 1, -1), torch.Generator().manual_seed(1))
     assert total_variation(tokens, expected.softmax(-1)) < noise(expected.softmax(-1))
-    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens], atol=1e-4, rtol=0)
+    torch.testing.assert_close(logprobs[:, 0], logits.log_softmax(-1)[tokens], atol=1e-4, rtol=0)
 
 
 def test_greedy_takes_the_most_probable_token() -> None:
     logits = torch.stack([logits_of("peaked"), logits_of("flat")])
-    tokens, logprobs = Sampler(top_k=1)(logits, torch.Generator())
+    tokens, logprobs = Sampler(top_k=1)(logits[:, None], torch.Generator())
     assert tokens.tolist() == logits.argmax(-1).tolist()
-    torch.testing.assert_close(logprobs, logits.log_softmax(-1).amax(-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logprobs[:, 0], logits.log_softmax(-1).amax(-1), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("sampler", [Sampler(top_p=0.9), Sampler(top_k=1), Sampler(top_k=3, temperature=0.5)])
@@ -87,7 +88,7 @@ def test_a_nan_is_an_error(sampler: Sampler) -> None:
     logits = torch.zeros(2, VOCABULARY)
     logits[1, 3] = torch.nan
     with pytest.raises(FloatingPointError):
-        sampler(logits, torch.Generator())
+        sampler(logits[:, None], torch.Generator())
 
 
 def test_draws_depend_on_the_generator_alone() -> None:
@@ -97,3 +98,24 @@ def test_draws_depend_on_the_generator_alone() -> None:
     torch.manual_seed(2)
     second, _ = nucleus(logits, 0.9, torch.Generator().manual_seed(5))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "sampler", [Sampler(0.9, debias=SelfDebiasing(20.0)), Sampler(1.0, 3, 0.7, SelfDebiasing(5.0))]
+)
+def test_a_debiased_draw_has_the_distribution_of_the_formula(sampler: Sampler) -> None:
+    noisy = torch.randn(2, VOCABULARY, generator=torch.Generator().manual_seed(3))
+    logits = torch.stack([logits_of("peaked"), *(logits_of("peaked") + noisy)])
+    p, *others = logits.double().softmax(-1)
+    wanted = (torch.stack(others).amax(0) - p).clamp(min=0)
+    scores = (p * (-sampler.debias.decay * wanted).exp().clamp(min=0.01)).log() / sampler.temperature
+    if sampler.top_k:
+        scores[scores < scores.topk(sampler.top_k).values[-1]] = -torch.inf
+    expected = nucleus_probabilities(scores[None], sampler.top_p)[0]
+    tokens, logprobs = sampler(logits.expand(DRAWS, -1, -1), torch.Generator().manual_seed(1))
+    assert total_variation(tokens, expected) < noise(expected)
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[:, tokens].T, atol=1e-4, rtol=0)
+    biased, _ = Sampler(sampler.top_p, sampler.top_k, sampler.temperature)(
+        logits[:1].expand(DRAWS, 1, -1), torch.Generator().manual_seed(1)
+    )
+    assert total_variation(biased, expected) > noise(expected)

@@ -1,195 +1,96 @@
-"""The batched decoding loop: slots that are refilled as rows end, over one preallocated KV cache.
-
-Rows are aligned on the left: a slot's tokens stand at positions 0, 1, 2, ... of its own cache line, so no row is ever
-padded on the left and positions are right for learned and rotary embeddings alike.
-"""
+"""The batched decoding loop: slots that are refilled as rows end, over one preallocated KV cache."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
 
+from zerogen.plm.cache import SlotCache, causal_mask, pad_right
+from zerogen.plm.network import Network
 from zerogen.plm.sampling import Sampler
-
-ATTENTION = "zerogen_slots"
-
-
-def slot_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    scaling: float | None = None,
-    **extras: Any,
-) -> tuple[Tensor, None]:
-    """Attend with query [B, Hq, Q, D] to key and value [B, Hkv, T, D] under an additive mask [B or 1, 1, Q, T].
-
-    Query heads that share a key head are folded into one matrix product, so keys are never repeated.
-    """
-    if any(extras.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
-        raise NotImplementedError("an attention with soft caps, sinks or biases")  # found when the model is loaded
-    batch, heads, length, width = query.shape
-    groups = key.shape[1]
-    scaling = width**-0.5 if scaling is None else scaling
-    folded = query.reshape(batch, groups, -1, width)  # [B, Hkv, Hq/Hkv * Q, D]
-    # Keys on the left: on a CPU, transposing a slice of the cache makes oneDNN copy it.
-    scores = torch.matmul(key, folded.transpose(-1, -2)).transpose(-1, -2) * scaling
-    scores = scores.reshape(batch, groups, heads // groups, length, -1) + mask[:, :, None]
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-    out = torch.matmul(weights.view(batch, groups, -1, key.shape[-2]), value)
-    return out.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(ATTENTION, slot_attention)
-
-
-class _SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer for all slots, [S, H, T, D]."""
-
-    def __init__(self, cache: SlotCache) -> None:
-        super().__init__()
-        self.cache = cache
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        _, heads, _, width = key_states.shape
-        self.keys = key_states.new_zeros(self.cache.slots, heads, self.cache.capacity, width)
-        self.values = value_states.new_zeros(self.cache.slots, heads, self.cache.capacity, value_states.shape[-1])
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
-        cache = self.cache
-        if cache.copies is not None:  # prefill: one row per distinct prompt, copied into each of its slots
-            length = key_states.shape[2]
-            self.keys[cache.rows, :, :length] = key_states[cache.copies]
-            self.values[cache.rows, :, :length] = value_states[cache.copies]
-            return key_states, value_states
-        self.keys[cache.rows, :, cache.positions] = key_states[:, :, 0]
-        self.values[cache.rows, :, cache.positions] = value_states[:, :, 0]
-        return self.keys[:, :, : cache.width], self.values[:, :, : cache.width]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.width, 0
-
-    def get_seq_length(self) -> int:
-        return self.cache.width
-
-    def get_max_length(self) -> int:
-        return self.cache.capacity
-
-
-class SlotCache(Cache):
-    """A KV cache whose rows are written each at its own position."""
-
-    def __init__(self, layers: int, slots: int, capacity: int, device: torch.device) -> None:
-        super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
-        self.slots, self.capacity = slots, capacity
-        self.rows = torch.arange(slots, device=device)  # slots that the current forward writes
-        self.copies: Tensor | None = None  # prefill: input row of each of `rows`
-        self.positions = torch.zeros(slots, dtype=torch.long, device=device)
-        self.width = 0  # cache columns that the current forward sees
-
-    def keep(self, slots: Tensor) -> None:
-        """Drop all slots but these."""
-        self.slots = len(slots)
-        self.rows = torch.arange(self.slots, device=slots.device)
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[slots], layer.values[slots]
 
 
 class Engine(Protocol):
-    """How next-token logits are computed for a set of slots."""
+    """How next-token logits are computed for a set of lines, each holding one prompt and what was sampled behind it."""
 
-    def prefill(self, slots: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor: ...
+    def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor: ...
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor: ...
-    def keep(self, slots: Tensor) -> None: ...
-
-
-def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Return ids [B, T], rows filled with zeros at their end: under causal attention no real token sees them."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-
-
-def causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return an additive mask [1, 1, T, T] in which a token sees itself and what stands before it."""
-    return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype, device=device).triu(1)[None, None]
+    def keep(self, lines: Tensor) -> None: ...
 
 
 class CachedEngine:
-    """Keeps keys and values: a step costs one token per slot. For models that use transformers' attention interface."""
+    """Keeps keys and values: a step costs one token per line. For models that use transformers' attention interface.
 
-    def __init__(self, model: PreTrainedModel, slots: int, capacity: int) -> None:
-        self.model = model
-        layers = model.config.get_text_config().num_hidden_layers
-        self.cache = SlotCache(layers, slots, capacity, model.device)
+    The logits that it returns are overwritten by its next call.
+    """
 
-    def prefill(self, slots: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read the prompts into `slots` and return logits [b, V] behind their last tokens."""
+    def __init__(self, network: Network, lines: int, capacity: int) -> None:
+        self.network = network
+        self.cache = SlotCache(network.config.num_hidden_layers, lines, capacity, network.device)
+        self.scratch: Tensor | None = None
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """Return logits [b, V] of states [b, H] in memory that every call uses again."""
+        if self.scratch is None:
+            self.scratch = torch.empty(self.cache.slots, self.network.config.vocab_size, device=states.device)
+        return self.network.logits(states, self.scratch[: len(states)])
+
+    def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Read the prompts into `lines` and return logits [b, V] behind their last tokens; equal ones are read once."""
         distinct = list(dict.fromkeys(map(tuple, prompts)))
         index = {prompt: i for i, prompt in enumerate(distinct)}
-        cache, device = self.cache, self.model.device
-        cache.rows, cache.copies = slots, torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
-        logits = last_logits(self.model, distinct, past_key_values=cache, use_cache=True)
-        logits = logits[cache.copies]
+        cache, device = self.cache, self.network.device
+        cache.rows = lines
+        cache.copies = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
+        ids = pad_right(distinct, device)
+        cache.reserve(ids.shape[1])
+        states = self.network.hidden(
+            input_ids=ids,
+            position_ids=torch.arange(ids.shape[1], device=device)[None],
+            attention_mask=causal_mask(ids.shape[1], 0, device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        last = torch.tensor([len(prompt) - 1 for prompt in distinct], device=device)
+        states = states[torch.arange(len(distinct), device=device), last]
+        logits = self._logits(states[cache.copies])
         cache.rows, cache.copies = torch.arange(cache.slots, device=device), None
         return logits
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Append one token [S] at its position [S] to every slot and return logits [S, V]."""
+        """Append one token [S] at its position [S] to every line and return logits [S, V]."""
         cache = self.cache
-        cache.positions, cache.width = positions, int(positions.max()) + 1
-        dtype = self.model.dtype
-        seen = torch.arange(cache.width, device=tokens.device) <= positions[:, None]  # [S, T]
-        mask = torch.zeros(seen.shape, dtype=dtype, device=tokens.device).masked_fill_(~seen, torch.finfo(dtype).min)
-        out = self.model(
+        cache.advance(positions)
+        unseen = torch.arange(cache.width, device=tokens.device) > positions[:, None]  # [S, T]
+        mask = torch.zeros(unseen.shape, device=tokens.device).masked_fill_(unseen, torch.finfo(torch.float32).min)
+        states = self.network.hidden(
             input_ids=tokens[:, None],
             position_ids=positions[:, None],
             attention_mask=mask[:, None, None],
             past_key_values=cache,
             use_cache=True,
         )
-        return out.logits[:, -1]
+        return self._logits(states[:, -1])
 
-    def keep(self, slots: Tensor) -> None:
-        self.cache.keep(slots)
-
-
-def last_logits(model: PreTrainedModel, rows: Sequence[Sequence[int]], **kwargs: Any) -> Tensor:
-    """Return logits [B, V] behind the last token of each row, by one forward with a 4D causal mask."""
-    ids = pad_right(rows, model.device)
-    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-    columns, where = last.unique(return_inverse=True)  # logits only where some row ends
-    out = model(
-        input_ids=ids,
-        position_ids=torch.arange(ids.shape[1], device=ids.device)[None],
-        attention_mask=causal_mask(ids.shape[1], model.dtype, ids.device),
-        logits_to_keep=columns,
-        **kwargs,
-    )
-    return out.logits[torch.arange(len(rows), device=ids.device), where]
+    def keep(self, lines: Tensor) -> None:
+        self.cache.keep(lines)
 
 
 class RecomputingEngine:
-    """Reads every row again at each step: slow, but right for any causal model."""
+    """Reads every line again at each step: slow, but right for any causal model."""
 
-    def __init__(self, model: PreTrainedModel, slots: int, capacity: int) -> None:
-        self.model = model
-        self.rows: list[list[int]] = [[0] for _ in range(slots)]
+    def __init__(self, network: Network, lines: int, capacity: int) -> None:
+        self.network = network
+        self.rows: list[list[int]] = [[0] for _ in range(lines)]
 
-    def prefill(self, slots: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
-        for slot, prompt in zip(slots.tolist(), prompts, strict=True):
-            self.rows[slot] = list(prompt)
-        return self._logits([self.rows[slot] for slot in slots.tolist()])
+    def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
+        for line, prompt in zip(lines.tolist(), prompts, strict=True):
+            self.rows[line] = list(prompt)
+        return self._logits([self.rows[line] for line in lines.tolist()])
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         for row, token, position in zip(self.rows, tokens.tolist(), positions.tolist(), strict=True):
@@ -197,35 +98,27 @@ class RecomputingEngine:
         return self._logits(self.rows)
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        return forward_plain(self.model, rows)[
-            torch.arange(len(rows), device=self.model.device),
-            torch.tensor([len(row) - 1 for row in rows], device=self.model.device),
-        ]
+        device = self.network.device
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        return self.network.logits(self.network.read(rows)[torch.arange(len(rows), device=device), last])
 
-    def keep(self, slots: Tensor) -> None:
-        self.rows = [self.rows[slot] for slot in slots.tolist()]
-
-
-def forward_plain(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Return logits [B, T, V] by the model's own forward, with a plain 2D mask over right padding."""
-    ids = pad_right(rows, model.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (ids.shape[1] - len(row)) for row in rows], device=model.device)
-    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    def keep(self, lines: Tensor) -> None:
+        self.rows = [self.rows[line] for line in lines.tolist()]
 
 
 @dataclass
 class Row:
-    """A row under way: the index of its prompt, the tokens sampled so far, and the sum of their log-probabilities."""
+    """A row under way: the index of its prompts, the tokens sampled so far, and their log-probability behind each."""
 
     index: int
     tokens: list[int]
-    logprob: float = 0.0
+    logprobs: list[float]
 
 
 @torch.inference_mode()
 def decode(
     engine: Engine,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[Sequence[int]]],
     sampler: Sampler,
     generator: torch.Generator,
     slots: int,
@@ -233,34 +126,42 @@ def decode(
     ends: Callable[[Sequence[Row]], Sequence[str | None]],
     device: torch.device,
 ) -> Iterator[tuple[Row, str]]:
-    """Continue each of `prompts` (token ids) until it ends, and yield (row, finish) as rows end.
+    """Continue each of `prompts` until it ends, and yield (row, finish) as rows end.
 
-    slots: rows decoded at a time; a slot whose row has ended takes the next prompt.
+    prompts: for each row its prompt and its counter-prompts, all as token ids, equally many for every row. The same
+        token is appended to all of them; slot number s decodes them on the engine's lines s * (1 + K) and following.
+    slots: rows decoded at a time; a slot whose row has ended takes the next prompts.
     ends: given rows that just got a token, returns "stop" or "eos" for each that is complete, else None.
     """
+    if not prompts:
+        return
+    each = len(prompts[0])
     queue = iter(range(len(prompts)))
     waiting = len(prompts)
     rows: list[Row | None] = [None] * slots
     tokens = torch.zeros(slots, dtype=torch.long, device=device)
-    positions = torch.zeros(slots, dtype=torch.long, device=device)
+    positions = torch.zeros(slots, each, dtype=torch.long, device=device)
+
+    def lines_of(which: Sequence[int]) -> Tensor:
+        return torch.tensor([slot * each + i for slot in which for i in range(each)], device=device)
 
     def advance(which: list[int], logits: Tensor) -> Iterator[tuple[Row, str]]:
-        """Sample a token for the slots `which` from logits [len(which), V]; yield the rows that it ends."""
-        drawn, logprobs = sampler(logits, generator)
+        """Sample a token for the slots `which` from logits [len(which) * each, V]; yield the rows that it ends."""
+        drawn, logprobs = sampler(logits.view(len(which), each, -1), generator)
         tokens[which] = drawn
-        current = []
+        current: list[tuple[int, Row]] = []
         for slot, token, logprob in zip(which, drawn.tolist(), logprobs.tolist(), strict=True):
             row = rows[slot]
-            assert row is not None
+            if row is None:  # an empty slot is computed along, and what is drawn for it means nothing
+                continue
             row.tokens.append(token)
-            row.logprob += logprob
-            current.append(row)
-        for slot, row, finish in zip(which, current, ends(current), strict=True):
+            row.logprobs = [total + new for total, new in zip(row.logprobs, logprob, strict=True)]
+            current.append((slot, row))
+        for (slot, row), finish in zip(current, ends([row for _, row in current]), strict=True):
             if finish is None and len(row.tokens) >= max_new_tokens:
                 finish = "length"
             if finish is not None:
                 rows[slot] = None
-                tokens[slot] = positions[slot] = 0
                 yield row, finish
 
     while True:
@@ -270,21 +171,22 @@ def decode(
             filled = list(zip(free, queue, strict=False))
             waiting -= len(filled)
             for slot, index in filled:
-                rows[slot] = Row(index, [])
-                positions[slot] = len(prompts[index]) - 1
+                rows[slot] = Row(index, [], [0.0] * each)
+                positions[slot] = torch.tensor([len(prompt) - 1 for prompt in prompts[index]], device=device)
             which = [slot for slot, _ in filled]
-            logits = engine.prefill(torch.tensor(which, device=device), [prompts[index] for _, index in filled])
+            logits = engine.prefill(lines_of(which), [prompt for _, index in filled for prompt in prompts[index]])
             yield from advance(which, logits)
             continue
         active = [slot for slot, row in enumerate(rows) if row is not None]
         if not active:
             return
         if not waiting and len(active) <= len(rows) * 3 // 4:
-            kept = torch.tensor(active, device=device)
-            engine.keep(kept)
+            engine.keep(lines_of(active))
             rows = [rows[slot] for slot in active]
-            tokens, positions = tokens[kept], positions[kept]
-            active = list(range(len(active)))
-        positions[active] += 1
-        logits = engine.step(tokens, positions)
-        yield from advance(active, logits if len(active) == len(rows) else logits[active])
+            tokens, positions = tokens[active], positions[active]
+            free = []
+        positions += 1
+        if free:
+            tokens[free] = positions[free] = 0
+        logits = engine.step(tokens.repeat_interleave(each), positions.flatten())
+        yield from advance(list(range(len(rows))), logits)

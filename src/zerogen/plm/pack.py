@@ -1,49 +1,135 @@
-"""Linear layers with weights laid out once for oneDNN, for decoding in bfloat16 on a CPU."""
+"""Linear layers whose weights are laid out once for oneDNN, for few rows at a time on a CPU."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-# Up to this many rows the packed product is faster; beyond, oneDNN's own reordering costs nothing in comparison.
-_MOST_ROWS = 192
+_HEAD_SLICE = 4096  # tokens of the vocabulary whose logits are computed at a time
+
+
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Tell whether weights of this type can be packed on this device."""
+    return device.type == "cpu" and dtype in (torch.bfloat16, torch.float32) and torch.backends.mkldnn.is_available()
+
+
+def _reorder(weight: Tensor, rows: int) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows)
+    return packed
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return out
+
+
+class _Packed:
+    """The product of several layers that read the same input, computed when the first of them is asked for it."""
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], rows: int) -> None:
+        self.sizes = [len(weight) for weight in weights]
+        self.packed = _reorder(torch.cat(list(weights)) if len(weights) > 1 else weights[0], rows)
+        self.bias: Tensor | None = None
+        if any(bias is not None for bias in biases):
+            pairs = zip(biases, weights, strict=True)
+            self.bias = torch.cat([w.new_zeros(len(w)) if b is None else b.detach() for b, w in pairs])
+        self.input: Tensor | None = None
+        self.outputs: dict[int, Tensor] = {}
+
+    def part(self, index: int, x: Tensor) -> Tensor:
+        if self.input is not x or index not in self.outputs:
+            self.input = x
+            self.outputs = dict(enumerate(_product(x, self.packed, self.bias).split(self.sizes, dim=-1)))
+        out = self.outputs.pop(index)
+        if not self.outputs:
+            self.input = None
+        return out
 
 
 class PackedLinear(nn.Module):
-    """Same product as an `nn.Linear`, [..., in] to [..., out], on a reordered copy of its weight for few rows."""
+    """Same product as a linear layer, [..., in] to [..., out]; layers that read the same tensor share one product.
 
-    def __init__(self, linear: nn.Linear, rows: int) -> None:
+    `weight` has the layer's dtype and shape but holds nothing: the values are in the packed copy only.
+    """
+
+    def __init__(self, shared: _Packed, index: int, weight: Tensor) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.shared, self.index = shared, index
+        self.weight = nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() > _MOST_ROWS * x.shape[-1]:
-            return nn.functional.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return self.shared.part(self.index, x)
 
 
-class Float32Head(nn.Module):
-    """An output layer computed in float32, [..., in] to float32 logits [..., V], on a reordered copy of its weight.
+class PackedHead(nn.Module):
+    """An output layer, [..., in] to float32 logits [..., V].
 
-    A logit of 20 rounded to bfloat16 is off by up to 0.06, and tokens tie that do not.
+    A logit of 20 rounded to bfloat16 is off by up to 0.06, and tokens tie that do not. In bfloat16 a second product
+    computes what the first one has rounded away, which leaves a relative error of 2^-16: on processors with bfloat16
+    units that is faster than float32, and needs half the memory.
     """
 
     def __init__(self, linear: nn.Linear, rows: int) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, None if linear.bias is None else linear.bias.float()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().float(), rows)
+        self.weight = linear.weight
+        self.packed = [_reorder(part, rows) for part in linear.weight.split(_HEAD_SLICE)]
+        bias = None if linear.bias is None else linear.bias.detach()
+        self.biases = [None] * len(self.packed) if bias is None else list(bias.split(_HEAD_SLICE))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.float(), self.packed, self.bias, "none", [], "")
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the logits, in `out` where it is given: pages of fresh memory cost as much as the product itself."""
+        if out is None:
+            out = torch.empty(*x.shape[:-1], len(self.weight), device=x.device)
+        for packed, bias, part in zip(self.packed, self.biases, out.split(_HEAD_SLICE, dim=-1), strict=True):
+            part.copy_(rounded := _product(x, packed, bias))
+            if rounded.dtype != torch.float32:
+                part += torch.ops.mkldnn._linear_pointwise.binary(x, rounded.neg_(), packed, bias, "add")
+        return out
 
 
-def pack_linears(model: nn.Module, head: nn.Module | None, rows: int = 64) -> None:
-    """Replace the `nn.Linear` layers of a bfloat16 CPU model in place; `rows` is the batch it will mostly see.
+def pack_linears(model: PreTrainedModel, rows: int = 64) -> None:
+    """Replace the linear layers of a CPU model in place; `rows` is the batch it will mostly see.
 
-    head: the layer among them that computes logits; it is computed in float32.
+    The plain weights are dropped. Queries, keys and values become one product, and so do a gate and its up
+    projection: whatever layers of one module read the same tensor, as a trial run shows.
     """
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Linear:
-                setattr(module, name, (Float32Head if child is head else PackedLinear)(child, rows))
+    head = model.get_output_embeddings()
+    where = {child: (module, name) for module in model.modules() for name, child in module.named_children()}
+    for group in _readers_of_one_tensor(model):
+        if group == [head]:
+            module, name = where[head]
+            setattr(module, name, PackedHead(head, rows))
+            continue
+        weights = [layer.weight.t() if isinstance(layer, Conv1D) else layer.weight for layer in group]
+        shared = _Packed(weights, [layer.bias for layer in group], rows)
+        for index, layer in enumerate(group):
+            module, name = where[layer]
+            setattr(module, name, PackedLinear(shared, index, layer.weight))
+
+
+@torch.inference_mode()
+def _readers_of_one_tensor(model: PreTrainedModel) -> list[list[Any]]:
+    """Return the linear layers that a forward of the model calls once, those with the same input in one group."""
+    calls: list[tuple[Tensor, nn.Module]] = []  # holding the inputs keeps their ids apart
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls.append((inputs[0], layer))
+
+    # Subclasses of nn.Linear may compute something else.
+    layers = [layer for layer in model.modules() if type(layer) is nn.Linear or type(layer) is Conv1D]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    called = [layer for _, layer in calls]
+    groups: dict[int, list[Any]] = defaultdict(list)
+    for tensor, layer in calls:
+        if called.count(layer) == 1:
+            groups[id(tensor)].append(layer)
+    return list(groups.values())

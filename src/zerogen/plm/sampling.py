@@ -2,99 +2,151 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zerogen.plm.debias import SelfDebiasing
+
 _BLOCK = 256
 _ROUNDS = 16
+_CACHED = 1 << 19  # numbers that a processor's cache holds: on a CPU so many logits are looked at together
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Draws one token per row from logits [B, V].
+    """Draws one token per row, from the logits of its prompt and of any counter-prompts.
 
     top_p: the nucleus of Holtzman et al. (2020), https://arxiv.org/abs/1904.09751: a token is kept when the mass of
         strictly more probable tokens is below `top_p`, so tokens tied with the last one kept are all kept. 1 is off.
     top_k: keep the k most probable tokens (with ties) before the nucleus is taken. 0 is off, 1 is greedy.
-    temperature: divides the logits first.
+    temperature: divides the logits before that.
+    debias: what counter-prompts do to the distribution, before everything else.
     """
 
     top_p: float = 1.0
     top_k: int = 0
     temperature: float = 1.0
+    debias: SelfDebiasing = field(default_factory=SelfDebiasing)
 
     def __call__(self, logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the tokens [B] and their log-probability [B] under softmax(logits), temperature 1, untruncated.
+        """Draw from logits [B, 1 + K, V], those behind a prompt and behind its K counter-prompts.
 
-        Raises FloatingPointError when a row holds a NaN.
+        Returns the tokens [B] and their log-probabilities [B, 1 + K] under softmax(logits): without counter-prompts,
+        temperature and truncation. Raises FloatingPointError when a row holds a NaN.
         """
         if self.top_k == 1:
-            logits = logits.float()
-            tokens = logits.argmax(-1)
-            logprobs = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
-        elif self.temperature == 1 and not self.top_k:
-            tokens, logprobs = nucleus(logits, self.top_p, generator)
+            tokens = torch.cat([self._scores(logits[part]).argmax(-1) for part in row_groups(logits)])
+            logprobs = token_logprobs(logits, tokens)
+        elif logits.shape[1] == 1 and self.temperature == 1 and not self.top_k:
+            tokens, logprobs = nucleus(logits[:, 0], self.top_p, generator)
+            logprobs = logprobs[:, None]
         else:
-            logits = logits.float()
-            scaled = logits / self.temperature
-            if 0 < self.top_k < logits.shape[-1]:
-                kth = scaled.topk(self.top_k, dim=-1).values[:, -1:]
-                scaled = scaled.masked_fill(scaled < kth, -torch.inf)
-            tokens, _ = nucleus(scaled, self.top_p, generator)
-            logprobs = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
+            tokens, _ = nucleus(logits, self.top_p, generator, self._scores)
+            logprobs = token_logprobs(logits, tokens)
         if logprobs.isnan().any():
             raise FloatingPointError("the PLM's logits hold a NaN")
         return tokens, logprobs
 
+    def _scores(self, logits: Tensor) -> Tensor:
+        """Return the logits [b, V] to draw from, before the nucleus is taken."""
+        scores = self.debias(logits)
+        if self.temperature != 1:
+            scores = scores / self.temperature
+        if 1 < self.top_k < logits.shape[-1]:
+            kth = scores.topk(self.top_k, dim=-1).values[:, -1:]
+            scores = scores.masked_fill(scores < kth, -torch.inf)
+        return scores
 
-def nucleus(logits: Tensor, top_p: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw tokens [B] from the nucleus of softmax(logits [B, V]) without sorting the vocabulary.
+
+def row_groups(logits: Tensor) -> Iterator[slice]:
+    """Yield slices of the rows of logits [B, ...], few enough that what is computed of them stays in the cache."""
+    size = len(logits)
+    if logits.device.type == "cpu" and size:
+        size = max(1, _CACHED * size // logits.numel())
+    for start in range(0, len(logits), max(1, size)):
+        yield slice(start, start + size)
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the log-probabilities [B, ...] of tokens [B] under softmax(logits [B, ..., V]), in float32."""
+    logprobs = torch.empty(logits.shape[:-1], device=logits.device)
+    for part in row_groups(logits):
+        flat = logits[part].float().flatten(0, -2)  # [b * ..., V]
+        wanted = tokens[part].repeat_interleave(len(flat) // max(1, len(tokens[part])))
+        logprobs[part] = -F.cross_entropy(flat, wanted, reduction="none").view(logprobs[part].shape)
+    return logprobs
+
+
+def nucleus(
+    logits: Tensor,
+    top_p: float,
+    generator: torch.Generator,
+    transform: Callable[[Tensor], Tensor] = lambda logits: logits,
+) -> tuple[Tensor, Tensor]:
+    """Draw tokens [B] from the nucleus of softmax(transform(logits [B, ...])) without sorting the vocabulary.
 
     A token is drawn from the whole distribution and kept if it lies in the nucleus, else drawn again: what is kept is
     distributed as the renormalised nucleus. Rows that are still without a token after some rounds (a tiny `top_p`)
-    are drawn from the sorted nucleus. Also returns the tokens' log-probabilities [B] under softmax(logits), which are
-    NaN where a row of logits holds a NaN.
+    are drawn from the sorted nucleus. Also returns the tokens' log-probabilities [B] under that softmax, untruncated;
+    they are NaN where a row of logits holds a NaN.
+
+    transform: what is done to some rows of logits before they are drawn from; it returns [b, V].
     """
-    weights = logits.float() - logits.amax(-1, keepdim=True).float()
-    weights = F.pad(weights.exp_(), (0, -weights.shape[-1] % _BLOCK))  # [B, V], unnormalised
-    blocks = weights.unflatten(-1, (-1, _BLOCK))  # [B, V/block, block]
-    upto = blocks.sum(-1).cumsum(-1, dtype=torch.float64)  # [B, V/block]
-    total = upto[:, -1]
     tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-    open_rows = torch.arange(len(logits), device=logits.device)
-    if total.isnan().any():
-        return tokens, torch.full_like(total, torch.nan)
+    logprobs = torch.zeros(len(logits), device=logits.device)
+    parts: list[slice | Tensor] = list(row_groups(logits))
+    places = torch.arange(len(logits), device=logits.device)
     for _ in range(_ROUNDS):
-        drawn = _draw(blocks, upto, open_rows, generator)
-        rows = weights if len(open_rows) == len(weights) else weights[open_rows]
-        chosen = rows.gather(-1, drawn[:, None])  # [b, 1]
-        if top_p < 1:
-            above = torch.where(rows > chosen, rows, 0.0).sum(-1)  # float32 sums pairwise: exact to about 1e-6
-            inside = above < top_p * total[open_rows]
-        else:
-            inside = chosen.squeeze(-1) > 0
-        tokens[open_rows[inside]] = drawn[inside]
-        open_rows = open_rows[~inside]
-        if not len(open_rows):
-            break
+        rejected = []
+        for part in parts:
+            drawn, logp, inside = _propose(transform(logits[part]), top_p, generator)
+            tokens[part], logprobs[part] = drawn, logp
+            rejected.append(places[part][~inside])
+        left = torch.cat(rejected)
+        if not len(left):
+            return tokens, logprobs
+        parts = [left[part] for part in row_groups(logits[:1].expand(len(left), *logits.shape[1:]))]
+    for part in parts:
+        scores = transform(logits[part])
+        tokens[part] = sorted_nucleus(scores, top_p, generator)
+        logprobs[part] = token_logprobs(scores, tokens[part])
+    return tokens, logprobs
+
+
+def _propose(logits: Tensor, top_p: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw tokens [b] from softmax(logits [b, V]); return them, their log-probabilities, and which lie in the nucleus.
+
+    A row with a NaN counts as inside, with a NaN as its log-probability.
+    """
+    weights = (logits - logits.amax(-1, keepdim=True)).float().exp_()  # [b, V], unnormalised
+    if weights.shape[-1] % _BLOCK:
+        weights = F.pad(weights, (0, -weights.shape[-1] % _BLOCK))
+    blocks = weights.unflatten(-1, (-1, _BLOCK))  # [b, V/block, block]
+    upto = blocks.sum(-1).cumsum(-1, dtype=torch.float64)  # [b, V/block]
+    total = upto[:, -1:]
+    uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=generator.device)
+    tokens = _at(blocks, upto, uniform.to(upto.device) * total).clamp_(max=logits.shape[-1] - 1)  # [b, 1]
+    chosen = weights.gather(-1, tokens)
+    if top_p < 1:
+        above = torch.where(weights > chosen, weights, 0.0).sum(-1, keepdim=True)  # pairwise: exact to about 1e-6
+        inside = above < top_p * total
     else:
-        tokens[open_rows] = sorted_nucleus(logits[open_rows], top_p, generator)
-    return tokens, (weights.gather(-1, tokens[:, None]).squeeze(-1) / total).log()
+        inside = chosen > 0
+    logprobs = (chosen / total).log()
+    return tokens.squeeze(-1), logprobs.squeeze(-1).float(), (inside | total.isnan()).squeeze(-1)
 
 
-def _draw(blocks: Tensor, upto: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw token ids [b] for `rows` [b] by inverse CDF in two levels: first the block, then the place in it."""
-    upto = upto[rows]
-    uniform = torch.rand(len(rows), 1, dtype=torch.float64, generator=generator, device=generator.device)
-    target = uniform.to(upto.device) * upto[:, -1:]  # [b, 1]
+def _at(blocks: Tensor, upto: Tensor, target: Tensor) -> Tensor:
+    """Find token ids [b, 1] by inverse CDF in two levels: the block in which `target` [b, 1] falls, the place in it."""
     block = torch.searchsorted(upto, target, right=True).clamp_(max=upto.shape[-1] - 1)
     before = F.pad(upto, (1, 0)).gather(-1, block)
-    inner = blocks[rows, block.squeeze(-1)].cumsum(-1, dtype=torch.float64)  # [b, block]
+    inner = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).squeeze(1).cumsum(-1, dtype=torch.float64)
     place = torch.searchsorted(inner, target - before, right=True).clamp_(max=_BLOCK - 1)
-    return (block * _BLOCK + place).squeeze(-1)
+    return block * _BLOCK + place
 
 
 def sorted_nucleus(logits: Tensor, top_p: float, generator: torch.Generator) -> Tensor:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zerogen.pool import Chunk
     from zerogen.tam.train import Tam
 
-POOL_FORMAT = 2  # raise it when the same configuration and seed give other rows
+POOL_FORMAT = 3  # raise it when the same configuration and seed give other rows
 RUN_FORMAT = 3  # raise it when the same rows and configuration give another TAM or other metrics
 
 
@@ -212,6 +212,7 @@ class Run:
             "task": [task.name, task.labels, task.prompts, task.max_new_tokens],
             "context": None if task.context is None else asdict(task.context),
             "parse": asdict(task.parse),
+            "debias": asdict(task.debias),
             "plm": self._plm_key(),
             "decoding": asdict(config.decoding),
             "filter": asdict(config.filter),

@@ -1,0 +1,174 @@
+"""Keys and values of rows under way, and the attention that reads them.
+
+Rows are aligned on the left: a row's tokens stand at positions 0, 1, 2, ... of its own cache line, so no row is ever
+padded on the left and positions are right for learned and rotary embeddings alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+ATTENTION = "zerogen_slots"
+_GROWTH = 32  # columns that a cache grows by
+
+
+def slot_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None = None,
+    **extras: Any,
+) -> tuple[Tensor, None]:
+    """Attend with query [B, Hq, Q, D] to key and value [B, Hkv, T, D] under an additive mask [B or 1, 1, Q, T].
+
+    Query heads that share a key head are folded into one matrix product, so keys are never repeated.
+    """
+    if any(extras.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
+        raise NotImplementedError("an attention with soft caps, sinks or biases")  # found when the model is loaded
+    batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    folded = query.reshape(batch, groups, -1, width)  # [B, Hkv, Hq/Hkv * Q, D]
+    # Keys on the left: on a CPU, transposing a slice of the cache makes oneDNN copy it.
+    scores = torch.matmul(key, folded.transpose(-1, -2)).transpose(-1, -2)
+    scores = scores.to(torch.float32, memory_format=torch.contiguous_format).mul_(scaling or width**-0.5)
+    scores.view(batch, groups, -1, length, scores.shape[-1]).add_(mask[:, :, None])
+    out = torch.matmul(scores.softmax(-1).to(value.dtype), value)
+    return out.view(batch, heads, length, -1).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, slot_attention)
+
+
+class _SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer for all slots, [S, H, T, D]; T grows as rows get longer."""
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        slots, heads = self.cache.slots, key_states.shape[1]
+        self.keys = key_states.new_zeros(slots, heads, 0, key_states.shape[-1])
+        self.values = value_states.new_zeros(slots, heads, 0, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        cache = self.cache
+        # Never a slice of the columns: oneDNN would copy it at every step.
+        if missing := max(0, cache.width - self.keys.shape[2]):
+            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, missing))
+            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, missing))
+        if cache.copies is not None:  # prefill: one row per distinct prompt, copied into each of its slots
+            length = key_states.shape[2]
+            self.keys[cache.rows, :, :length] = key_states[cache.copies]
+            self.values[cache.rows, :, :length] = value_states[cache.copies]
+            return key_states, value_states
+        lines = cache.lines(self.keys.shape[1])
+        for kept, new in ((self.keys, key_states), (self.values, value_states)):
+            kept.view(-1, kept.shape[-1]).index_copy_(0, lines, new.reshape(-1, new.shape[-1]))
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.width, 0
+
+    def get_seq_length(self) -> int:
+        return self.cache.width
+
+    def get_max_length(self) -> int:
+        return self.cache.capacity
+
+
+class SlotCache(Cache):
+    """A KV cache whose rows are written each at its own position."""
+
+    def __init__(self, layers: int, slots: int, capacity: int, device: torch.device) -> None:
+        super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
+        self.slots, self.capacity = slots, capacity
+        self.rows = torch.arange(slots, device=device)  # slots that the current forward writes
+        self.copies: Tensor | None = None  # prefill: input row of each of `rows`
+        self.width = 0  # columns
+        self.positions = torch.zeros(slots, dtype=torch.long, device=device)
+        self._lines: dict[int, Tensor] = {}
+
+    def reserve(self, length: int) -> None:
+        """Make room for rows of `length` tokens."""
+        if length > self.width:
+            self.width = min(self.capacity, -(-length // _GROWTH) * _GROWTH)
+
+    def advance(self, positions: Tensor) -> None:
+        """Let the next forward write one token per slot, at `positions` [S]."""
+        self.reserve(int(positions.max()) + 1)
+        self.positions = positions
+        self._lines.clear()
+
+    def lines(self, heads: int) -> Tensor:
+        """Return where a layer with that many heads writes, as rows of its [S * H * T, D] view, [S * H]."""
+        if heads not in self._lines:  # the same in every layer
+            line = self.rows[:, None] * heads + torch.arange(heads, device=self.rows.device)
+            self._lines[heads] = (line * self.width + self.positions[:, None]).flatten()
+        return self._lines[heads]
+
+    def keep(self, slots: Tensor) -> None:
+        """Drop all slots but these."""
+        self.slots = len(slots)
+        self.rows = torch.arange(self.slots, device=slots.device)
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[slots], layer.values[slots]
+
+
+class _PrefixLayer(CacheLayerMixin):
+    """Keys and values of one layer for a prefix [1, H, P, D], put before those of every row that is read after it."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = key_states, value_states
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            return key_states, value_states
+        assert self.keys is not None and self.values is not None
+        rows = len(key_states)
+        return (
+            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], 2),
+            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], 2),
+        )
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class PrefixCache(Cache):
+    """Keeps what the first forward reads, one row; every later forward sees it and leaves it as it is."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[_PrefixLayer() for _ in range(layers)])
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Return ids [B, T], rows filled with zeros at their end: under causal attention no real token sees them."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+
+
+def causal_mask(length: int, before: int, device: torch.device) -> Tensor:
+    """Return an additive float32 mask [1, 1, T, before + T]: a token sees itself and what stands before it."""
+    mask = torch.full((length, length), torch.finfo(torch.float32).min, device=device).triu(1)
+    return torch.nn.functional.pad(mask, (before, 0))[None, None]

@@ -1,0 +1,88 @@
+"""A causal model in two halves, so that logits are made only where somebody reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from zerogen.plm.cache import ATTENTION, pad_right
+from zerogen.plm.pack import PackedHead
+
+# What a model raises whose code does not go together with our cache, attention or halves.
+MISFITS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, IndexError)
+
+
+class Network:
+    """`hidden` reads tokens, `logits` makes next-token logits of what it returns.
+
+    Where a model does something of its own between or behind the two (it scales or caps logits), which a comparison
+    shows, `hidden` returns the logits of all tokens and `logits` passes them on.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval()
+        self.device = model.device
+        self.config = model.config.get_text_config()
+        self._own_attention: str = model.config._attn_implementation
+        self._body, self._head = model.base_model, model.get_output_embeddings()
+        self.halved = False
+        self.halved = self._halves_agree()
+
+    @torch.inference_mode()
+    def _halves_agree(self) -> bool:
+        rows = [[(5 * i + 1) % self.config.vocab_size for i in range(4)]]
+        expected = self.logits(self.read(rows)).float()
+        self.halved = True
+        try:
+            return self._body is not self.model and torch.allclose(
+                self.logits(self.read(rows)).float(), expected, rtol=1e-3, atol=1e-3
+            )
+        except MISFITS:
+            return False
+
+    def hidden(self, **inputs: Any) -> Tensor:
+        """Run the model on keyword arguments of its forward; return states [B, T, H] for `logits`."""
+        if self.halved:
+            states: Tensor = self._body(**inputs).last_hidden_state
+            return states
+        logits: Tensor = self.model(**inputs).logits
+        return logits
+
+    def read(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Return states [B, T, H] by the model's own attention, with a plain 2D mask over right padding."""
+        ids = pad_right(rows, self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (ids.shape[1] - len(row)) for row in rows], device=self.device)
+        return self.hidden(input_ids=ids, attention_mask=mask, use_cache=False)
+
+    def logits(self, states: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return logits [..., V] for states [..., H], in the memory of `out` where the head can."""
+        if not self.halved:
+            return states
+        if isinstance(self._head, PackedHead):
+            return self._head(states, out)
+        logits: Tensor = self._head(states)
+        return logits
+
+    @contextmanager
+    def slot_attention(self) -> Iterator[None]:
+        """Let the model attend by `cache.slot_attention`, which needs 4D masks, and give it back its own attention."""
+        self.model.set_attn_implementation(ATTENTION)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(self._own_attention)
+
+    @property
+    def positions(self) -> int:
+        """The longest row that the model can read, in tokens."""
+        return getattr(self.config, "max_position_embeddings", None) or 1 << 30
+
+    @property
+    def window(self) -> int:
+        """The longest row over which its attention is a full one: within its window a sliding attention is."""
+        return getattr(self.config, "sliding_window", None) or 1 << 30
