@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from zerogen.config import Config, SettingConfig
+from zerogen.console import reporting_errors
 from zerogen.errors import UserError
-from zerogen.jobs import JobFailed, _in_process, device_of, expand
+from zerogen.jobs import _in_process, devices_of, expand
 from zerogen.settings.zerogen import points
 
 
@@ -23,15 +24,15 @@ def test_a_setting_that_draws_nothing_runs_once() -> None:
 
 
 def test_the_device_of_no_gpu_is_the_cpu() -> None:
-    assert device_of("none").type == "cpu"
-    with pytest.raises(UserError, match="gpu=99: there is no such GPU"):
-        device_of(99)
+    assert [device.type for device in devices_of("none", 2)] == ["cpu", "cpu"]
+    with pytest.raises(UserError, match=r"gpu=\[0, 99\]: there is no such GPU"):
+        devices_of([0, 99])
 
 
 def test_a_job_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     # A spawned process that kills itself while it unpickles its configuration.
     config = Config(seed=5, dataset_labels=Deadly())
-    with pytest.raises(JobFailed) as failed:
+    with pytest.raises(SystemExit) as failed, reporting_errors():
         _in_process(config)
     assert failed.value.code == 1
     assert "seed=5: stopped by SIGKILL; was memory short?" in capsys.readouterr().err

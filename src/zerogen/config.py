@@ -225,7 +225,9 @@ class Config:
     seeds: list[int] | None = None
     """a list of seeds, [0,1,2]: one full run each, and their mean and standard deviation"""
     gpu: Any = "auto"
-    """auto, none or the index of a GPU"""
+    """auto, none, the index of a GPU or a list of indices: each writes texts, the first one trains"""
+    processes: int = 1
+    """processes that write texts side by side on a CPU, each with the whole PLM and its share of the cores"""
     dataset: str | None = None
     """train on this synthetic file (JSONL with C, X, Y or label) or datasets folder instead of generating"""
     dataset_labels: Any = None
@@ -356,12 +358,13 @@ def check(config: Config) -> None:
         raise UserError("train=false: setting=prompting never trains; leave it out")
     if not config.train and not config.tam.checkpoint and (setting == "supervised" or config.dataset):
         raise UserError("train=false: nothing would be done; set tam.checkpoint=FOLDER to evaluate one")
-    if isinstance(config.gpu, list) and len(config.gpu) == 1:
-        config.gpu = config.gpu[0]
     if config.gpu is None:
         config.gpu = "none"
-    if config.gpu not in ("auto", "none") and (not isinstance(config.gpu, int) or isinstance(config.gpu, bool)):
-        raise UserError(f"gpu={config.gpu}: allowed is auto, none or an index such as 0")
+    if config.gpu not in ("auto", "none"):
+        indices = config.gpu if isinstance(config.gpu, list) else [config.gpu]
+        if not indices or any(type(index) is not int for index in indices) or len(set(indices)) != len(indices):
+            raise UserError(f"gpu={config.gpu}: allowed is auto, none, an index such as 0 or a list such as [0,1]")
+    _between("processes", config.processes, "1 or more", config.processes >= 1)
 
 
 def check_name(key: str, name: str) -> None:

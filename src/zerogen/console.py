@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from zerogen.errors import UserError
+from zerogen.errors import ChildFailed, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,15 +35,19 @@ def reporting_errors() -> Iterator[None]:
 
     2 and one line where the user's input is wrong, 128 + signal for a stop; anything else keeps its traceback and 1.
     """
-    from zerogen.jobs import JobFailed, Stopped
+    from zerogen.jobs import Stopped
 
     try:
         yield
     except UserError as error:
         print(f"zerogen: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except JobFailed as failed:
-        sys.exit(failed.code)
+    except ChildFailed as failed:
+        if failed.exitcode < 0:  # killed: it could not say so itself
+            guess = "; was memory short?" if -failed.exitcode == signal.SIGKILL else ""
+            name = signal.Signals(-failed.exitcode).name
+            print(f"zerogen: {failed.what}: stopped by {name}{guess}", file=sys.stderr)
+        sys.exit(max(1, failed.exitcode))
     except Stopped as stopped:
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:

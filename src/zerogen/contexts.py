@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
 
-from zerogen.config import ContextConfig, DecodingConfig, FilterConfig, ParseConfig
+from zerogen.config import ContextConfig, DebiasConfig, DecodingConfig, FilterConfig, ParseConfig
 from zerogen.errors import UserError
 from zerogen.filters import Filter, judge
-from zerogen.plm.model import Plm
+from zerogen.plm.work import Work, Writer
 from zerogen.pool import Chunk, Journal
 from zerogen.progress import Quiet
 from zerogen.records import Example, Request, Stop, derive
@@ -34,7 +33,7 @@ class Contexts:
 
     def __init__(
         self,
-        plm: Callable[[], Plm],
+        plm: Callable[[], Writer],
         config: ContextConfig,
         decoding: DecodingConfig,
         filters: FilterConfig,
@@ -94,32 +93,41 @@ class Contexts:
         return False
 
     def _write(self, progress: Quiet) -> None:
-        index = len(self.journal.chunks)
-        size = chunk_size(index, self.decoding.chunk_size)
-        requests = [Request(f"C{index}-{i}", self.config.prompt) for i in range(size)]
+        """Write as many chunks of contexts as the writer writes at once."""
+        start, plm = len(self.journal.chunks), self.plm()
         rule = ParseConfig()
-        plm = self.plm()
-        started, tokens = time.perf_counter(), plm.tokens
-        with progress.bar("writing contexts", size, "rows") as advance:
-            continuations = plm.generate(
-                requests,
-                self.decoding,
+        works = [
+            Work(
+                f"contexts-{index:06d}",
+                [
+                    Request(f"C{index}-{i}", self.config.prompt)
+                    for i in range(chunk_size(index, self.decoding.chunk_size))
+                ],
                 [Stop(stop.text, stop.keep) for stop in rule.stop],
                 self.config.max_new_tokens,
                 derive(self.seed, "contexts", index),
-                on_row=advance,
+                self.decoding,
+                DebiasConfig(),
             )
-        rows: list[Example] = []
-        rejects: Counter[str] = Counter()
-        samples: list[dict[str, Any]] = []
-        for request, continuation in zip(requests, continuations, strict=True):
-            row, reason = judge(Example(request.uid, "", ""), continuation, rule, self.filter)
-            if reason is None:
-                rows.append(replace(row, logprob=None))
-            else:
-                rejects[reason] += 1
-                if rejects[reason] <= 3:
-                    samples.append({"text": row.text, "reason": reason})
-        seconds = round(time.perf_counter() - started, 3)
-        self.journal.append(Chunk(index, rows, {"": size}, {"": dict(rejects)}, samples, plm.tokens - tokens, seconds))
-        self.texts += [row.text for row in rows]
+            for index in range(start, start + plm.at_once)
+        ]
+        with progress.bar("writing contexts", sum(len(work.requests) for work in works), "rows") as advance:
+            for index, (work, written) in enumerate(zip(works, plm.write(works, advance), strict=True), start):
+                if self._exhausted():  # written one by one, this chunk would not exist
+                    continue
+                rows: list[Example] = []
+                rejects: Counter[str] = Counter()
+                samples: list[dict[str, Any]] = []
+                for request, continuation in zip(work.requests, written.continuations, strict=True):
+                    row, reason = judge(Example(request.uid, "", ""), continuation, rule, self.filter)
+                    if reason is None:
+                        rows.append(replace(row, logprob=None))
+                    else:
+                        rejects[reason] += 1
+                        if rejects[reason] <= 3:
+                            samples.append({"text": row.text, "reason": reason})
+                asked = {"": len(work.requests)}
+                self.journal.append(
+                    Chunk(index, rows, asked, {"": dict(rejects)}, samples, written.tokens, written.seconds)
+                )
+                self.texts += [row.text for row in rows]

@@ -13,6 +13,17 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class ChildFailed(Exception):
+    """A process that worked for this one ended early; why has been said, unless a signal ended it.
+
+    exitcode: its own, negative for a signal. what: names it in the message.
+    """
+
+    def __init__(self, exitcode: int, what: str) -> None:
+        super().__init__(f"{what}: ended with exit code {exitcode}")
+        self.exitcode, self.what = exitcode, what
+
+
 def nearest(value: object, options: Iterable[object]) -> str:
     """Return ``; did you mean 'x'?`` for the closest of `options`, or nothing when none is close."""
     found = difflib.get_close_matches(str(value), [str(option) for option in options], n=1, cutoff=0.5)

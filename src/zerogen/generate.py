@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -20,7 +19,7 @@ from zerogen.config import (
 from zerogen.contexts import Contexts, chunk_size
 from zerogen.errors import UserError
 from zerogen.filters import Filter, judge
-from zerogen.plm.model import Plm
+from zerogen.plm.work import Work, Writer, Written
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.progress import Quiet
 from zerogen.records import Example, Request, Stop, derive
@@ -32,13 +31,14 @@ class Generator:
 
     A chunk asks equally often for every label. What a chunk holds depends on (configuration, seed, chunk index) and on
     the chunks before it (a text that they hold is rejected), never on how many rows are wanted: of each label, the rows
-    for n = 1,000 are the first of those for n = 2,000. `plm` is called when the first chunk has to be written.
+    for n = 1,000 are the first of those for n = 2,000. A writer that writes several chunks at once may leave more of
+    them than `n` needs; the rows are the same. `plm` is called when the first chunk has to be written.
     """
 
     def __init__(
         self,
         task: TaskConfig,
-        plm: Callable[[], Plm],
+        plm: Callable[[], Writer],
         decoding: DecodingConfig,
         filters: FilterConfig,
         seed: int,
@@ -75,11 +75,14 @@ class Generator:
             advance(sum(min(have[label], quota[label]) for label in quota))
             while lacking := [label for label in quota if have[label] < quota[label]]:
                 self._check_acceptance(lacking)
-                chunk = self._write(len(self.journal.chunks), progress)
-                self.journal.append(chunk)
-                before, have = have, have + chunk.accepted()
-                advance(sum(min(have[label], quota[label]) - min(before[label], quota[label]) for label in quota))
-                yield chunk
+                for chunk in self._write(progress):
+                    self.journal.append(chunk)
+                    before, have = have, have + chunk.accepted()
+                    advance(sum(min(have[label], quota[label]) - min(before[label], quota[label]) for label in quota))
+                    yield chunk
+                    # As strict as where chunks are written one by one.
+                    if lacking := [label for label in quota if have[label] < quota[label]]:
+                        self._check_acceptance(lacking)
 
     def rows(self, n: int) -> list[Example]:
         """Return the training set of size `n`: the first rows of each label, in request order."""
@@ -129,29 +132,34 @@ class Generator:
             return {}
         return {other: self._prompt(other, context) for other in self.task.labels if other != label}
 
-    def _write(self, index: int, progress: Quiet) -> Chunk:
-        if not index:  # who wrote an earlier chunk has checked them
+    def _write(self, progress: Quiet) -> Iterator[Chunk]:
+        """Write as many chunks as the writer writes at once."""
+        start = len(self.journal.chunks)
+        if not start:  # who wrote an earlier chunk has checked them
             self.check_prompts()
         plm = self.plm()
-        started, tokens = time.perf_counter(), plm.tokens
-        requests = self.requests(index, progress)
-        # Contexts count their own time and tokens.
-        seconds_before, tokens_before = time.perf_counter() - started, plm.tokens - tokens
-        with progress.bar("requests of this chunk", len(requests), "rows") as advance:
-            continuations = plm.generate(
-                requests,
-                self.decoding,
+        works = [
+            Work(
+                f"texts-{index:06d}",
+                self.requests(index, progress),
                 [Stop(stop.text, stop.keep) for stop in self.task.parse.stop],
                 self.task.max_new_tokens,
                 derive(self.seed, "texts", index),
+                self.decoding,
                 self.task.debias,
-                advance,
             )
+            for index in range(start, start + plm.at_once)
+        ]
+        with progress.bar("requests of this chunk", sum(len(work.requests) for work in works), "rows") as advance:
+            for index, (work, written) in enumerate(zip(works, plm.write(works, advance), strict=True), start):
+                yield self._judge(index, work, written)
+
+    def _judge(self, index: int, work: Work, written: Written) -> Chunk:
         rows: list[Example] = []
         rejects: dict[str, Counter[str]] = {label: Counter() for label in self.task.labels}
         shown: Counter[str] = Counter()
         samples: list[dict[str, Any]] = []
-        for request, continuation in zip(requests, continuations, strict=True):
+        for request, continuation in zip(work.requests, written.continuations, strict=True):
             row = Example(request.uid, "", request.label, request.context)
             row, reason = judge(row, continuation, self.task.parse, self.filter)
             if reason is None:
@@ -164,11 +172,11 @@ class Generator:
         return Chunk(
             index,
             rows,
-            dict(Counter(request.label for request in requests)),
+            dict(Counter(request.label for request in work.requests)),
             {label: dict(counts) for label, counts in rejects.items()},
             samples,
-            plm.tokens - tokens - tokens_before,
-            round(time.perf_counter() - started - seconds_before, 3),
+            written.tokens,
+            written.seconds,
         )
 
     def _check_acceptance(self, labels: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from zerogen.config import Config
-from zerogen.errors import UserError
+from zerogen.errors import ChildFailed, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +30,6 @@ class Stopped(BaseException):
         self.number = number
 
 
-class JobFailed(Exception):
-    """A job's process ended with an exit code other than 0; why has been said."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 def stop_on_signals() -> None:
     """Turn SIGINT and SIGTERM into `Stopped`."""
 
@@ -48,18 +40,24 @@ def stop_on_signals() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def device_of(gpu: Any) -> torch.device:
-    """Return the device for `gpu` (auto, none or an index). Raises `UserError` for a GPU that is not there."""
+def devices_of(gpu: Any, processes: int = 1) -> list[torch.device]:
+    """Return the devices that write texts; the first one does everything else.
+
+    gpu: auto, none, an index or a list of them. processes: how often the CPU counts. Raises `UserError` for a GPU that
+    is not there, and for several processes on one.
+    """
     import torch
 
     count = torch.cuda.device_count()
     if gpu == "none" or (gpu == "auto" and not count):
-        return torch.device("cpu")
-    index = 0 if gpu == "auto" else gpu
-    if not 0 <= index < count:
+        return [torch.device("cpu")] * processes
+    indices = [0] if gpu == "auto" else gpu if isinstance(gpu, list) else [gpu]
+    if not all(0 <= index < count for index in indices):
         there = f"0 to {count - 1}" if count else "auto or none: this machine has no GPU that torch can use"
         raise UserError(f"gpu={gpu}: there is no such GPU; allowed is {there}")
-    return torch.device("cuda", index)
+    if processes > 1:
+        raise UserError(f"processes={processes}: is for a CPU; several GPUs are a list, gpu=[0,1]")
+    return [torch.device("cuda", index) for index in indices]
 
 
 def go_offline_without_network() -> None:
@@ -94,7 +92,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     from zerogen.settings.run import Run
 
     require_writable(Path(config.output_dir))
-    run = Run(config, device_of(config.gpu), Rich(console))
+    run = Run(config, devices_of(config.gpu, config.processes), Rich(console))
     earlier = finished(run)
     if earlier is not None:
         run.progress.say(f"already there, nothing done: {run.folder()} (delete the folder to run again)")
@@ -157,11 +155,11 @@ def title(config: Config) -> str:
 def run_all(configs: Sequence[Config], console: Console) -> Iterator[dict[str, Any]]:
     """Run configurations one after the other and yield their results.
 
-    Several run each in a fresh process, so that the peak memory of one is not that of another. Raises `JobFailed`
-    with the exit code of the first one that fails.
+    Several run each in a fresh process, so that the peak memory of one is not that of another. Raises
+    `ChildFailed` with the exit code of the first one that fails.
     """
     for config in configs:
-        device_of(config.gpu)
+        devices_of(config.gpu, config.processes)
     if len(configs) == 1:
         console.rule(title(configs[0]), align="left", style="dim")
         yield run_one(configs[0], console)
@@ -193,11 +191,7 @@ def _in_process(config: Config) -> dict[str, Any]:
             process.join()
         raise
     if process.exitcode != 0 or not result:
-        code = process.exitcode or 1
-        if code < 0:  # killed: it could not say so itself
-            guess = "; was memory short?" if -code == signal.SIGKILL else ""
-            print(f"zerogen: {title(config)}: stopped by {signal.Signals(-code).name}{guess}", file=sys.stderr)
-        raise JobFailed(max(1, code))
+        raise ChildFailed(process.exitcode or 1, title(config))
     return result
 
 

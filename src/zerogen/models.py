@@ -124,22 +124,37 @@ def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any
     Raises `UserError` when the weights are not on this machine and cannot be fetched, or are not of that kind.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoTokenizer
 
-    common: dict[str, Any] = {"revision": source.revision} if source.revision else {}
+    with _loading(source, what) as (name, revision):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(name, **revision)
+        model = auto_model.from_pretrained(name, **revision, **arguments)
+    assert isinstance(model, torch.nn.Module)
+    return model.eval(), tokenizer
+
+
+def load_codec(source: Source, what: str) -> tuple[Any, Any]:
+    """Load (configuration, tokenizer) of a model without its weights. Raises `UserError` as `load_pretrained` does."""
+    with _loading(source, what) as (name, revision):
+        from transformers import AutoConfig, AutoTokenizer
+
+        return AutoConfig.from_pretrained(name, **revision), AutoTokenizer.from_pretrained(name, **revision)
+
+
+@contextmanager
+def _loading(source: Source, what: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield where to load from (a Hub id or folder, and its revision), quietly; turn failures into `UserError`."""
+    from safetensors import SafetensorError
+
     try:
         with quiet_loading():
-            if source.gguf:
-                source = _unpacked(source)
-            tokenizer = AutoTokenizer.from_pretrained(source.name, **common)
-            model = auto_model.from_pretrained(source.name, **common, **arguments)
+            place = _unpacked(source) if source.gguf else source
+            yield place.name, {"revision": place.revision} if place.revision else {}
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         hint = "" if source.local else f"; without a network use {what.split('.')[0]}={_instead(what)} ({BUNDLED})"
         raise UserError(f"{what}={source.name}: could not be loaded ({reason}){hint}") from error
-    assert isinstance(model, torch.nn.Module)
-    return model.eval(), tokenizer
 
 
 @contextmanager

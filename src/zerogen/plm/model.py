@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -14,26 +15,33 @@ from zerogen.models import fingerprint, has_bfloat16, load_pretrained, resolve
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, decode
 from zerogen.plm.network import MISFITS, Network
-from zerogen.plm.pack import can_pack, pack_linears
+from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
 from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import logprobs
+from zerogen.plm.work import Codec, Work, Written
 from zerogen.records import Continuation, Request, Stop
 
 _END_OF_TEXT = ("<|endoftext|>", "<|im_end|>", "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>")
 
 
-class Plm:
+class Plm(Codec):
     """A causal language model of transformers with its tokenizer.
 
     Build it with `load_plm`, or from a model and a tokenizer already in memory. A model whose attention does not go
     through transformers' attention interface (checked here by comparing logits) is decoded without a cache: right,
-    but slow; `cached` tells.
+    but slow; `cached` tells. Where a GPU's memory is too small for a batch, smaller ones are decoded from then on;
+    `say` is called with a line about it.
     """
 
+    at_once = 1
+
     def __init__(self, model: Any, tokenizer: Any, name: str = "plm") -> None:
-        self.network, self.tokenizer, self.name = Network(model), tokenizer, name
+        self.network = Network(model)
+        super().__init__(tokenizer, self.network.positions, name)
         self.device = model.device
         self.tokens = 0  # tokens sampled or scored so far
+        self.say: Callable[[str], None] = lambda text: None
+        self.most_rows = 1 << 30  # that fit into memory
         self._texts: dict[int, str] = {}  # of single tokens
         # A chat model's generation config may name its end of turn only.
         vocabulary = tokenizer.get_vocab()
@@ -42,7 +50,6 @@ class Plm:
         self.eos |= set(configured if isinstance(configured, list) else [configured]) - {None}
         if tokenizer.eos_token_id is not None:
             self.eos.add(tokenizer.eos_token_id)
-        self.max_positions = self.network.positions
         self.cached = self._cache_is_exact()
 
     @torch.inference_mode()
@@ -67,15 +74,14 @@ class Plm:
     def _ids(self, values: list[int]) -> Tensor:
         return torch.tensor(values, device=self.device)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of a prompt, with the special tokens that the tokenizer puts before one."""
-        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
-        return ids
-
-    def decode(self, ids: list[int]) -> str:
-        """Return the text of token ids, without special tokens."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+    def write(self, works: Sequence[Work], on_row: Callable[[int], None] = lambda rows: None) -> Iterator[Written]:
+        """Yield what is written for each work, in their order."""
+        for work in works:
+            started, tokens = time.perf_counter(), self.tokens
+            continuations = self.generate(
+                work.requests, work.decoding, work.stops, work.max_new_tokens, work.seed, work.debias, on_row
+            )
+            yield Written(continuations, self.tokens - tokens, round(time.perf_counter() - started, 3))
 
     def generate(
         self,
@@ -110,26 +116,55 @@ class Plm:
             raise ValueError(
                 f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions"
             )
-        slots = min(max(1, decoding.batch_size // (1 + most)), len(prompts))
+        rows = 1 + most
+        while True:
+            slots = min(max(1, min(decoding.batch_size, self.most_rows) // rows), len(prompts))
+            done: list[Continuation] = [Continuation("", "", 0, 0.0)] * len(prompts)
+            finished = 0
+            try:
+                for row, finish in self._decode(
+                    prompts, slots, capacity, decoding, stops, max_new_tokens, seed, debias
+                ):
+                    place = order[row.index]
+                    done[place] = self._continuation(row, finish, stops, requests[place])
+                    finished += 1
+                    on_row(1)
+            except torch.OutOfMemoryError:
+                if slots == 1:
+                    raise
+                on_row(-finished)
+                self.most_rows = max(rows, slots * rows // 2)
+                self.say(f"no memory for {slots * rows} rows at a time: going on with {self.most_rows}")
+                torch.cuda.empty_cache()
+                continue
+            self.tokens += sum(continuation.tokens for continuation in done)
+            return done
+
+    def _decode(
+        self,
+        prompts: Sequence[Sequence[Sequence[int]]],
+        slots: int,
+        capacity: int,
+        decoding: DecodingConfig,
+        stops: Sequence[Stop],
+        max_new_tokens: int,
+        seed: int,
+        debias: DebiasConfig,
+    ) -> Iterator[tuple[Row, str]]:
         cached = self.cached and capacity <= self.network.window
-        rows = decode(
-            (CachedEngine if cached else RecomputingEngine)(self.network, slots * (1 + most), capacity),
-            prompts,
-            Sampler(decoding.top_p, decoding.top_k, decoding.temperature, SelfDebiasing(debias.decay, debias.epsilon)),
-            torch.Generator().manual_seed(seed),
-            slots,
-            max_new_tokens,
-            lambda rows: self._ends(rows, stops),
-            self.device,
-        )
-        done: list[Continuation | None] = [None] * len(prompts)
+        engine = (CachedEngine if cached else RecomputingEngine)(self.network, slots * len(prompts[0]), capacity)
+        bias = SelfDebiasing(debias.decay, debias.epsilon)
         with self.network.slot_attention() if cached else nullcontext():
-            for row, finish in rows:
-                self.tokens += len(row.tokens)
-                place = order[row.index]
-                done[place] = self._continuation(row, finish, stops, requests[place])
-                on_row(1)
-        return [continuation for continuation in done if continuation is not None]
+            yield from decode(
+                engine,
+                prompts,
+                Sampler(decoding.top_p, decoding.top_k, decoding.temperature, bias),
+                torch.Generator().manual_seed(seed),
+                slots,
+                max_new_tokens,
+                lambda rows: self._ends(rows, stops),
+                self.device,
+            )
 
     def _ends(self, rows: Sequence[Row], stops: Sequence[Stop]) -> list[str | None]:
         """Say "stop" or "eos" for each row that its last token completes, else None."""
@@ -191,6 +226,7 @@ def load_plm(config: PlmConfig, device: torch.device) -> Plm:
     model = model.to(device)
     if can_pack(dtype, device):
         pack_linears(model)
+        return_freed_memory()
     return Plm(model, tokenizer, config.name)
 
 

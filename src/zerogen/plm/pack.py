@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -29,20 +32,21 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-class _Packed:
-    """The product of several layers that read the same input, computed when the first of them is asked for it."""
+class _Packed(threading.local):
+    """The product of several layers that read the same input, computed when the first of them is asked for it.
 
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], rows: int) -> None:
-        self.sizes = [len(weight) for weight in weights]
-        self.packed = _reorder(torch.cat(list(weights)) if len(weights) > 1 else weights[0], rows)
-        self.bias: Tensor | None = None
-        if any(bias is not None for bias in biases):
-            pairs = zip(biases, weights, strict=True)
-            self.bias = torch.cat([w.new_zeros(len(w)) if b is None else b.detach() for b, w in pairs])
+    Every thread keeps its own products.
+    """
+
+    def __init__(self, packed: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> None:
+        self.packed, self.bias, self.sizes = packed, bias, list(sizes)
         self.input: Tensor | None = None
         self.outputs: dict[int, Tensor] = {}
 
     def part(self, index: int, x: Tensor) -> Tensor:
+        """Return the output of layer `index` for its input [..., in]."""
+        if len(self.sizes) == 1:
+            return _product(x, self.packed, self.bias)
         if self.input is not x or index not in self.outputs:
             self.input = x
             self.outputs = dict(enumerate(_product(x, self.packed, self.bias).split(self.sizes, dim=-1)))
@@ -50,6 +54,16 @@ class _Packed:
         if not self.outputs:
             self.input = None
         return out
+
+
+def _pack(weights: Sequence[Tensor], biases: Sequence[Tensor | None], rows: int) -> _Packed:
+    """Pack weights [out, in] of one width `in` side by side; a missing bias is zero."""
+    bias = None
+    if any(one is not None for one in biases):
+        pairs = zip(biases, weights, strict=True)
+        bias = torch.cat([w.new_zeros(len(w)) if one is None else one.detach() for one, w in pairs])
+    packed = _reorder(torch.cat(list(weights)) if len(weights) > 1 else weights[0], rows)
+    return _Packed(packed, bias, [len(weight) for weight in weights])
 
 
 class PackedLinear(nn.Module):
@@ -107,10 +121,16 @@ def pack_linears(model: PreTrainedModel, rows: int = 64) -> None:
             setattr(module, name, PackedHead(head, rows))
             continue
         weights = [layer.weight.t() if isinstance(layer, Conv1D) else layer.weight for layer in group]
-        shared = _Packed(weights, [layer.bias for layer in group], rows)
+        shared = _pack(weights, [layer.bias for layer in group], rows)
         for index, layer in enumerate(group):
             module, name = where[layer]
             setattr(module, name, PackedLinear(shared, index, layer.weight))
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system: glibc keeps what the plain weights took, in pieces too small to use."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 @torch.inference_mode()

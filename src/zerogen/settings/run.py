@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from zerogen.plm.model import Plm
+    from zerogen.plm.work import Writer
     from zerogen.pool import Chunk
     from zerogen.tam.train import Tam
 
@@ -54,14 +55,18 @@ class Outcome:
 
 @dataclass
 class Run:
-    """A configuration with one seed, the device it runs on, and the clock of its stages (seconds)."""
+    """A configuration with one seed, the devices it runs on, and the clock of its stages (seconds)."""
 
     config: Config
-    device: torch.device
+    devices: Sequence[torch.device]  # each of them writes texts; the first one does everything else
     progress: Quiet = field(default_factory=Quiet)
     seconds: dict[str, float] = field(default_factory=dict)
     known: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
     on_point: Callable[[Outcome], None] = lambda outcome: None  # called when a TAM has been evaluated
+
+    @property
+    def device(self) -> torch.device:
+        return self.devices[0]
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -114,9 +119,24 @@ class Run:
 
         with self.stage("load"), self.progress.wait(f"loading {self.config.plm.name} (a GGUF file is converted once)"):
             plm = load_plm(self.config.plm, self.device)
+        plm.say = self.progress.say
         if not plm.cached:
             self.progress.say(f"{plm.name}: its attention is not one that can be cached here; it is decoded slowly")
         return plm
+
+    @contextmanager
+    def writer(self, folder: Path) -> Iterator[Callable[[], Writer]]:
+        """Yield what gives the PLM's writer when first asked: here, or in one process per device where there are more.
+
+        folder: where the processes exchange works.
+        """
+        if len(self.devices) == 1:
+            yield cache(self.load_plm)
+            return
+        from zerogen.plm.module import Workers
+
+        with Workers(self.config.plm, self.devices, folder) as workers:
+            yield lambda: workers
 
     def require_tam(self) -> None:
         """Find out that the TAM's weights are missing before hours of work, not after."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -55,40 +54,44 @@ def existing_sets(run: Run) -> Iterator[list[Example]]:
 def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
     """Yield training sets of growing size as the PLM writes them; each is a prefix of the next, label by label."""
     config, folder = run.config, run.pool_folder()
-    plm = cache(run.load_plm)
     shown = False
-    for size in points(config.n, config.log_every, run.known):
-        written = Journal.open(folder / "texts.jsonl")
-        if len(list(first_per_label(written.rows(), quotas(size, config.task.labels)))) < size:
-            # A PLM that cannot be had and a prompt that is too long are found before anything is written.
-            Generator(config.task, plm, config.decoding, config.filter, config.seed).check_prompts()
-        with exclusive(folder, run.progress):
-            generator = Generator(
-                config.task,
-                plm,
-                config.decoding,
-                config.filter,
-                config.seed,
-                Journal.open(folder / "texts.jsonl", repair=True),
-                Journal.open(folder / "contexts.jsonl", repair=True),
-            )
-            reused = len(generator.journal.chunks)
-            for _ in chain([None], generator.extend(size, run.progress)):
-                if not shown and generator.journal.chunks:
-                    run.progress.say(first_outputs(generator.journal.chunks[0], config.task))
-                    shown = True
-        if reused == len(generator.journal.chunks):
-            run.progress.say(f"{size:,} rows are already in {folder}")
-        rows = generator.rows(size)
-        chunks = used_chunks(generator.journal.chunks, rows)
-        contexts = generator.contexts
-        stage1 = contexts.chunks_for(generator.contexts_before(len(chunks))) if contexts else []
-        outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
-        outcome.tokens = sum(chunk.tokens for chunk in [*chunks, *stage1])
-        # The pool remembers what its chunks cost, also where an earlier run wrote them.
-        run.seconds["contexts"] = sum(chunk.seconds for chunk in stage1)
-        run.seconds["generate"] = sum(chunk.seconds for chunk in chunks)
-        yield rows
+    sizes = points(config.n, config.log_every, run.known)
+    with ExitStack() as stack:
+        plm = stack.enter_context(run.writer(folder / "works"))
+        for size in sizes:
+            written = Journal.open(folder / "texts.jsonl")
+            if len(list(first_per_label(written.rows(), quotas(size, config.task.labels)))) < size:
+                # A PLM that cannot be had and a prompt that is too long are found before anything is written.
+                Generator(config.task, plm, config.decoding, config.filter, config.seed).check_prompts()
+            with exclusive(folder, run.progress):
+                generator = Generator(
+                    config.task,
+                    plm,
+                    config.decoding,
+                    config.filter,
+                    config.seed,
+                    Journal.open(folder / "texts.jsonl", repair=True),
+                    Journal.open(folder / "contexts.jsonl", repair=True),
+                )
+                reused = len(generator.journal.chunks)
+                for _ in chain([None], generator.extend(size, run.progress)):
+                    if not shown and generator.journal.chunks:
+                        run.progress.say(first_outputs(generator.journal.chunks[0], config.task))
+                        shown = True
+            if reused == len(generator.journal.chunks):
+                run.progress.say(f"{size:,} rows are already in {folder}")
+            rows = generator.rows(size)
+            chunks = used_chunks(generator.journal.chunks, rows)
+            contexts = generator.contexts
+            stage1 = contexts.chunks_for(generator.contexts_before(len(chunks))) if contexts else []
+            outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
+            outcome.tokens = sum(chunk.tokens for chunk in [*chunks, *stage1])
+            # The pool remembers what its chunks cost, also where an earlier run wrote them.
+            run.seconds["contexts"] = sum(chunk.seconds for chunk in stage1)
+            run.seconds["generate"] = sum(chunk.seconds for chunk in chunks)
+            if size == sizes[-1]:  # what the processes hold is free while the last TAM trains
+                stack.close()
+            yield rows
 
 
 @contextmanager

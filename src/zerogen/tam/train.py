@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 
 from zerogen.config import TamConfig, TrainerConfig, check_tam, check_trainer
 from zerogen.errors import UserError
+from zerogen.lightning import quiet_lightning
 from zerogen.models import fingerprint, has_bfloat16, load_pretrained, quiet_loading, resolve, tam_folder
 from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, derive
@@ -149,7 +148,7 @@ def fit(
     device = torch.device(device)
     train, heldout = split_heldout(rows, trainer.heldout, seed)
     cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _quiet_lightning():
+    with torch.random.fork_rng(devices=cuda), quiet_lightning():
         torch.manual_seed(derive(seed, "tam"))
         model, tokenizer = _fresh(tam, labels, max_length, [row.text for row in train])
         batches = _loader(tokenizer, train, labels, trainer.batch_size, derive(seed, "batches"), shuffle=True)
@@ -228,19 +227,3 @@ def _loader(
         batch_sampler=Buckets(lengths, batch_size, seed) if shuffle else by_length(lengths, batch_size),
         collate_fn=lambda batch: collate(batch, pad),
     )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Silence what Lightning says of itself (devices, tips, loader workers): nothing that a user can act on."""
-    import warnings
-
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -1,0 +1,194 @@
+"""The generator as a LightningModule, and worker processes that run it, one per device.
+
+Works are handed out as files of one folder: `NAME.todo` is taken by whichever process renames it first, and what it
+writes becomes `NAME.done`. So a work is written once whatever the number of processes, a result outlives the process
+that made it, and processes of other machines that share the folder can help.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from zerogen.config import DebiasConfig, DecodingConfig, PlmConfig
+from zerogen.console import reporting_errors
+from zerogen.dataset import write_whole
+from zerogen.errors import ChildFailed
+from zerogen.lightning import quiet_lightning
+from zerogen.models import load_codec, resolve
+from zerogen.plm.model import Plm, load_plm
+from zerogen.plm.work import Codec, Work, Written
+from zerogen.records import Continuation, Request, Stop
+
+_POLL = 0.05  # seconds between two looks at the folder
+
+
+class GeneratorModule(pl.LightningModule):
+    """Writes the works of a folder: `Trainer.predict(GeneratorModule(...), Inbox(folder), return_predictions=False)`.
+
+    Every process of the trainer loads the PLM on its own device and takes works from the same folder.
+    threads: of torch in each process, on a CPU.
+    """
+
+    def __init__(self, config: PlmConfig, folder: Path, threads: int | None = None) -> None:
+        super().__init__()
+        self.config, self.folder, self.threads = config, folder, threads
+        self.plm: Plm | None = None
+
+    def on_predict_start(self) -> None:
+        """Load the PLM."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        self.plm = load_plm(self.config, self.device)
+
+    def predict_step(self, work: Work, batch_idx: int) -> None:
+        """Write a chunk of requests and put what was written into the folder."""
+        assert self.plm is not None
+        (written,) = self.plm.write([work])
+        write_whole(json.dumps(asdict(written), ensure_ascii=False), self.folder / f"{work.name}.done")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave a work, which holds no tensor, as it is."""
+        return batch
+
+
+class Inbox:
+    """Takes works from a folder, each by one process only, until it is closed and empty, or gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 1 << 31  # not known; Lightning reads ahead, and so takes works that it does not yet write, without one
+
+    def __iter__(self) -> Iterator[Work]:
+        parent = os.getppid()
+        while self.folder.is_dir() and os.getppid() == parent:
+            closed = (self.folder / "closed").exists()
+            if work := self._take():
+                yield work
+            elif closed:
+                return
+            else:
+                time.sleep(_POLL)
+
+    def _take(self) -> Work | None:
+        for path in sorted(self.folder.glob("*.todo")):
+            mine = path.with_suffix(f".{os.uname().nodename}-{os.getpid()}")
+            try:
+                path.rename(mine)
+            except FileNotFoundError:  # another process was faster
+                continue
+            return _work(json.loads(mine.read_text(encoding="utf-8")))
+        return None
+
+    def close(self) -> None:
+        """Let every process stop that finds no work."""
+        if self.folder.is_dir():
+            (self.folder / "closed").touch()
+
+
+def _work(fields: dict[str, Any]) -> Work:
+    fields["requests"] = [Request(**request) for request in fields["requests"]]
+    fields["stops"] = [Stop(**stop) for stop in fields["stops"]]
+    fields["decoding"], fields["debias"] = DecodingConfig(**fields["decoding"]), DebiasConfig(**fields["debias"])
+    return Work(**fields)
+
+
+def _written(path: Path) -> Written:
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    return Written([Continuation(**row) for row in fields["continuations"]], fields["tokens"], fields["seconds"])
+
+
+class Workers(Codec):
+    """Writes works in processes of their own, one per device, each with the whole PLM.
+
+    Use it as a context; the processes start with the first work. Finished works that an earlier run has left in
+    `folder` are used and not written again.
+    """
+
+    def __init__(self, config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> None:
+        plm_config, tokenizer = load_codec(resolve(config.model, config.revision, "plm.model"), "plm.model")
+        positions = getattr(plm_config.get_text_config(), "max_position_embeddings", None)
+        super().__init__(tokenizer, positions or 1 << 30, config.name)
+        self.config, self.devices, self.folder = config, devices, folder
+        self.at_once = len(devices)
+        self.processes: list[Any] = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        Inbox(self.folder).close()
+        for process in self.processes:
+            if kind is not None:  # what they are writing is lost, what they have written is not
+                process.kill()
+            process.join()
+        if kind is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write(self, works: Sequence[Work], on_row: Callable[[int], None] = lambda rows: None) -> Iterator[Written]:
+        """Yield what is written for each work, in their order. Raises `ChildFailed` when a process ends early."""
+        if not self.processes:
+            self._start()
+        for work in works:
+            if not (self.folder / f"{work.name}.done").exists():
+                write_whole(json.dumps(asdict(work), ensure_ascii=False), self.folder / f"{work.name}.todo")
+        seen: set[str] = set()
+        for work in works:
+            done = self.folder / f"{work.name}.done"
+            while not done.exists():
+                self._check()
+                time.sleep(_POLL)
+                for other in works:
+                    if other.name not in seen and (self.folder / f"{other.name}.done").exists():
+                        seen.add(other.name)
+                        on_row(len(other.requests))
+            if work.name not in seen:
+                seen.add(work.name)
+                on_row(len(work.requests))
+            yield _written(done)
+            done.unlink()
+
+    def _start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():  # of a run that was killed
+            if path.suffix != ".done":
+                path.unlink()
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, torch.get_num_threads() // len(self.devices))
+        for device in self.devices:
+            process = context.Process(target=_serve, args=(self.config, device, self.folder, threads), daemon=True)
+            process.start()
+            self.processes.append(process)
+
+    def _check(self) -> None:
+        for process in self.processes:
+            if process.exitcode is not None:
+                raise ChildFailed(process.exitcode, "a process that writes texts")
+
+
+def _serve(config: PlmConfig, device: torch.device, folder: Path, threads: int) -> None:
+    """Write works of a folder on one device until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
+    with reporting_errors(), quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=[device.index] if device.type == "cuda" else 1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.predict(GeneratorModule(config, folder, threads), Inbox(folder), return_predictions=False)

@@ -1,0 +1,167 @@
+"""Worker processes write what one process writes, whatever happens to them."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from tests.conftest import byte_tokenizer, causal_model
+from zerogen.config import DebiasConfig, DecodingConfig, FilterConfig, PlmConfig, StopConfig, TaskConfig
+from zerogen.errors import ChildFailed
+from zerogen.generate import Generator
+from zerogen.lightning import quiet_lightning
+from zerogen.plm.model import Plm, load_plm
+from zerogen.plm.module import GeneratorModule, Inbox, Workers
+from zerogen.plm.work import Work, Written
+from zerogen.pool import Journal
+from zerogen.records import Example, Request, Stop
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> PlmConfig:
+    folder = tmp_path_factory.mktemp("tiny")
+    causal_model("llama").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return PlmConfig("tiny", str(folder), dtype="float32")
+
+
+def works(count: int) -> list[Work]:
+    prompts = ["The movie", 'Movie: "', "Is this"]
+    return [
+        Work(
+            f"texts-{index:06d}",
+            [Request(f"{index}-{i}", prompts[i % 3], counters={"other": "A bad film"}) for i in range(6)],
+            [Stop("e")],
+            12,
+            index,
+            DecodingConfig(batch_size=4),
+            DebiasConfig(10.0),
+        )
+        for index in range(count)
+    ]
+
+
+def rows_of(written: Sequence[Written]) -> list[object]:
+    return [(chunk.continuations, chunk.tokens) for chunk in written]
+
+
+def test_two_processes_write_what_one_writes(config: PlmConfig, tmp_path: Path) -> None:
+    expected = rows_of(list(load_plm(config, CPU).write(works(5))))
+    advanced: list[int] = []
+    with Workers(config, [CPU, CPU], tmp_path / "works") as workers:
+        assert rows_of(list(workers.write(works(5)[:3], advanced.append))) == expected[:3]
+        assert rows_of(list(workers.write(works(5)[3:], advanced.append))) == expected[3:]
+        processes = list(workers.processes)
+    assert sum(advanced) == 30
+    assert all(process.exitcode == 0 for process in processes)
+    assert not (tmp_path / "works").exists()
+
+
+def test_finished_works_outlive_their_process(config: PlmConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "works"
+    expected = rows_of(list(load_plm(config, CPU).write(works(3))))
+    with pytest.raises(ChildFailed, match="-9"), Workers(config, [CPU], folder) as workers:
+        found = workers.write(works(3))
+        rows_of([next(found)])
+        while not (folder / "texts-000001.done").exists():
+            workers._check()
+        os.kill(workers.processes[0].pid, signal.SIGKILL)
+        workers.processes[0].join()
+        list(workers.write(works(9)[3:]))
+    kept = (folder / "texts-000001.done").read_text()
+    (folder / "texts-000002.host-123").write_text("taken by a process that was killed")
+    with Workers(config, [CPU], folder) as workers:
+        # Recognisable: what is there is used, and not written again.
+        (folder / "texts-000001.done").write_text(kept.replace('"tokens": ', '"tokens": 1000'))
+        again = list(workers.write(works(3)))
+    assert again[1].tokens > 1000
+    assert rows_of([again[0], again[2]]) == [expected[0], expected[2]]
+
+
+def test_lightning_spreads_works_over_its_devices(config: PlmConfig, tmp_path: Path) -> None:
+    expected = rows_of(list(load_plm(config, CPU).write(works(4))))
+    inbox = Inbox(tmp_path)
+    for work in works(4):
+        (tmp_path / f"{work.name}.todo").write_text(json.dumps(asdict(work)))
+    inbox.close()  # each process stops when nothing is left to do
+    with quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.predict(GeneratorModule(config, tmp_path, 1), inbox, return_predictions=False)
+    with Workers(config, [CPU], tmp_path) as workers:
+        workers.processes = [None]  # nothing has to be written, so none starts
+        assert rows_of(list(workers.write(works(4)))) == expected
+        workers.processes = []
+
+
+class Several:
+    """Writes with one PLM as if there were several processes, in an order of its own."""
+
+    def __init__(self, plm: Plm, at_once: int) -> None:
+        self.plm, self.at_once = plm, at_once
+        self.name, self.max_positions, self.encode, self.decode = plm.name, plm.max_positions, plm.encode, plm.decode
+
+    def write(self, works: Sequence[Work], on_row: Callable[[int], None] = lambda rows: None) -> list[Written]:
+        last_first = [next(self.plm.write([work], on_row)) for work in reversed(works)]
+        return last_first[::-1]
+
+
+@pytest.mark.parametrize("at_once", [2, 5])
+def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig, gpt2: Plm, at_once: int) -> None:
+    decoding = DecodingConfig(top_p=1.0, batch_size=8, chunk_size=32)
+    filters = FilterConfig(min_words=1, patience=64, min_acceptance=0.2)
+    task.parse.stop = [StopConfig("e"), StopConfig("i")]  # often: contexts run out first, and come again
+
+    def generated(writer: object, n: int) -> tuple[list[Example], Generator]:
+        generator = Generator(task, lambda: writer, decoding, filters, 3, Journal(), Journal())  # type: ignore[arg-type, return-value]
+        for _ in generator.extend(n):
+            pass
+        return generator.rows(n), generator
+
+    rows, alone = generated(gpt2, 60)
+    assert alone.contexts is not None
+    assert alone.contexts._exhausted()
+    found, together = generated(Several(gpt2, at_once), 60)
+    assert found == rows
+    for journal, other in ((alone.journal, together.journal), (alone.contexts.journal, together.contexts.journal)):  # type: ignore[union-attr]
+        mine = [replace(chunk, seconds=0) for chunk in journal.chunks]
+        assert mine == [replace(chunk, seconds=0) for chunk in other.chunks][: len(mine)]
+
+
+def test_too_little_memory_halves_the_batch_and_says_so(gpt2: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zerogen.plm import model
+
+    said: list[str] = []
+    gpt2.say = said.append
+    advanced: list[int] = []
+
+    class Small(model.CachedEngine):
+        def __init__(self, network: object, lines: int, capacity: int) -> None:
+            super().__init__(network, lines, capacity)  # type: ignore[arg-type]
+            self.steps = 0
+
+        def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            self.steps += 1
+            if len(tokens) > 2 and self.steps > 4:
+                raise torch.OutOfMemoryError
+            return super().step(tokens, positions)
+
+    requests = [Request(str(i), "The movie"[: i + 1]) for i in range(9)]
+    expected = gpt2.generate(requests, DecodingConfig(batch_size=2), [], 12, seed=0)
+    monkeypatch.setattr(model, "CachedEngine", Small)
+    found = gpt2.generate(requests, DecodingConfig(batch_size=8), [], 12, seed=0, on_row=advanced.append)
+    assert found == expected
+    assert sum(advanced) == 9
+    assert said == [f"no memory for {rows} rows at a time: going on with {rows // 2}" for rows in (8, 4)]
+    assert gpt2.generate(requests, DecodingConfig(batch_size=8), [], 12, seed=0) == expected
+    assert len(said) == 2  # remembered
