@@ -6,6 +6,7 @@ padded on the left and positions are right for learned and rotary embeddings ali
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,16 +49,17 @@ AttentionInterface.register(ATTENTION, slot_attention)
 
 
 class _SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer for all slots, [S, H, T, D]; T grows as rows get longer."""
+    """Keys and values of one layer for all slots, [S, H, T, D]; T grows as rows get longer, in the same memory."""
 
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()
-        self.cache = cache
+        # A cycle would keep hundreds of megabytes until the garbage collector finds it.
+        self.cache: SlotCache = weakref.proxy(cache)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        slots, heads = self.cache.slots, key_states.shape[1]
-        self.keys = key_states.new_zeros(slots, heads, 0, key_states.shape[-1])
-        self.values = value_states.new_zeros(slots, heads, 0, value_states.shape[-1])
+        lines = self.cache.slots * key_states.shape[1] * self.cache.capacity
+        self.memory = [self.cache.claim(lines * states.shape[-1], states) for states in (key_states, value_states)]
+        self.keys, self.values = key_states[:0], value_states[:0]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -65,10 +67,9 @@ class _SlotLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         cache = self.cache
-        # Never a slice of the columns: oneDNN would copy it at every step.
-        if missing := max(0, cache.width - self.keys.shape[2]):
-            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, missing))
-            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, missing))
+        if len(self.keys) != cache.slots or self.keys.shape[2] != cache.width:
+            self.keys = self._wider(self.keys, self.memory[0])
+            self.values = self._wider(self.values, self.memory[1])
         if cache.copies is not None:  # prefill: one row per distinct prompt, copied into each of its slots
             length = key_states.shape[2]
             self.keys[cache.rows, :, :length] = key_states[cache.copies]
@@ -78,6 +79,22 @@ class _SlotLayer(CacheLayerMixin):
         for kept, new in ((self.keys, key_states), (self.values, value_states)):
             kept.view(-1, kept.shape[-1]).index_copy_(0, lines, new.reshape(-1, new.shape[-1]))
         return self.keys, self.values
+
+    def _wider(self, kept: Tensor, memory: Tensor) -> Tensor:
+        """Lay out the slots anew, for as many columns as the cache has now."""
+        slots, width = self.cache.slots, self.cache.width
+        _, heads, known, each = kept.shape
+        copy = kept.clone()
+        # Dense, and never a slice of the columns: oneDNN would copy it at every step.
+        wider = memory[: slots * heads * width * each].view(slots, heads, width, each)
+        wider[: len(copy), :, :known] = copy[:, :, :width]
+        return wider
+
+    def keep(self, slots: Tensor) -> None:
+        """Drop all slots but these."""
+        for name, memory in zip(("keys", "values"), self.memory, strict=True):
+            kept = getattr(self, name)[slots]
+            setattr(self, name, memory[: kept.numel()].view(kept.shape).copy_(kept))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.cache.width, 0
@@ -100,6 +117,18 @@ class SlotCache(Cache):
         self.width = 0  # columns
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
         self._lines: dict[int, Tensor] = {}
+        self._memory = torch.empty(0)
+
+    def claim(self, count: int, like: Tensor) -> Tensor:
+        """Return memory for `count` numbers of the dtype and on the device of `like`.
+
+        All layers share one block, which is so large that the system has it back as soon as it is not used any more.
+        """
+        if len(self._memory) < count or self._memory.dtype != like.dtype:
+            # Zeros: what stands in a column that nobody has written yet is multiplied by a weight of zero.
+            self._memory = like.new_zeros(count * 2 * len(self.layers))
+        taken, self._memory = self._memory[:count], self._memory[count:]
+        return taken
 
     def reserve(self, length: int) -> None:
         """Make room for rows of `length` tokens."""
@@ -124,7 +153,7 @@ class SlotCache(Cache):
         self.slots = len(slots)
         self.rows = torch.arange(self.slots, device=slots.device)
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[slots], layer.values[slots]
+            layer.keep(slots)
 
 
 class _PrefixLayer(CacheLayerMixin):

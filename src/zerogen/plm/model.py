@@ -108,8 +108,8 @@ class Plm(Codec):
             own, *counters = [self.encode(prompt) for prompt in (request.prompt, *request.counters.values())]
             # The prompt as its own counter-prompt changes nothing: it fills up where a request has fewer than others.
             encoded.append([own, *counters, *[own] * (most - len(counters))])
-        # Equal prompts side by side are read once.
-        order = sorted(range(len(encoded)), key=encoded.__getitem__)
+        # Equal prompts side by side are read once, and the cache grows as late as possible.
+        order = sorted(range(len(encoded)), key=lambda i: (max(map(len, encoded[i])), encoded[i]))
         prompts = [encoded[i] for i in order]
         capacity = max(len(prompt) for group in prompts for prompt in group) + max_new_tokens
         if capacity > self.max_positions:
