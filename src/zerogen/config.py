@@ -181,7 +181,7 @@ class DecodingConfig:
     """Sample among the k most probable tokens; 0 is off, 1 is greedy."""
     temperature: float = 1.0
     """Divides the logits before sampling."""
-    batch_size: int = 128
+    batch_size: int = 192
     """Rows decoded at a time."""
     chunk_size: int = 512
     """Most requests per chunk, the unit of resuming; the first chunks are smaller: 64, 128, 256, ..."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class _SlotLayer(CacheLayerMixin):
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()
         # A cycle would keep hundreds of megabytes until the garbage collector finds it.
-        self.cache: SlotCache = weakref.proxy(cache)
+        self.cache = cast(SlotCache, weakref.proxy(cache))
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         lines = self.cache.slots * key_states.shape[1] * self.cache.capacity
