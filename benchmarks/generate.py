@@ -3,11 +3,11 @@
     python benchmarks/generate.py [--requests 512] [--repeats 3] [--skip-debias]
 
 The bundled SmolLM2-135M continues the two SST-2 review prompts for one film (top-p 0.9, at most 40 tokens) to the
-closing quote. Every run is a process of its own that first warms up on 64 requests; the contenders take turns, and the best run
-of each counts. `generate` runs in float32 at a batch of 64 with every token that holds a quote as end of text; OpenVINO
-GenAI (`pip install -e '.[benchmark]'`) batches continuously over the same weights in F16. Ceiling: the matrix products
-of one step at the batch of ours, weights packed in bfloat16, and nothing else. Scoring: Rotten Tomatoes reviews by two
-labels, counting the tokens that are left when what the prompts of a label share is read once.
+closing quote. Every run is a process of its own that first warms up on 64 requests; the contenders take turns, and the
+best run of each counts. `generate` runs in float32 at a batch of 64 with every token that holds a quote as end of text;
+OpenVINO GenAI (`pip install -e '.[benchmark]'`) batches continuously over the same weights in F16. Products alone: the
+matrix products of one step at the batch of ours, weights packed in bfloat16, and nothing else. Scoring: Rotten Tomatoes
+reviews by two labels, counting the tokens that are left when what the prompts of a label share is read once.
 """
 
 from __future__ import annotations
