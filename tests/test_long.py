@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.long
 
 CHECKOUT = Path(__file__).parents[1]
-SMALL = ["experiment=demo", "setting=zerogen", "train=false", "decoding.chunk_size=64", "n=60"]
+SMALL = ["experiment=demo", "setting=zerogen", "train=false", "decoding.chunk_size=64", "n=130", "log_every=null"]
 
 
 def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
@@ -43,22 +43,36 @@ def generated(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_killed_at_any_moment_gives_the_same_rows(tmp_path: Path) -> None:
+# Killed when a file of the pool has that many lines and so many seconds have passed: in stage 1 before anything is
+# there, in stage 2, in stage 1 again, and in a later chunk.
+MOMENTS = [(".lock", 0, 0.6), ("contexts.jsonl", 1, 0.6), ("texts.jsonl", 1, 0.2), ("texts.jsonl", 2, 0.9)]
+
+
+def kill_at(process: subprocess.Popen[bytes], folder: Path, name: str, lines: int, seconds: float) -> bool:
+    """Kill a run at a moment; return whether it was still running."""
+    while process.poll() is None:
+        files = list(folder.glob(f"outputs/*/pool_*/{name}"))
+        if files and files[0].read_bytes().count(b"\n") >= lines:
+            time.sleep(seconds)
+            break
+        time.sleep(0.02)
+    running = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return running
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_killed_in_any_stage_gives_the_same_rows(processes: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "zerogen", *SMALL]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
     subprocess.run(command, cwd=whole, check=True, stdout=subprocess.DEVNULL)
-    kills = 0
-    for seconds in (9.0, 14.0, 19.0, 24.0):
+    command.append(f"processes={processes}")
+    for moment in MOMENTS:
         process = subprocess.Popen(command, cwd=killed, stdout=subprocess.DEVNULL)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-        time.sleep(0.1)
+        assert kill_at(process, killed, *moment)
     subprocess.run(command, cwd=killed, check=True, stdout=subprocess.DEVNULL)
-    assert kills >= 1
     assert generated(killed) == generated(whole)
+    assert not list(killed.glob("outputs/*/pool_*/works"))

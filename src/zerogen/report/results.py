@@ -213,10 +213,12 @@ def write_aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def peak_memory_mb(run: Run) -> dict[str, int]:
-    """Return the peak resident memory of this process, and of the GPU where one is used, in MiB."""
+    """Return the peak resident memory of this process, of the largest that wrote for it, and of the GPU, in MiB."""
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20}
+    if len(run.devices) > 1:
+        peak["writing process"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit >> 20
     if run.device.type == "cuda":
         import torch
 
