@@ -128,10 +128,19 @@ class Run:
     def writer(self, folder: Path) -> Iterator[Callable[[], Writer]]:
         """Yield what gives the PLM's writer when first asked: here, or in one process per device where there are more.
 
+        The PLM's memory is free behind the block.
+
         folder: where the processes exchange works.
         """
         if len(self.devices) == 1:
-            yield cache(self.load_plm)
+            from zerogen.plm.pack import return_freed_memory
+
+            plm = cache(self.load_plm)
+            try:
+                yield plm
+            finally:
+                plm.cache_clear()
+                return_freed_memory()
             return
         from zerogen.plm.module import Workers
 

@@ -89,7 +89,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
             # The pool remembers what its chunks cost, also where an earlier run wrote them.
             run.seconds["contexts"] = sum(chunk.seconds for chunk in stage1)
             run.seconds["generate"] = sum(chunk.seconds for chunk in chunks)
-            if size == sizes[-1]:  # what the processes hold is free while the last TAM trains
+            if size == sizes[-1]:  # the PLM's memory is free while the last TAM trains
                 stack.close()
             yield rows
 
