@@ -47,6 +47,8 @@ def reporting_errors() -> Iterator[None]:
             guess = "; was memory short?" if -failed.exitcode == signal.SIGKILL else ""
             name = signal.Signals(-failed.exitcode).name
             print(f"zerogen: {failed.what}: stopped by {name}{guess}", file=sys.stderr)
+        elif not failed.exitcode:
+            print(f"zerogen: {failed.what}: ended too early", file=sys.stderr)
         sys.exit(max(1, failed.exitcode))
     except Stopped as stopped:
         sys.exit(128 + stopped.number)

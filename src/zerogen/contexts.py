@@ -126,8 +126,6 @@ class Contexts:
                         rejects[reason] += 1
                         if rejects[reason] <= 3:
                             samples.append({"text": row.text, "reason": reason})
-                asked = {"": len(work.requests)}
-                self.journal.append(
-                    Chunk(index, rows, asked, {"": dict(rejects)}, samples, written.tokens, written.seconds)
-                )
+                asked, seconds = {"": len(work.requests)}, round(written.seconds / plm.at_once, 3)
+                self.journal.append(Chunk(index, rows, asked, {"": dict(rejects)}, samples, written.tokens, seconds))
                 self.texts += [row.text for row in rows]

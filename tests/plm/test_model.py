@@ -193,7 +193,7 @@ def test_logits_of_a_bfloat16_model_are_not_rounded(bias: bool) -> None:
     expected = torch.nn.functional.linear(x.double(), head.weight.double(), head.bias.double() if bias else None)
     with torch.inference_mode():
         rounded = (head(x).double() - expected).abs().max()
-        packed = PackedHead(head, 64)
+        packed = PackedHead(head)
         for rows in (1, 7, 64, 130):
             logits = packed(x[:rows])
             assert logits.dtype == torch.float32

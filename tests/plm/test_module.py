@@ -77,13 +77,24 @@ def test_finished_works_outlive_their_process(config: PlmConfig, tmp_path: Path)
         workers.processes[0].join()
         list(workers.write(works(9)[3:]))
     kept = (folder / "texts-000001.done").read_text()
-    (folder / "texts-000002.host-123").write_text("taken by a process that was killed")
+    (folder / "of-99999999").mkdir()  # of a run that was killed
     with Workers(config, [CPU], folder) as workers:
         # Recognisable: what is there is used, and not written again.
         (folder / "texts-000001.done").write_text(kept.replace('"tokens": ', '"tokens": 1000'))
         again = list(workers.write(works(3)))
     assert again[1].tokens > 1000
     assert rows_of([again[0], again[2]]) == [expected[0], expected[2]]
+    assert not folder.exists()
+
+
+def test_a_second_instance_leaves_the_works_of_the_first_alone(config: PlmConfig, tmp_path: Path) -> None:
+    expected = rows_of(list(load_plm(config, CPU).write(works(2))))
+    with Workers(config, [CPU], tmp_path / "works") as workers:
+        assert rows_of(list(workers.write(works(2)[:1]))) == expected[:1]
+        with Workers(config, [CPU], tmp_path / "works") as other:
+            other.todo = other.folder / f"of-{os.getppid()}"  # as that of another process
+            other.todo.mkdir()
+        assert rows_of(list(workers.write(works(2)[1:]))) == expected[1:]
 
 
 def test_lightning_spreads_works_over_its_devices(config: PlmConfig, tmp_path: Path) -> None:
@@ -99,9 +110,7 @@ def test_lightning_spreads_works_over_its_devices(config: PlmConfig, tmp_path: P
         )  # fmt: skip
         trainer.predict(GeneratorModule(config, tmp_path, 1), inbox, return_predictions=False)
     with Workers(config, [CPU], tmp_path) as workers:
-        workers.processes = [None]  # nothing has to be written, so none starts
         assert rows_of(list(workers.write(works(4)))) == expected
-        workers.processes = []
 
 
 class Several:

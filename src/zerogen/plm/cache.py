@@ -153,7 +153,8 @@ class SlotCache(Cache):
         self.slots = len(slots)
         self.rows = torch.arange(self.slots, device=slots.device)
         for layer in self.layers:
-            layer.keep(slots)
+            if layer.is_initialized:  # one that reads another layer's keys has none
+                layer.keep(slots)
 
 
 class _PrefixLayer(CacheLayerMixin):

@@ -34,7 +34,9 @@ class CachedEngine:
         self.scratch: Tensor | None = None
 
     def _logits(self, states: Tensor) -> Tensor:
-        """Return logits [b, V] of states [b, H] in memory that every call uses again."""
+        """Return logits [b, V] of states [b, H]; a packed head puts them into memory that every call uses again."""
+        if not self.network.reuses_memory:
+            return self.network.logits(states)
         if self.scratch is None:
             self.scratch = torch.empty(self.cache.slots, self.network.config.vocab_size, device=states.device)
         return self.network.logits(states, self.scratch[: len(states)])

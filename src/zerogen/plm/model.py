@@ -64,7 +64,10 @@ class Plm(Codec):
                 engine = CachedEngine(network, lines=2, capacity=9)
                 engine.prefill(self._ids([1, 0]), [rows[1][:5], rows[0][:7]])
                 engine.step(self._ids([rows[0][7], rows[1][5]]), self._ids([7, 5]))
-                found = engine.step(self._ids([rows[0][8], 0]), self._ids([8, 0]))[:1]
+                found = engine.step(self._ids([rows[0][8], 0]), self._ids([8, 0]))[:1].clone()
+                engine.keep(self._ids([1]))
+        except torch.OutOfMemoryError:
+            raise
         except MISFITS:
             return False
         both = torch.cat([expected, found]).double().softmax(-1)
@@ -132,13 +135,13 @@ class Plm(Codec):
             except torch.OutOfMemoryError:
                 if slots == 1:
                     raise
-                on_row(-finished)
-                self.most_rows = max(rows, slots * rows // 2)
-                self.say(f"no memory for {slots * rows} rows at a time: going on with {self.most_rows}")
-                torch.cuda.empty_cache()
-                continue
-            self.tokens += sum(continuation.tokens for continuation in done)
-            return done
+            else:
+                self.tokens += sum(continuation.tokens for continuation in done)
+                return done
+            on_row(-finished)
+            self.most_rows = max(rows, slots * rows // 2)
+            self.say(f"no memory for {slots * rows} rows at a time: going on with {self.most_rows}")
+            torch.cuda.empty_cache()  # behind the except block, whose traceback holds the cache
 
     def _decode(
         self,

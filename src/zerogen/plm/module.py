@@ -2,7 +2,7 @@
 
 Works are handed out as files of one folder: `NAME.todo` is taken by whichever process renames it first, and what it
 writes becomes `NAME.done`. So a work is written once whatever the number of processes, a result outlives the process
-that made it, and processes of other machines that share the folder can help.
+that made it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ class GeneratorModule(pl.LightningModule):
     """Writes the works of a folder: `Trainer.predict(GeneratorModule(...), Inbox(folder), return_predictions=False)`.
 
     Every process of the trainer loads the PLM on its own device and takes works from the same folder.
-    threads: of torch in each process, on a CPU.
+    folder: where results go. threads: of torch in each process, on a CPU.
     """
 
     def __init__(self, config: PlmConfig, folder: Path, threads: int | None = None) -> None:
@@ -51,6 +53,9 @@ class GeneratorModule(pl.LightningModule):
         if self.threads:
             torch.set_num_threads(self.threads)
         self.plm = load_plm(self.config, self.device)
+        self.plm.say = partial(print, flush=True)
+        if not self.plm.cached:
+            self.plm.say(f"{self.plm.name}: its attention is not one that can be cached here; it is decoded slowly")
 
     def predict_step(self, work: Work, batch_idx: int) -> None:
         """Write a chunk of requests and put what was written into the folder."""
@@ -64,17 +69,19 @@ class GeneratorModule(pl.LightningModule):
 
 
 class Inbox:
-    """Takes works from a folder, each by one process only, until it is closed and empty, or gone."""
+    """Takes works from a folder, each by one process only, until it is closed and empty, or gone.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    parent: a process without which nobody waits for what is written; none by default.
+    """
+
+    def __init__(self, folder: Path, parent: int | None = None) -> None:
+        self.folder, self.parent = folder, parent
 
     def __len__(self) -> int:
         return 1 << 31  # not known; Lightning reads ahead, and so takes works that it does not yet write, without one
 
     def __iter__(self) -> Iterator[Work]:
-        parent = os.getppid()
-        while self.folder.is_dir() and os.getppid() == parent:
+        while self.folder.is_dir() and self.parent in (None, os.getppid()):
             closed = (self.folder / "closed").exists()
             if work := self._take():
                 yield work
@@ -114,8 +121,8 @@ def _written(path: Path) -> Written:
 class Workers(Codec):
     """Writes works in processes of their own, one per device, each with the whole PLM.
 
-    Use it as a context; the processes start with the first work. Finished works that an earlier run has left in
-    `folder` are used and not written again.
+    Use it as a context; the processes start with the first work. Finished works lie in `folder` until they are read:
+    those that an earlier run has left there are used and not written again. Only one instance at a time may write.
     """
 
     def __init__(self, config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> None:
@@ -124,19 +131,22 @@ class Workers(Codec):
         super().__init__(tokenizer, positions or 1 << 30, config.name)
         self.config, self.devices, self.folder = config, devices, folder
         self.at_once = len(devices)
+        self.todo = folder / f"of-{os.getpid()}"  # works of this instance alone
         self.processes: list[Any] = []
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        Inbox(self.folder).close()
-        for process in self.processes:
-            if kind is not None:  # what they are writing is lost, what they have written is not
+        Inbox(self.todo).close()
+        if kind is not None:  # what they are writing is lost, what they have written is not
+            for process in self.processes:
                 process.kill()
+        for process in self.processes:
             process.join()
-        if kind is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.todo, ignore_errors=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def write(self, works: Sequence[Work], on_row: Callable[[int], None] = lambda rows: None) -> Iterator[Written]:
         """Yield what is written for each work, in their order. Raises `ChildFailed` when a process ends early."""
@@ -144,7 +154,7 @@ class Workers(Codec):
             self._start()
         for work in works:
             if not (self.folder / f"{work.name}.done").exists():
-                write_whole(json.dumps(asdict(work), ensure_ascii=False), self.folder / f"{work.name}.todo")
+                write_whole(json.dumps(asdict(work), ensure_ascii=False), self.todo / f"{work.name}.todo")
         seen: set[str] = set()
         for work in works:
             done = self.folder / f"{work.name}.done"
@@ -162,16 +172,24 @@ class Workers(Codec):
             done.unlink()
 
     def _start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.iterdir():  # of a run that was killed
-            if path.suffix != ".done":
-                path.unlink()
+        for left in self.folder.glob("of-*"):  # by runs that were killed
+            if not _alive(int(left.name.removeprefix("of-"))):
+                shutil.rmtree(left, ignore_errors=True)
+        self.todo.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // len(self.devices))
-        for device in self.devices:
-            process = context.Process(target=_serve, args=(self.config, device, self.folder, threads), daemon=True)
-            process.start()
-            self.processes.append(process)
+        # Ctrl-C reaches every process, from its first moment on; this one ends the others.
+        main = threading.current_thread() is threading.main_thread()
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+        try:
+            for device in self.devices:
+                arguments = (self.config, device, self.todo, self.folder, threads, os.getpid())
+                process = context.Process(target=_serve, args=arguments, daemon=True)
+                process.start()
+                self.processes.append(process)
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, handler)
 
     def _check(self) -> None:
         for process in self.processes:
@@ -179,9 +197,18 @@ class Workers(Codec):
                 raise ChildFailed(process.exitcode, "a process that writes texts")
 
 
-def _serve(config: PlmConfig, device: torch.device, folder: Path, threads: int) -> None:
-    """Write works of a folder on one device until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _serve(config: PlmConfig, device: torch.device, todo: Path, folder: Path, threads: int, parent: int) -> None:
+    """Write the works of folder `todo` into `folder` on one device until the first one is closed."""
     with reporting_errors(), quiet_lightning():
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -191,4 +218,4 @@ def _serve(config: PlmConfig, device: torch.device, folder: Path, threads: int) 
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.predict(GeneratorModule(config, folder, threads), Inbox(folder), return_predictions=False)
+        trainer.predict(GeneratorModule(config, folder, threads), Inbox(todo, parent), return_predictions=False)

@@ -42,8 +42,15 @@ class Network:
             return self._body is not self.model and torch.allclose(
                 self.logits(self.read(rows)).float(), expected, rtol=1e-3, atol=1e-3
             )
+        except torch.OutOfMemoryError:
+            raise
         except MISFITS:
             return False
+
+    @property
+    def reuses_memory(self) -> bool:
+        """Whether `logits` writes into memory that it is given."""
+        return self.halved and isinstance(self._head, PackedHead)
 
     def hidden(self, **inputs: Any) -> Tensor:
         """Run the model on keyword arguments of its forward; return states [B, T, H] for `logits`."""
@@ -63,7 +70,7 @@ class Network:
         """Return logits [..., V] for states [..., H], in the memory of `out` where the head can."""
         if not self.halved:
             return states
-        if isinstance(self._head, PackedHead):
+        if self.reuses_memory:
             return self._head(states, out)
         logits: Tensor = self._head(states)
         return logits
@@ -84,5 +91,7 @@ class Network:
 
     @property
     def window(self) -> int:
-        """The longest row over which its attention is a full one: within its window a sliding attention is."""
-        return getattr(self.config, "sliding_window", None) or 1 << 30
+        """The longest row over which its attention is a full one: within its window a sliding or local one is."""
+        names = ("sliding_window", "window_size", "attention_chunk_size")
+        sizes = [getattr(self.config, name, None) for name in names]
+        return min([size for size in sizes if isinstance(size, int) and size > 0], default=1 << 30)

@@ -14,16 +14,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from zerogen.models import has_bfloat16
+
+_ROWS = 64  # a typical batch; the layout is good for others, too
 _HEAD_SLICE = 4096  # tokens of the vocabulary whose logits are computed at a time
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """Tell whether weights of this type can be packed on this device."""
-    return device.type == "cpu" and dtype in (torch.bfloat16, torch.float32) and torch.backends.mkldnn.is_available()
+    fits = dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16(device))
+    return device.type == "cpu" and fits and torch.backends.mkldnn.is_available()
 
 
-def _reorder(weight: Tensor, rows: int) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows)
+def _reorder(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
     return packed
 
 
@@ -56,13 +60,13 @@ class _Packed(threading.local):
         return out
 
 
-def _pack(weights: Sequence[Tensor], biases: Sequence[Tensor | None], rows: int) -> _Packed:
+def _pack(weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> _Packed:
     """Pack weights [out, in] of one width `in` side by side; a missing bias is zero."""
     bias = None
     if any(one is not None for one in biases):
         pairs = zip(biases, weights, strict=True)
         bias = torch.cat([w.new_zeros(len(w)) if one is None else one.detach() for one, w in pairs])
-    packed = _reorder(torch.cat(list(weights)) if len(weights) > 1 else weights[0], rows)
+    packed = _reorder(torch.cat(list(weights)) if len(weights) > 1 else weights[0])
     return _Packed(packed, bias, [len(weight) for weight in weights])
 
 
@@ -89,10 +93,10 @@ class PackedHead(nn.Module):
     units that is faster than float32, and needs half the memory.
     """
 
-    def __init__(self, linear: nn.Linear, rows: int) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight = linear.weight
-        self.packed = [_reorder(part, rows) for part in linear.weight.split(_HEAD_SLICE)]
+        self.weight = nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)
+        self.packed = [_reorder(part) for part in linear.weight.split(_HEAD_SLICE)]
         bias = None if linear.bias is None else linear.bias.detach()
         self.biases = [None] * len(self.packed) if bias is None else list(bias.split(_HEAD_SLICE))
 
@@ -107,8 +111,8 @@ class PackedHead(nn.Module):
         return out
 
 
-def pack_linears(model: PreTrainedModel, rows: int = 64) -> None:
-    """Replace the linear layers of a CPU model in place; `rows` is the batch it will mostly see.
+def pack_linears(model: PreTrainedModel) -> None:
+    """Replace the linear layers of a CPU model in place.
 
     The plain weights are dropped. Queries, keys and values become one product, and so do a gate and its up
     projection: whatever layers of one module read the same tensor, as a trial run shows.
@@ -118,10 +122,10 @@ def pack_linears(model: PreTrainedModel, rows: int = 64) -> None:
     for group in _readers_of_one_tensor(model):
         if group == [head]:
             module, name = where[head]
-            setattr(module, name, PackedHead(head, rows))
+            setattr(module, name, PackedHead(head))
             continue
         weights = [layer.weight.t() if isinstance(layer, Conv1D) else layer.weight for layer in group]
-        shared = _pack(weights, [layer.bias for layer in group], rows)
+        shared = _pack(weights, [layer.bias for layer in group])
         for index, layer in enumerate(group):
             module, name = where[layer]
             setattr(module, name, PackedLinear(shared, index, layer.weight))

@@ -132,7 +132,8 @@ def _propose(logits: Tensor, top_p: float, generator: torch.Generator) -> tuple[
     tokens = _at(blocks, upto, uniform.to(upto.device) * total).clamp_(max=logits.shape[-1] - 1)  # [b, 1]
     chosen = weights.gather(-1, tokens)
     if top_p < 1:
-        above = torch.where(weights > chosen, weights, 0.0).sum(-1, keepdim=True)  # pairwise: exact to about 1e-6
+        # By blocks: a sum over a whole row might be split over threads, and then depends on their number.
+        above = torch.where(weights > chosen, weights, 0.0).unflatten(-1, (-1, _BLOCK)).sum(-1).sum(-1, keepdim=True)
         inside = above < top_p * total
     else:
         inside = chosen > 0

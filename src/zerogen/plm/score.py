@@ -13,6 +13,7 @@ from zerogen.plm.cache import PrefixCache, causal_mask, pad_right
 from zerogen.plm.network import Network
 from zerogen.plm.sampling import token_logprobs
 
+_FEW = 8  # rows for which a forward of what they share does not pay
 _STATES = 128  # rows of the vocabulary's size that exist at a time
 
 
@@ -50,8 +51,12 @@ def logprobs(
     batch_tokens: tokens read at a time, padding included; a longer row is read alone.
     """
     groups = shared_prefixes(rows) if cached else [(0, list(range(len(rows))))]
+    few = [i for length, members in groups for i in members if length and len(members) < _FEW]
+    groups = [(length, members) for length, members in groups if not length or len(members) >= _FEW] + [(0, few)]
     with network.slot_attention() if cached else nullcontext():
         for length, members in groups:
+            if not members:
+                continue
             prefix = rows[members[0]][:length]
             cache = PrefixCache(network.config.num_hidden_layers)
             known, first = 0.0, None
@@ -64,6 +69,8 @@ def logprobs(
                 size = max(1, batch_tokens // (len(rows[members[0]]) - length))
                 batch, members = members[:size], members[size:]
                 own = [rows[i][length:] for i in batch]
+                if not length:  # nothing to keep
+                    cache = PrefixCache(network.config.num_hidden_layers)
                 states = _read(network, own, cache, length) if cached else network.read(own)  # [B, T, H]
                 ids = pad_right(own, network.device)
                 lengths = torch.tensor([len(row) for row in own], device=network.device)

@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from zerogen.tam.train import Tam
 
 POOL_FORMAT = 3  # raise it when the same configuration and seed give other rows
-RUN_FORMAT = 3  # raise it when the same rows and configuration give another TAM or other metrics
+RUN_FORMAT = 4  # raise it when the same rows and configuration give another TAM or other metrics
 
 
 @dataclass
@@ -144,8 +144,8 @@ class Run:
             return
         from zerogen.plm.module import Workers
 
-        with Workers(self.config.plm, self.devices, folder) as workers:
-            yield lambda: workers
+        with ExitStack() as stack:
+            yield cache(lambda: stack.enter_context(Workers(self.config.plm, self.devices, folder)))
 
     def require_tam(self) -> None:
         """Find out that the TAM's weights are missing before hours of work, not after."""
