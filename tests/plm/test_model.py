@@ -7,6 +7,8 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
     MistralConfig,
@@ -200,28 +202,38 @@ def test_logits_of_a_bfloat16_model_are_not_rounded(bias: bool) -> None:
             assert (logits.double() - expected[:rows]).abs().max() < rounded / 100
 
 
-def test_sliding_windows_and_soft_caps_are_the_models_own() -> None:
+def test_windows_and_soft_caps_are_the_models_own() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(5)
+        neo = GPTNeoForCausalLM(
+            GPTNeoConfig(
+                vocab_size=320, hidden_size=32, num_layers=2, num_heads=4, window_size=16,
+                attention_types=[[["global", "local"], 1]], max_position_embeddings=128,
+            )
+        ).eval()  # fmt: skip
         common = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
         common |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
         mistral = MistralForCausalLM(MistralConfig(**common, sliding_window=8)).eval()
         capped = Gemma2ForCausalLM(Gemma2Config(**common, head_dim=8, attn_logit_softcapping=5.0)).eval()
-    prompt = "The movie review in positive sentiment"  # longer than the window
-    for model in (mistral, capped):
+    prompt = "The movie review in positive sentiment is not the question; it was dull."  # longer than the windows
+    for model in (mistral, capped, neo):
+        generator = torch.Generator().manual_seed(1)
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(1))
+                torch.nn.init.normal_(parameter, std=0.3, generator=generator)
         model.generation_config.eos_token_id = 0
         plm = Plm(model, byte_tokenizer())
         ids = torch.tensor([plm.encode(prompt)])
         expected = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).mean().item()
         assert dict(plm.logprob([prompt, "short"]))[0] == pytest.approx(expected, abs=1e-4)
-        out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8, pad_token_id=0, use_cache=False
-        )
-        found = plm.generate(requests([prompt, "A"]), DecodingConfig(top_k=1), NEVER, 8, seed=0)[0]
-        assert found.text == plm.decode(out[0, ids.shape[1] :].tolist())
+        found = plm.generate(requests([prompt, "A"]), DecodingConfig(top_k=1), NEVER, 20, seed=0)
+        for row, text in zip(found, (prompt, "A"), strict=True):
+            ids = torch.tensor([plm.encode(text)])
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, pad_token_id=0,
+                use_cache=False,
+            )  # fmt: skip
+            assert row.text == plm.decode(out[0, ids.shape[1] :].tolist())
 
 
 @torch.inference_mode()
