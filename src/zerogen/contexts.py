@@ -126,6 +126,6 @@ class Contexts:
                         rejects[reason] += 1
                         if rejects[reason] <= 3:
                             samples.append({"text": row.text, "reason": reason})
-                asked, seconds = {"": len(work.requests)}, round(written.seconds / plm.at_once, 3)
-                self.journal.append(Chunk(index, rows, asked, {"": dict(rejects)}, samples, written.tokens, seconds))
+                asked, rejected = {"": len(work.requests)}, {"": dict(rejects)}
+                self.journal.append(Chunk(index, rows, asked, rejected, samples, written.tokens, written.seconds))
                 self.texts += [row.text for row in rows]

@@ -176,7 +176,7 @@ class Generator:
             {label: dict(counts) for label, counts in rejects.items()},
             samples,
             written.tokens,
-            round(written.seconds / self.plm().at_once, 3),  # several are written in the same time
+            written.seconds,
         )
 
     def _check_acceptance(self, labels: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from zerogen.plm.network import MISFITS, Network
 from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
 from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import logprobs
-from zerogen.plm.work import Codec, Work, Written
+from zerogen.plm.work import Codec, Work, Written, longest_row
 from zerogen.records import Continuation, Request, Stop
 
 _END_OF_TEXT = ("<|endoftext|>", "<|im_end|>", "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>")
@@ -37,7 +37,7 @@ class Plm(Codec):
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "plm") -> None:
         self.network = Network(model)
-        super().__init__(tokenizer, self.network.positions, name)
+        super().__init__(tokenizer, longest_row(model.config), name)
         self.device = model.device
         self.tokens = 0  # tokens sampled or scored so far
         self.say: Callable[[str], None] = lambda text: None
@@ -73,6 +73,12 @@ class Plm(Codec):
         both = torch.cat([expected, found]).double().softmax(-1)
         # Half precision rounds differently in another order; a wrong mask or position is off by far more.
         return float((both[0] - both[1]).abs().sum()) / 2 < (1e-3 if network.model.dtype == torch.float32 else 0.1)
+
+    def report_to(self, say: Callable[[str], None]) -> None:
+        """Let `say` be called with a line where something is slower than it could be, now and later."""
+        self.say = say
+        if not self.cached:
+            say(f"{self.name}: its attention is not one that can be cached here; it is decoded slowly")
 
     def _ids(self, values: list[int]) -> Tensor:
         return torch.tensor(values, device=self.device)

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from zerogen.errors import ChildFailed
 from zerogen.lightning import quiet_lightning
 from zerogen.models import load_codec, resolve
 from zerogen.plm.model import Plm, load_plm
-from zerogen.plm.work import Codec, Work, Written
+from zerogen.plm.work import Codec, Work, Written, longest_row
 from zerogen.records import Continuation, Request, Stop
 
 _POLL = 0.05  # seconds between two looks at the folder
@@ -53,9 +53,7 @@ class GeneratorModule(pl.LightningModule):
         if self.threads:
             torch.set_num_threads(self.threads)
         self.plm = load_plm(self.config, self.device)
-        self.plm.say = partial(print, flush=True)
-        if not self.plm.cached:
-            self.plm.say(f"{self.plm.name}: its attention is not one that can be cached here; it is decoded slowly")
+        self.plm.report_to(partial(print, flush=True))
 
     def predict_step(self, work: Work, batch_idx: int) -> None:
         """Write a chunk of requests and put what was written into the folder."""
@@ -127,8 +125,7 @@ class Workers(Codec):
 
     def __init__(self, config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> None:
         plm_config, tokenizer = load_codec(resolve(config.model, config.revision, "plm.model"), "plm.model")
-        positions = getattr(plm_config.get_text_config(), "max_position_embeddings", None)
-        super().__init__(tokenizer, positions or 1 << 30, config.name)
+        super().__init__(tokenizer, longest_row(plm_config), config.name)
         self.config, self.devices, self.folder = config, devices, folder
         self.at_once = len(devices)
         self.todo = folder / f"of-{os.getpid()}"  # works of this instance alone
@@ -168,7 +165,8 @@ class Workers(Codec):
             if work.name not in seen:
                 seen.add(work.name)
                 on_row(len(work.requests))
-            yield _written(done)
+            written = _written(done)
+            yield replace(written, seconds=round(written.seconds / self.at_once, 3))
             done.unlink()
 
     def _start(self) -> None:

@@ -85,11 +85,6 @@ class Network:
             self.model.set_attn_implementation(self._own_attention)
 
     @property
-    def positions(self) -> int:
-        """The longest row that the model can read, in tokens."""
-        return getattr(self.config, "max_position_embeddings", None) or 1 << 30
-
-    @property
     def window(self) -> int:
         """The longest row over which its attention is a full one: within its window a sliding or local one is."""
         names = ("sliding_window", "window_size", "attention_chunk_size")

@@ -50,13 +50,12 @@ def logprobs(
     cached: read a common beginning once, by `cache.slot_attention`; else each row is read whole, by the model's own.
     batch_tokens: tokens read at a time, padding included; a longer row is read alone.
     """
-    groups = shared_prefixes(rows) if cached else [(0, list(range(len(rows))))]
-    few = [i for length, members in groups for i in members if length and len(members) < _FEW]
-    groups = [(length, members) for length, members in groups if not length or len(members) >= _FEW] + [(0, few)]
+    groups = [group for group in shared_prefixes(rows) if len(group[1]) >= _FEW] if cached else []
+    grouped = {i for _, members in groups for i in members}
+    if alone := [i for i in range(len(rows)) if i not in grouped]:
+        groups.append((0, alone))
     with network.slot_attention() if cached else nullcontext():
         for length, members in groups:
-            if not members:
-                continue
             prefix = rows[members[0]][:length]
             cache = PrefixCache(network.config.num_hidden_layers)
             known, first = 0.0, None

@@ -28,11 +28,19 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One continuation per request of a work, in their order; the tokens sampled and the seconds it took."""
+    """One continuation per request of a work, in their order; the tokens sampled and the seconds it took.
+
+    Works that are written side by side share their time: the seconds of all of them add up to what passed.
+    """
 
     continuations: Sequence[Continuation]
     tokens: int
     seconds: float
+
+
+def longest_row(config: Any) -> int:
+    """Return how many tokens a model of that configuration can read at once."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
 class Codec:

@@ -119,9 +119,7 @@ class Run:
 
         with self.stage("load"), self.progress.wait(f"loading {self.config.plm.name} (a GGUF file is converted once)"):
             plm = load_plm(self.config.plm, self.device)
-        plm.say = self.progress.say
-        if not plm.cached:
-            self.progress.say(f"{plm.name}: its attention is not one that can be cached here; it is decoded slowly")
+        plm.report_to(self.progress.say)
         return plm
 
     @contextmanager
