@@ -123,10 +123,10 @@ def test_a_task_without_contexts(task: TaskConfig, gpt2: Plm) -> None:
 
 
 def test_a_prompt_that_hardly_works_stops_with_examples(task: TaskConfig, gpt2: Plm) -> None:
-    generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=500, patience=32), 1)
-    with pytest.raises(UserError, match=r"prompts.bad: 0 of the last 32 texts .* rejected were \w+: '"):
+    generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=500, patience=128), 1)
+    with pytest.raises(UserError, match=r"prompts.bad: 0 of the last 128 texts .* rejected were \w+: '"):
         list(generator.extend(4))
-    assert len(generator.journal.chunks) == 2
+    assert len(generator.journal.chunks) == 8
 
 
 def test_a_label_that_has_its_rows_does_not_stop_the_others(task: TaskConfig, gpt2: Plm) -> None:
@@ -160,11 +160,10 @@ def test_rejects_and_accepted_add_up_to_requests(task: TaskConfig, gpt2: Plm) ->
 
 
 def test_contexts_are_unique_until_there_are_no_new_ones(task: TaskConfig, gpt2: Plm) -> None:
-    generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=1, patience=32, min_acceptance=0.99), 1)
+    generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=1, patience=128, min_acceptance=0.99), 1)
     contexts = generator.contexts
     assert contexts is not None
-    found = contexts.take(0, 1, Quiet())
+    found = contexts.take(0, 1000, Quiet())
     unique = len(contexts.texts)
-    again = contexts.take(unique, 2 * unique, Quiet())
-    assert found[0] == contexts.texts[0]
-    assert sorted(again) == sorted(contexts.texts)
+    assert found[:unique] == contexts.texts
+    assert sorted(found[unique : 2 * unique]) == sorted(contexts.texts)

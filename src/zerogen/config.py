@@ -181,8 +181,8 @@ class DecodingConfig:
     """Sample among the k most probable tokens; 0 is off, 1 is greedy."""
     temperature: float = 1.0
     """Divides the logits before sampling."""
-    batch_size: int = 192
-    """Rows decoded at a time."""
+    batch_size: int | None = None
+    """Rows decoded at a time; null is 192 on a CPU, and on a GPU what fits into its memory, up to 512."""
     chunk_size: int = 512
     """Most requests per chunk, the unit of resuming; the first chunks are smaller: 64, 128, 256, ..."""
 
@@ -272,7 +272,8 @@ def check_decoding(decoding: DecodingConfig) -> None:
     _between("decoding.top_p", decoding.top_p, "0 < top_p <= 1", 0 < decoding.top_p <= 1)
     _between("decoding.top_k", decoding.top_k, "0 (off) or more", decoding.top_k >= 0)
     _between("decoding.temperature", decoding.temperature, "more than 0", decoding.temperature > 0)
-    _between("decoding.batch_size", decoding.batch_size, "1 or more", decoding.batch_size >= 1)
+    if decoding.batch_size is not None:
+        _between("decoding.batch_size", decoding.batch_size, "null, or 1 or more", decoding.batch_size >= 1)
     _between("decoding.chunk_size", decoding.chunk_size, "1 or more", decoding.chunk_size >= 1)
 
 

@@ -1,9 +1,15 @@
 """Generation and scoring are exact whatever the batch looks like."""
 
-from collections.abc import Sequence
+import gc
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -18,7 +24,11 @@ from transformers import (
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.config import DebiasConfig, DecodingConfig
 from zerogen.models import has_bfloat16
+from zerogen.plm.debias import SelfDebiasing
+from zerogen.plm.decode import CachedEngine, Slots
+from zerogen.plm.draws import fold
 from zerogen.plm.model import Plm
+from zerogen.plm.network import Network
 from zerogen.plm.pack import PackedHead, PackedLinear, can_pack, pack_linears
 from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import shared_prefixes
@@ -65,6 +75,127 @@ def test_sampling_depends_on_the_seed_alone(plm: Plm) -> None:
     assert first != plm.generate(requests(PROMPTS), DecodingConfig(batch_size=4), NEVER, 20, seed=6)
 
 
+@pytest.mark.parametrize("counters", [0, 2])
+def test_a_row_does_not_depend_on_the_rows_beside_it(plm: Plm, counters: int) -> None:
+    """Nor on the slot it is decoded in, on when it is begun, or on how many steps pass between two looks at it."""
+    asked = [
+        Request(str(i), prompt, counters={str(k): PROMPTS[(i + 1 + k) % 9] for k in range(counters)})
+        for i, prompt in enumerate(PROMPTS * 3)
+    ]
+    stops, debias = [Stop("e"), Stop(" ")], DebiasConfig(decay=20.0)
+    for decoding in (DecodingConfig(top_p=0.6), DecodingConfig(temperature=0.7, top_k=20), DecodingConfig(top_k=1)):
+        every = [
+            plm.generate(asked, replace(decoding, batch_size=size * (1 + counters)), stops, 12, 5, debias)
+            for size in (27, 5, 1)
+        ]
+        plm.steady = True
+        every += [
+            plm.generate(asked, replace(decoding, batch_size=size * (1 + counters)), stops, 12, 5, debias)
+            for size in (27, 5, 5)  # the second time with what the first has left in the same memory
+        ]
+        plm.steady = False
+        assert len({row.tokens for row in every[0]}) > 3
+        for found in every[1:]:
+            assert [(row.text, row.finish, row.tokens) for row in found] == [
+                (row.text, row.finish, row.tokens) for row in every[0]
+            ]
+            for row, other in zip(found, every[0], strict=True):
+                assert row.logprob == pytest.approx(other.logprob, abs=1e-4)
+                assert row.counter_logprob == pytest.approx(other.counter_logprob, abs=1e-4)
+
+
+def test_the_cache_of_a_chunk_is_freed_with_it(plm: Plm) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        made: list[weakref.ref[CachedEngine]] = []
+
+        class Watched(CachedEngine):
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                made.append(weakref.ref(self))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("zerogen.plm.model.CachedEngine", Watched)
+            plm.generate(requests(PROMPTS), DecodingConfig(batch_size=4), NEVER, 5, seed=5)
+        assert [ref() for ref in made] == [None]
+    finally:
+        gc.enable()
+
+
+def test_a_steady_step_asks_nothing_of_the_host(plm: Plm) -> None:
+    """Tensors on the meta device have no values: whoever asks for one fails. So would a recording on a GPU."""
+    for sampler in (Sampler(0.9), Sampler(0.9, 20, 0.7, SelfDebiasing(20.0)), Sampler(top_k=1)):
+        for steady in (True, False):
+            network = Network(causal_model(plm.network.config.model_type))
+            with torch.inference_mode(), network.slot_attention():
+                engine = CachedEngine(network, lines=6, capacity=64, steady=steady)
+                slots = Slots(engine, sampler, 3, 2, network.device)
+                slots.fill([0, 1, 2], [[[1, 2], [3]]] * 3, torch.arange(3))
+                for _ in range(2):
+                    slots._take()
+                to_meta(network.model, slots, engine.cache)
+                if steady:
+                    assert [part.device.type for part in slots._take()] == ["meta"] * 3
+                else:
+                    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+                        slots._take()
+
+
+class Recorder(TorchDispatchMode):
+    """Replays a step as a GPU does: the same operations on the same memory, and no Python in between."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.outputs: Sequence[torch.Tensor] | None = None
+        self.calls: list[tuple[Callable[..., Any], Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, made))
+        return made
+
+    def __call__(self, step: Callable[[], Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
+        if self.outputs is None:
+            with self:
+                self.outputs = step()
+            return self.outputs
+        for func, args, kwargs, made in self.calls:
+            given = {leaf.data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+            for old, new in zip(tree_leaves(made), tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr() and new.data_ptr() not in given:
+                    old.copy_(new)
+        return self.outputs
+
+
+def test_a_recorded_step_can_be_replayed(plm: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [plm.generate(requests(PROMPTS * 2), DecodingConfig(), [Stop("e")], 20, seed) for seed in (1, 2)]
+    recorders: list[Recorder] = []
+
+    def record(device: torch.device) -> Recorder:
+        recorders.append(Recorder(device))
+        return recorders[-1]
+
+    monkeypatch.setattr("zerogen.plm.decode.Replayed", record)
+    plm.steady = True
+    for seed, rows in zip((1, 2), expected, strict=True):  # the second chunk replays what the first recorded
+        found = plm.generate(requests(PROMPTS * 2), DecodingConfig(batch_size=4), [Stop("e")], 20, seed)
+        assert [row.text for row in found] == [row.text for row in rows]
+    assert len(recorders) == 1
+    assert len(recorders[0].calls) > 100
+
+
+def to_meta(model: torch.nn.Module, *holders: object) -> None:
+    """Replace all tensors of a model, of a cache and of what is held beside them by ones that have no values."""
+    model.to("meta")
+    for holder in holders:
+        for name, value in vars(holder).items():
+            if isinstance(value, torch.Tensor):
+                setattr(holder, name, value.to("meta"))
+        for layer in getattr(holder, "layers", []):
+            layer.keys, layer.values = layer.keys.to("meta"), layer.values.to("meta")
+
+
 def test_generation_leaves_the_global_random_state_alone(plm: Plm) -> None:
     before = torch.get_rng_state()
     plm.generate(requests(PROMPTS), DecodingConfig(batch_size=4), NEVER, 5, seed=5)
@@ -108,10 +239,10 @@ def test_the_logprob_of_a_continuation_is_its_mean_token_logprob(plm: Plm) -> No
     expected = []
     ids = plm.encode(prompt)
     engine_free = causal_model(plm.network.config.model_type)
-    generator = torch.Generator().manual_seed(3)
-    for _ in range(row.tokens):
+    key = fold(torch.tensor([3]), 0)
+    for place in range(row.tokens):
         logits = engine_free(torch.tensor([ids])).logits[:, -1]
-        token, _ = Sampler(0.9)(logits[:, None], generator)
+        token, _ = Sampler(0.9)(logits[:, None], fold(key, place))
         expected.append(logits.log_softmax(-1)[0, token].item())
         ids.append(int(token))
     assert row.logprob == pytest.approx(sum(expected) / len(expected), abs=1e-4)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from zerogen.plm.debias import SelfDebiasing
+from zerogen.plm.draws import fold, uniform
 from zerogen.plm.sampling import Sampler, nucleus, nucleus_probabilities, sorted_nucleus
 
 VOCABULARY = 1000
@@ -21,6 +22,10 @@ def logits_of(kind: str) -> torch.Tensor:
     return torch.zeros(VOCABULARY)  # all equal
 
 
+def keys_of(seed: int, count: int = DRAWS) -> torch.Tensor:
+    return fold(torch.full((count,), seed), torch.arange(count))
+
+
 def total_variation(tokens: torch.Tensor, expected: torch.Tensor) -> float:
     found = torch.bincount(tokens, minlength=VOCABULARY).double() / len(tokens)
     return float((found - expected).abs().sum() / 2)
@@ -36,7 +41,7 @@ def noise(expected: torch.Tensor) -> float:
 def test_nucleus_has_the_reference_distribution(kind: str, top_p: float) -> None:
     logits = logits_of(kind)
     expected = nucleus_probabilities(logits[None], top_p)[0]
-    tokens, logprobs = nucleus(logits.expand(DRAWS, -1), top_p, torch.Generator().manual_seed(1))
+    tokens, logprobs = nucleus(logits.expand(DRAWS, -1), top_p, keys_of(1))
     assert total_variation(tokens, expected) < noise(expected)
     assert torch.all(expected[tokens] > 0)
     torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens], atol=1e-4, rtol=0)
@@ -45,7 +50,7 @@ def test_nucleus_has_the_reference_distribution(kind: str, top_p: float) -> None
 def test_the_bound_catches_a_wrong_sampler() -> None:
     logits = logits_of("peaked")
     expected = nucleus_probabilities(logits[None], 0.9)[0]
-    untruncated, _ = nucleus(logits.expand(DRAWS, -1), 1.0, torch.Generator().manual_seed(1))
+    untruncated, _ = nucleus(logits.expand(DRAWS, -1), 1.0, keys_of(1))
     assert total_variation(untruncated, expected) > noise(expected)
 
 
@@ -56,14 +61,14 @@ def test_tokens_tied_with_the_last_one_kept_are_all_kept() -> None:
 
 def test_a_tiny_nucleus_falls_back_to_sorting() -> None:
     logits = logits_of("flat")
-    tokens, _ = nucleus(logits.expand(64, -1), 1e-6, torch.Generator().manual_seed(1))
+    tokens, _ = nucleus(logits.expand(64, -1), 1e-6, keys_of(1, 64))
     assert set(tokens.tolist()) == {int(logits.argmax())}
 
 
 def test_sorted_nucleus_agrees_with_its_probabilities() -> None:
     logits = logits_of("peaked")
     expected = nucleus_probabilities(logits[None], 0.9)[0]
-    tokens = sorted_nucleus(logits.expand(DRAWS, -1), 0.9, torch.Generator().manual_seed(2))
+    tokens = sorted_nucleus(logits.expand(DRAWS, -1), 0.9, keys_of(2))
     assert total_variation(tokens, expected) < noise(expected)
 
 
@@ -71,14 +76,14 @@ def test_top_k_and_temperature() -> None:
     logits = logits_of("peaked")
     expected = (logits / 2).double()
     expected[expected < expected.topk(5).values[-1]] = -torch.inf
-    tokens, logprobs = Sampler(top_k=5, temperature=2.0)(logits.expand(DRAWS, 1, -1), torch.Generator().manual_seed(1))
+    tokens, logprobs = Sampler(top_k=5, temperature=2.0)(logits.expand(DRAWS, 1, -1), keys_of(1))
     assert total_variation(tokens, expected.softmax(-1)) < noise(expected.softmax(-1))
     torch.testing.assert_close(logprobs[:, 0], logits.log_softmax(-1)[tokens], atol=1e-4, rtol=0)
 
 
 def test_greedy_takes_the_most_probable_token() -> None:
     logits = torch.stack([logits_of("peaked"), logits_of("flat")])
-    tokens, logprobs = Sampler(top_k=1)(logits[:, None], torch.Generator())
+    tokens, logprobs = Sampler(top_k=1)(logits[:, None], keys_of(0, 2))
     assert tokens.tolist() == logits.argmax(-1).tolist()
     torch.testing.assert_close(logprobs[:, 0], logits.log_softmax(-1).amax(-1), atol=1e-5, rtol=0)
 
@@ -88,16 +93,17 @@ def test_a_nan_is_an_error(sampler: Sampler) -> None:
     logits = torch.zeros(2, VOCABULARY)
     logits[1, 3] = torch.nan
     with pytest.raises(FloatingPointError):
-        sampler(logits[:, None], torch.Generator())
+        sampler(logits[:, None], keys_of(0, 2))
 
 
-def test_draws_depend_on_the_generator_alone() -> None:
-    logits = logits_of("flat").expand(50, -1)
+def test_a_draw_depends_on_its_logits_and_key_alone() -> None:
+    logits = torch.cat([logits_of("flat").expand(30, -1), logits_of("peaked").expand(30, -1)])
     torch.manual_seed(1)
-    first, _ = nucleus(logits, 0.9, torch.Generator().manual_seed(5))
+    together, logprobs = nucleus(logits, 0.3, keys_of(5, 60))
     torch.manual_seed(2)
-    second, _ = nucleus(logits, 0.9, torch.Generator().manual_seed(5))
-    assert torch.equal(first, second)
+    for i in range(60):
+        token, logprob = nucleus(logits[i : i + 1], 0.3, keys_of(5, 60)[i : i + 1])
+        assert (token, logprob) == (together[i], logprobs[i])
 
 
 @pytest.mark.parametrize(
@@ -112,10 +118,51 @@ def test_a_debiased_draw_has_the_distribution_of_the_formula(sampler: Sampler) -
     if sampler.top_k:
         scores[scores < scores.topk(sampler.top_k).values[-1]] = -torch.inf
     expected = nucleus_probabilities(scores[None], sampler.top_p)[0]
-    tokens, logprobs = sampler(logits.expand(DRAWS, -1, -1), torch.Generator().manual_seed(1))
+    tokens, logprobs = sampler(logits.expand(DRAWS, -1, -1), keys_of(1))
     assert total_variation(tokens, expected) < noise(expected)
     torch.testing.assert_close(logprobs, logits.log_softmax(-1)[:, tokens].T, atol=1e-4, rtol=0)
-    biased, _ = Sampler(sampler.top_p, sampler.top_k, sampler.temperature)(
-        logits[:1].expand(DRAWS, 1, -1), torch.Generator().manual_seed(1)
-    )
+    biased, _ = Sampler(sampler.top_p, sampler.top_k, sampler.temperature)(logits[:1].expand(DRAWS, 1, -1), keys_of(1))
     assert total_variation(biased, expected) > noise(expected)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [Sampler(0.3), Sampler(0.9), Sampler(1.0), Sampler(top_k=1), Sampler(0.8, 3, 0.5, SelfDebiasing(20.0))],
+)
+def test_attempts_end_in_the_draw_of_a_call(sampler: Sampler) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(400, 1 if not sampler.debias.decay else 3, VOCABULARY, generator=generator) * 3
+    keys = keys_of(4, 400)
+    expected, expected_logprobs = sampler(logits, keys)
+    tries = torch.zeros(400, dtype=torch.long)
+    tokens, logprobs, settled = sampler.attempt(logits, keys, tries)
+    assert settled.float().mean() > 0.95
+    for _ in range(8):
+        tries += sampler.draws
+        again, more, now = sampler.attempt(logits, keys, tries)
+        tokens, logprobs = torch.where(settled, tokens, again), torch.where(settled[:, None], logprobs, more)
+        settled |= now
+    assert settled.all()
+    assert torch.equal(tokens, expected)
+    torch.testing.assert_close(logprobs, expected_logprobs)
+
+
+def test_a_tiny_nucleus_is_not_left_to_attempts() -> None:
+    assert [Sampler(top_p).settles for top_p in (1.0, 0.9, 0.1, 0.05, 0.01)] == [True, True, True, True, False]
+    assert Sampler(0.01, top_k=1).settles
+
+
+def test_draws_are_uniform_and_independent_of_their_neighbours() -> None:
+    rows, tokens = torch.arange(400)[:, None], torch.arange(400)
+    for seed in (0, 1, (1 << 62) + 12345):
+        keys = fold(fold(torch.full((400, 1), seed), rows), tokens)
+        drawn = uniform(keys)
+        assert len(keys.unique()) == keys.numel()
+        assert drawn.min() >= 0
+        assert drawn.max() < 1
+        counts = torch.bincount((drawn.flatten() * 100).long(), minlength=100).double()
+        assert float(((counts - 1600) ** 2 / 1600).sum()) < 160  # chi-squared, 99 degrees of freedom: p = 1e-4
+        bits = drawn - 0.5
+        pairs = [(bits[1:], bits[:-1]), (bits[:, 1:], bits[:, :-1]), (bits, uniform(fold(keys, 1)) - 0.5)]
+        for a, b in [*pairs, (bits, uniform(fold(fold(torch.full((400, 1), seed + 1), rows), tokens)) - 0.5)]:
+            assert abs(float((a * b).mean()) * 12) < 4.5 / a.numel() ** 0.5  # correlation, in standard deviations

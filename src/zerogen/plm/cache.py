@@ -112,7 +112,8 @@ class SlotCache(Cache):
     def __init__(self, layers: int, slots: int, capacity: int, device: torch.device) -> None:
         super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
         self.slots, self.capacity = slots, capacity
-        self.rows = torch.arange(slots, device=device)  # slots that the current forward writes
+        self.all_rows = torch.arange(slots, device=device)
+        self.rows = self.all_rows  # slots that the current forward writes
         self.copies: Tensor | None = None  # prefill: input row of each of `rows`
         self.width = 0  # columns
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
@@ -137,7 +138,8 @@ class SlotCache(Cache):
 
     def advance(self, positions: Tensor) -> None:
         """Let the next forward write one token per slot, at `positions` [S]."""
-        self.reserve(int(positions.max()) + 1)
+        if self.width < self.capacity:
+            self.reserve(int(positions.max()) + 1)
         self.positions = positions
         self._lines.clear()
 
@@ -151,7 +153,7 @@ class SlotCache(Cache):
     def keep(self, slots: Tensor) -> None:
         """Drop all slots but these."""
         self.slots = len(slots)
-        self.rows = torch.arange(self.slots, device=slots.device)
+        self.all_rows = self.rows = torch.arange(self.slots, device=slots.device)
         for layer in self.layers:
             if layer.is_initialized:  # one that reads another layer's keys has none
                 layer.keep(slots)

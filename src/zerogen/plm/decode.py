@@ -10,12 +10,24 @@ import torch
 from torch import Tensor
 
 from zerogen.plm.cache import SlotCache, causal_mask, pad_right
+from zerogen.plm.draws import fold
+from zerogen.plm.graph import Replayed
 from zerogen.plm.network import Network
-from zerogen.plm.sampling import Sampler
+from zerogen.plm.sampling import Sampler, check_finite
+
+_EACH = 8  # batches grow and shrink by so many rows: oneDNN builds and keeps kernels for every size that it meets
+_BURST = 4  # steps of a steady engine between two looks at its rows: those that ended early are computed along
 
 
 class Engine(Protocol):
-    """How next-token logits are computed for a set of lines, each holding one prompt and what was sampled behind it."""
+    """How next-token logits are computed for a set of lines, each holding one prompt and what was sampled behind it.
+
+    capacity: the longest line in tokens.
+    steady: a step does the same to the same memory whatever the lines hold, and never asks for a value on the host.
+    """
+
+    capacity: int
+    steady: bool
 
     def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor: ...
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor: ...
@@ -25,12 +37,15 @@ class Engine(Protocol):
 class CachedEngine:
     """Keeps keys and values: a step costs one token per line. For models that use transformers' attention interface.
 
-    The logits that it returns are overwritten by its next call.
+    The logits that it returns are overwritten by its next call. A steady one attends to all columns that its cache
+    will ever have, where another lets the cache grow with the rows.
     """
 
-    def __init__(self, network: Network, lines: int, capacity: int) -> None:
-        self.network = network
+    def __init__(self, network: Network, lines: int, capacity: int, steady: bool = False) -> None:
+        self.network, self.capacity, self.steady = network, capacity, steady
         self.cache = SlotCache(network.config.num_hidden_layers, lines, capacity, network.device)
+        if steady:
+            self.cache.reserve(capacity)
         self.scratch: Tensor | None = None
 
     def _logits(self, states: Tensor) -> Tensor:
@@ -48,7 +63,7 @@ class CachedEngine:
         cache, device = self.cache, self.network.device
         cache.rows = lines
         cache.copies = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
-        ids = pad_right(distinct, device)
+        ids = pad_right([*distinct, *[()] * (-len(distinct) % _EACH)], device)
         cache.reserve(ids.shape[1])
         states = self.network.hidden(
             input_ids=ids,
@@ -60,7 +75,7 @@ class CachedEngine:
         last = torch.tensor([len(prompt) - 1 for prompt in distinct], device=device)
         states = states[torch.arange(len(distinct), device=device), last]
         logits = self._logits(states[cache.copies])
-        cache.rows, cache.copies = torch.arange(cache.slots, device=device), None
+        cache.rows, cache.copies = cache.all_rows, None
         return logits
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -85,8 +100,10 @@ class CachedEngine:
 class RecomputingEngine:
     """Reads every line again at each step: slow, but right for any causal model."""
 
+    steady = False
+
     def __init__(self, network: Network, lines: int, capacity: int) -> None:
-        self.network = network
+        self.network, self.capacity = network, capacity
         self.rows: list[list[int]] = [[0] for _ in range(lines)]
 
     def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -117,44 +134,118 @@ class Row:
     logprobs: list[float]
 
 
+class Slots:
+    """Where the rows under way stand, one per slot, on the device.
+
+    slots: rows decoded at a time.
+    lines: how many prompts each row has: its own and the counter-prompts. The same token is appended to all of them;
+        slot number s decodes them on the engine's lines s * lines and following.
+    """
+
+    def __init__(self, engine: Engine, sampler: Sampler, slots: int, lines: int, device: torch.device) -> None:
+        self.engine, self.sampler, self.device = engine, sampler, device
+        self.tokens = torch.zeros(slots, dtype=torch.long, device=device)  # the last ones, which no one has read yet
+        self.positions = torch.zeros(slots, lines, dtype=torch.long, device=device)  # where those belong
+        self.keys = torch.zeros(slots, dtype=torch.long, device=device)  # of the rows' draws
+        self.counts = torch.zeros(slots, dtype=torch.long, device=device)  # tokens that the rows have
+        self.tries = torch.zeros(slots, dtype=torch.long, device=device)  # draws rejected for the next ones
+        self._replayed = Replayed(device)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def fill(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[Sequence[int]]], keys: Tensor
+    ) -> tuple[list[int], list[list[float]]]:
+        """Read prompts into slots and sample the first tokens; return them and their log-probabilities per line."""
+        which = self._ids(slots)
+        logits = self.engine.prefill(self._lines(which), [prompt for group in prompts for prompt in group])
+        logits = logits.view(len(slots), -1, logits.shape[-1])
+        tokens, logprobs = self.sampler(logits, fold(keys, 0))
+        self.positions[which] = self._ids([[len(prompt) for prompt in group] for group in prompts])
+        self.tokens[which], self.keys[which] = tokens, keys
+        self.counts[which], self.tries[which] = 1, 0
+        return tokens.tolist(), logprobs.tolist()
+
+    def rest(self, slots: Sequence[int]) -> None:
+        """Let slots without a row, which are computed along, widen no cache."""
+        which = self._ids(slots)
+        self.tokens[which] = 0
+        self.positions[which] = 0
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Drop all slots but these."""
+        which = self._ids(slots)
+        self.engine.keep(self._lines(which))
+        for name in ("tokens", "positions", "keys", "counts", "tries"):
+            setattr(self, name, getattr(self, name)[which])
+
+    def advance(self) -> Iterator[tuple[list[int], list[list[float]], list[bool]]]:
+        """Take the steps that may pass between two looks at the rows.
+
+        Yields for each step every slot's token, its log-probabilities per line, and whether it is one: where not, all
+        draws were rejected and the next step draws again.
+        """
+        # What a step returns, the next one may overwrite.
+        steps = [
+            [part.clone() for part in self._replayed(self._take)] for _ in range(_BURST if self.engine.steady else 1)
+        ]
+        tokens, logprobs, settled = (torch.stack(parts) for parts in zip(*steps, strict=True))
+        check_finite(logprobs)
+        yield from zip(tokens.tolist(), logprobs.tolist(), settled.tolist(), strict=True)
+
+    def _take(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Read the last tokens, sample the next ones [S]; return them as `advance` does."""
+        read = self.tokens[:, None].expand_as(self.positions).flatten()
+        logits = self.engine.step(read, self.positions.flatten()).view(*self.positions.shape, -1)
+        keys = fold(self.keys, self.counts)
+        if self.engine.steady:
+            tokens, logprobs, settled = self.sampler.attempt(logits, keys, self.tries)
+            self.tries.add_(self.sampler.draws).mul_(~settled)
+        else:
+            tokens, logprobs = self.sampler(logits, keys)
+            settled = torch.ones_like(tokens, dtype=torch.bool)
+        self.tokens.copy_(torch.where(settled, tokens, self.tokens))
+        self.counts.add_(settled)
+        # A row that has ended goes on until somebody looks.
+        self.positions.add_(settled[:, None]).clamp_(max=self.engine.capacity - 1)
+        return tokens, logprobs, settled
+
+    def _ids(self, values: Sequence[object]) -> Tensor:
+        return torch.tensor(values, device=self.device)
+
+    def _lines(self, slots: Tensor) -> Tensor:
+        lines = self.positions.shape[1]
+        return (slots[:, None] * lines + torch.arange(lines, device=self.device)).flatten()
+
+
 @torch.inference_mode()
 def decode(
-    engine: Engine,
+    slots: Slots,
     prompts: Sequence[Sequence[Sequence[int]]],
-    sampler: Sampler,
-    generator: torch.Generator,
-    slots: int,
+    keys: Tensor,
     max_new_tokens: int,
     ends: Callable[[Sequence[Row]], Sequence[str | None]],
-    device: torch.device,
 ) -> Iterator[tuple[Row, str]]:
     """Continue each of `prompts` until it ends, and yield (row, finish) as rows end.
 
-    prompts: for each row its prompt and its counter-prompts, all as token ids, equally many for every row. The same
-        token is appended to all of them; slot number s decodes them on the engine's lines s * (1 + K) and following.
-    slots: rows decoded at a time; a slot whose row has ended takes the next prompts.
+    slots: where rows are decoded; one whose row has ended takes the next prompts.
+    prompts: for each row its prompt and its counter-prompts, all as token ids, equally many for every row.
+    keys: of each row's draws, int64 [rows], see `draws`.
     ends: given rows that just got a token, returns "stop" or "eos" for each that is complete, else None.
     """
-    if not prompts:
-        return
-    each = len(prompts[0])
     queue = iter(range(len(prompts)))
     waiting = len(prompts)
-    rows: list[Row | None] = [None] * slots
-    tokens = torch.zeros(slots, dtype=torch.long, device=device)
-    positions = torch.zeros(slots, each, dtype=torch.long, device=device)
+    rows: list[Row | None] = [None] * len(slots)
 
-    def lines_of(which: Sequence[int]) -> Tensor:
-        return torch.tensor([slot * each + i for slot in which for i in range(each)], device=device)
-
-    def advance(which: list[int], logits: Tensor) -> Iterator[tuple[Row, str]]:
-        """Sample a token for the slots `which` from logits [len(which) * each, V]; yield the rows that it ends."""
-        drawn, logprobs = sampler(logits.view(len(which), each, -1), generator)
-        tokens[which] = drawn
+    def append(
+        which: Sequence[int], tokens: list[int], logprobs: list[list[float]], settled: list[bool]
+    ) -> Iterator[tuple[Row, str]]:
+        """Give the rows in slots `which` their next tokens; yield the rows that it ends."""
         current: list[tuple[int, Row]] = []
-        for slot, token, logprob in zip(which, drawn.tolist(), logprobs.tolist(), strict=True):
+        for slot, token, logprob, is_one in zip(which, tokens, logprobs, settled, strict=True):
             row = rows[slot]
-            if row is None:  # an empty slot is computed along, and what is drawn for it means nothing
+            if row is None or not is_one:  # what is drawn for an empty slot means nothing
                 continue
             row.tokens.append(token)
             row.logprobs = [total + new for total, new in zip(row.logprobs, logprob, strict=True)]
@@ -173,22 +264,20 @@ def decode(
             filled = list(zip(free, queue, strict=False))
             waiting -= len(filled)
             for slot, index in filled:
-                rows[slot] = Row(index, [], [0.0] * each)
-                positions[slot] = torch.tensor([len(prompt) - 1 for prompt in prompts[index]], device=device)
-            which = [slot for slot, _ in filled]
-            logits = engine.prefill(lines_of(which), [prompt for _, index in filled for prompt in prompts[index]])
-            yield from advance(which, logits)
+                rows[slot] = Row(index, [], [0.0] * len(prompts[index]))
+            which, taken = [slot for slot, _ in filled], [index for _, index in filled]
+            found = slots.fill(which, [prompts[index] for index in taken], keys[taken])
+            yield from append(which, *found, [True] * len(which))
             continue
         active = [slot for slot, row in enumerate(rows) if row is not None]
         if not active:
             return
-        if not waiting and len(active) <= len(rows) * 3 // 4:
-            engine.keep(lines_of(active))
-            rows = [rows[slot] for slot in active]
-            tokens, positions = tokens[active], positions[active]
-            free = []
-        positions += 1
+        if not waiting and len(active) <= len(rows) * 3 // 4 and not slots.engine.steady:
+            kept = active + free[: -len(active) % _EACH]
+            slots.keep(kept)
+            rows = [rows[slot] for slot in kept]
+            free = [slot for slot, row in enumerate(rows) if row is None]
         if free:
-            tokens[free] = positions[free] = 0
-        logits = engine.step(tokens.repeat_interleave(each), positions.flatten())
-        yield from advance(list(range(len(rows))), logits)
+            slots.rest(free)
+        for step in slots.advance():
+            yield from append(range(len(rows)), *step)

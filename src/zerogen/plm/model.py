@@ -13,7 +13,8 @@ from torch import Tensor
 from zerogen.config import DebiasConfig, DecodingConfig, PlmConfig
 from zerogen.models import fingerprint, has_bfloat16, load_pretrained, resolve
 from zerogen.plm.debias import SelfDebiasing
-from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, decode
+from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, Slots, decode
+from zerogen.plm.draws import fold
 from zerogen.plm.network import MISFITS, Network
 from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
 from zerogen.plm.sampling import Sampler
@@ -21,6 +22,9 @@ from zerogen.plm.score import logprobs
 from zerogen.plm.work import Codec, Work, Written, longest_row
 from zerogen.records import Continuation, Request, Stop
 
+_ROWS_ON_CPU = 192  # at a time: more are hardly faster and take more memory
+_ROWS_ON_GPU = 512
+_COLUMNS = 64  # the cache of a steady engine has a multiple of these, so that it serves for many chunks
 _END_OF_TEXT = ("<|endoftext|>", "<|im_end|>", "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>")
 
 
@@ -42,6 +46,10 @@ class Plm(Codec):
         self.tokens = 0  # tokens sampled or scored so far
         self.say: Callable[[str], None] = lambda text: None
         self.most_rows = 1 << 30  # that fit into memory
+        # On a GPU the same memory and recorded steps serve for all chunks that have the same shape.
+        self.steady = self.device.type == "cuda"
+        self._kept: tuple[object, Slots] | None = None
+        self._free = torch.cuda.mem_get_info(self.device)[0] if self.steady else 0
         self._texts: dict[int, str] = {}  # of single tokens
         # A chat model's generation config may name its end of turn only.
         vocabulary = tokenizer.get_vocab()
@@ -104,9 +112,9 @@ class Plm(Codec):
     ) -> list[Continuation]:
         """Continue the prompt of every request until one of `stops`, end-of-text or `max_new_tokens`.
 
-        Returns one continuation per request, in their order. The draws depend on `seed` alone. `debias` says what the
-        requests' counter-prompts do. `on_row` is called with 1 as each row ends. Raises ValueError when a prompt
-        leaves no room for `max_new_tokens`.
+        Returns one continuation per request, in their order. A row's draws depend on `seed` and the row's place in
+        `requests` alone. `debias` says what the requests' counter-prompts do. `on_row` is called with 1 as each row
+        ends. Raises ValueError when a prompt leaves no room for `max_new_tokens`.
         """
         if not requests:
             return []
@@ -126,54 +134,69 @@ class Plm(Codec):
                 f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions"
             )
         rows = 1 + most
+        batch_size = self.rows_at_a_time(decoding, capacity)
+        keys = fold(torch.full((len(order),), seed % (1 << 63), device=self.device), self._ids(order))
+        sampler = Sampler(
+            decoding.top_p, decoding.top_k, decoding.temperature, SelfDebiasing(debias.decay, debias.epsilon)
+        )
         while True:
-            slots = min(max(1, min(decoding.batch_size, self.most_rows) // rows), len(prompts))
+            slots = min(max(1, min(batch_size, self.most_rows) // rows), len(prompts))
             done: list[Continuation] = [Continuation("", "", 0, 0.0)] * len(prompts)
             finished = 0
+            cached = self.cached and capacity <= self.network.window
             try:
-                for row, finish in self._decode(
-                    prompts, slots, capacity, decoding, stops, max_new_tokens, seed, debias
-                ):
-                    place = order[row.index]
-                    done[place] = self._continuation(row, finish, stops, requests[place])
-                    finished += 1
-                    on_row(1)
+                with self.network.slot_attention() if cached else nullcontext():
+                    for row, finish in decode(
+                        self._slots(slots, rows, capacity, cached, sampler),
+                        prompts,
+                        keys,
+                        max_new_tokens,
+                        lambda rows: self._ends(rows, stops),
+                    ):
+                        place = order[row.index]
+                        done[place] = self._continuation(row, finish, stops, requests[place])
+                        finished += 1
+                        on_row(1)
             except torch.OutOfMemoryError:
                 if slots == 1:
                     raise
             else:
                 self.tokens += sum(continuation.tokens for continuation in done)
                 return done
+            self._kept = None
             on_row(-finished)
             self.most_rows = max(rows, slots * rows // 2)
             self.say(f"no memory for {slots * rows} rows at a time: going on with {self.most_rows}")
             torch.cuda.empty_cache()  # behind the except block, whose traceback holds the cache
 
-    def _decode(
-        self,
-        prompts: Sequence[Sequence[Sequence[int]]],
-        slots: int,
-        capacity: int,
-        decoding: DecodingConfig,
-        stops: Sequence[Stop],
-        max_new_tokens: int,
-        seed: int,
-        debias: DebiasConfig,
-    ) -> Iterator[tuple[Row, str]]:
-        cached = self.cached and capacity <= self.network.window
-        engine = (CachedEngine if cached else RecomputingEngine)(self.network, slots * len(prompts[0]), capacity)
-        bias = SelfDebiasing(debias.decay, debias.epsilon)
-        with self.network.slot_attention() if cached else nullcontext():
-            yield from decode(
-                engine,
-                prompts,
-                Sampler(decoding.top_p, decoding.top_k, decoding.temperature, bias),
-                torch.Generator().manual_seed(seed),
-                slots,
-                max_new_tokens,
-                lambda rows: self._ends(rows, stops),
-                self.device,
-            )
+    def rows_at_a_time(self, decoding: DecodingConfig, capacity: int) -> int:
+        """Return how many rows of at most `capacity` tokens are decoded at a time."""
+        if decoding.batch_size is not None:
+            return decoding.batch_size
+        if self.device.type != "cuda":
+            return _ROWS_ON_CPU
+        config, model = self.network.config, self.network.model
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        cache = 2 * config.num_hidden_layers * heads * width * capacity * model.dtype.itemsize
+        logits = 6 * 4 * config.vocab_size  # and what the sampler makes of them, in float32
+        rows = int(0.7 * self._free) // (cache + logits)
+        # A power of two: what else needs a little memory on that GPU does not change it.
+        return min(_ROWS_ON_GPU, 1 << max(0, rows.bit_length() - 1))
+
+    def _slots(self, slots: int, rows: int, capacity: int, cached: bool, sampler: Sampler) -> Slots:
+        if not cached:
+            engine = RecomputingEngine(self.network, slots * rows, capacity)
+            return Slots(engine, sampler, slots, rows, self.device)
+        if not self.steady or not sampler.settles:
+            return Slots(CachedEngine(self.network, slots * rows, capacity), sampler, slots, rows, self.device)
+        capacity = min(-(-capacity // _COLUMNS) * _COLUMNS, self.max_positions)
+        shape = (slots, rows, capacity, sampler)
+        if self._kept is None or self._kept[0] != shape:
+            self._kept = None  # its memory is free before the next one is made
+            steady = CachedEngine(self.network, slots * rows, capacity, steady=True)
+            self._kept = shape, Slots(steady, sampler, slots, rows, self.device)
+        return self._kept[1]
 
     def _ends(self, rows: Sequence[Row], stops: Sequence[Stop]) -> list[str | None]:
         """Say "stop" or "eos" for each row that its last token completes, else None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -10,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zerogen.plm.debias import SelfDebiasing
+from zerogen.plm.draws import fold, uniform
 
 _BLOCK = 256
 _ROUNDS = 16
+_RETRIED = 0.01  # share of rows that `Sampler.attempt` may leave without a token
 _CACHED = 1 << 19  # numbers that a processor's cache holds: on a CPU so many logits are looked at together
 
 
@@ -32,24 +35,58 @@ class Sampler:
     temperature: float = 1.0
     debias: SelfDebiasing = field(default_factory=SelfDebiasing)
 
-    def __call__(self, logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Draw from logits [B, 1 + K, V], those behind a prompt and behind its K counter-prompts.
 
+        keys: of the draws, int64 [B], see `draws`: a row's token depends on its own logits and key alone.
         Returns the tokens [B] and their log-probabilities [B, 1 + K] under softmax(logits): without counter-prompts,
         temperature and truncation. Raises FloatingPointError when a row holds a NaN.
         """
         if self.top_k == 1:
             tokens = torch.cat([self._scores(logits[part]).argmax(-1) for part in row_groups(logits)])
             logprobs = token_logprobs(logits, tokens)
-        elif logits.shape[1] == 1 and self.temperature == 1 and not self.top_k:
-            tokens, logprobs = nucleus(logits[:, 0], self.top_p, generator)
+        elif self._plain(logits):
+            tokens, logprobs = nucleus(logits[:, 0], self.top_p, keys)
             logprobs = logprobs[:, None]
         else:
-            tokens, _ = nucleus(logits, self.top_p, generator, self._scores)
+            tokens, _ = nucleus(logits, self.top_p, keys, self._scores)
             logprobs = token_logprobs(logits, tokens)
-        if logprobs.isnan().any():
-            raise FloatingPointError("the PLM's logits hold a NaN")
+        check_finite(logprobs)
         return tokens, logprobs
+
+    def attempt(self, logits: Tensor, keys: Tensor, tries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what a call does in a fixed number of operations, so that the host is never asked for a decision.
+
+        tries: draws [B] that were rejected for a row before. Returns tokens and log-probabilities as a call does, and
+        which rows [B] have got their token; the others are to be tried again, with `draws` more in `tries`. A NaN is
+        in the log-probabilities, see `check_finite`.
+        """
+        scores = self._scores(logits)
+        if self.top_k == 1:
+            tokens = scores.argmax(-1)
+            settled = torch.ones_like(tokens, dtype=torch.bool)
+        else:
+            rounds = tries[:, None] + torch.arange(self.draws, device=tries.device)
+            tokens, logprobs, settled = _propose(scores, self.top_p, uniform(fold(keys[:, None], rounds)))
+            if self._plain(logits):
+                return tokens, logprobs[:, None], settled
+        return tokens, token_logprobs(logits, tokens), settled
+
+    @property
+    def draws(self) -> int:
+        """Number of draws per row in an `attempt`, so that few rows have to be tried again."""
+        if self.top_p >= 1:
+            return 1
+        return min(_ROUNDS, math.ceil(math.log(_RETRIED) / math.log1p(-self.top_p)))
+
+    @property
+    def settles(self) -> bool:
+        """Whether an `attempt` gives most rows their token: a draw is in the nucleus with a probability of `top_p`."""
+        return self.top_k == 1 or (1 - self.top_p) ** self.draws < 0.5
+
+    def _plain(self, logits: Tensor) -> bool:
+        """Tell whether the softmax that is drawn from is that of the logits, so that its log-probabilities serve."""
+        return logits.shape[1] == 1 and self.temperature == 1 and not self.top_k
 
     def _scores(self, logits: Tensor) -> Tensor:
         """Return the logits [b, V] to draw from, before the nucleus is taken."""
@@ -81,10 +118,16 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     return logprobs
 
 
+def check_finite(logprobs: Tensor) -> None:
+    """Raise FloatingPointError where a token was drawn from logits that hold a NaN."""
+    if logprobs.isnan().any():
+        raise FloatingPointError("the PLM's logits hold a NaN")
+
+
 def nucleus(
     logits: Tensor,
     top_p: float,
-    generator: torch.Generator,
+    keys: Tensor,
     transform: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> tuple[Tensor, Tensor]:
     """Draw tokens [B] from the nucleus of softmax(transform(logits [B, ...])) without sorting the vocabulary.
@@ -94,16 +137,17 @@ def nucleus(
     are drawn from the sorted nucleus. Also returns the tokens' log-probabilities [B] under that softmax, untruncated;
     they are NaN where a row of logits holds a NaN.
 
+    keys: of the draws, int64 [B], see `draws`.
     transform: what is done to some rows of logits before they are drawn from; it returns [b, V].
     """
     tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     logprobs = torch.zeros(len(logits), device=logits.device)
     parts: list[slice | Tensor] = list(row_groups(logits))
     places = torch.arange(len(logits), device=logits.device)
-    for _ in range(_ROUNDS):
+    for tries in range(_ROUNDS):
         rejected = []
         for part in parts:
-            drawn, logp, inside = _propose(transform(logits[part]), top_p, generator)
+            drawn, logp, inside = _propose(transform(logits[part]), top_p, uniform(fold(keys[part], tries))[:, None])
             tokens[part], logprobs[part] = drawn, logp
             rejected.append(places[part][~inside])
         left = torch.cat(rejected)
@@ -112,15 +156,16 @@ def nucleus(
         parts = [left[part] for part in row_groups(logits[:1].expand(len(left), *logits.shape[1:]))]
     for part in parts:
         scores = transform(logits[part])
-        tokens[part] = sorted_nucleus(scores, top_p, generator)
+        tokens[part] = sorted_nucleus(scores, top_p, fold(keys[part], _ROUNDS))
         logprobs[part] = token_logprobs(scores, tokens[part])
     return tokens, logprobs
 
 
-def _propose(logits: Tensor, top_p: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw tokens [b] from softmax(logits [b, V]); return them, their log-probabilities, and which lie in the nucleus.
+def _propose(logits: Tensor, top_p: float, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw R times from softmax(logits [b, V]) by uniforms [b, R] and take the first draw that is in the nucleus.
 
-    A row with a NaN counts as inside, with a NaN as its log-probability.
+    Returns tokens [b], their log-probabilities [b], and which of them [b] are in the nucleus. A row with a NaN counts
+    as inside, with a NaN as its log-probability.
     """
     weights = (logits - logits.amax(-1, keepdim=True)).float().exp_()  # [b, V], unnormalised
     if weights.shape[-1] % _BLOCK:
@@ -128,34 +173,38 @@ def _propose(logits: Tensor, top_p: float, generator: torch.Generator) -> tuple[
     blocks = weights.unflatten(-1, (-1, _BLOCK))  # [b, V/block, block]
     upto = blocks.sum(-1).cumsum(-1, dtype=torch.float64)  # [b, V/block]
     total = upto[:, -1:]
-    uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=generator.device)
-    tokens = _at(blocks, upto, uniform.to(upto.device) * total).clamp_(max=logits.shape[-1] - 1)  # [b, 1]
+    tokens = _at(blocks, upto, uniforms * total).clamp_(max=logits.shape[-1] - 1)  # [b, R]
     chosen = weights.gather(-1, tokens)
     if top_p < 1:
         # By blocks: a sum over a whole row might be split over threads, and then depends on their number.
-        above = torch.where(weights > chosen, weights, 0.0).unflatten(-1, (-1, _BLOCK)).sum(-1).sum(-1, keepdim=True)
-        inside = above < top_p * total
+        above = [
+            torch.where(weights > one, weights, 0.0).unflatten(-1, (-1, _BLOCK)).sum(-1).sum(-1, keepdim=True)
+            for one in chosen.split(1, -1)
+        ]
+        inside = torch.cat(above, -1) < top_p * total
     else:
         inside = chosen > 0
-    logprobs = (chosen / total).log()
-    return tokens.squeeze(-1), logprobs.squeeze(-1).float(), (inside | total.isnan()).squeeze(-1)
+    inside |= total.isnan()
+    logprobs = (chosen / total).log().float()
+    if uniforms.shape[-1] > 1:
+        first = (inside.cumsum(-1) == 0).sum(-1, keepdim=True).clamp_(max=uniforms.shape[-1] - 1)
+        tokens, logprobs, inside = tokens.gather(-1, first), logprobs.gather(-1, first), inside.gather(-1, first)
+    return tokens.squeeze(-1), logprobs.squeeze(-1), inside.squeeze(-1)
 
 
 def _at(blocks: Tensor, upto: Tensor, target: Tensor) -> Tensor:
-    """Find token ids [b, 1] by inverse CDF in two levels: the block in which `target` [b, 1] falls, the place in it."""
+    """Find token ids [b, R] by inverse CDF in two levels: the block in which `target` [b, R] falls, the place in it."""
     block = torch.searchsorted(upto, target, right=True).clamp_(max=upto.shape[-1] - 1)
     before = F.pad(upto, (1, 0)).gather(-1, block)
-    inner = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).squeeze(1).cumsum(-1, dtype=torch.float64)
-    place = torch.searchsorted(inner, target - before, right=True).clamp_(max=_BLOCK - 1)
-    return block * _BLOCK + place
+    inner = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).cumsum(-1, dtype=torch.float64)
+    place = torch.searchsorted(inner, (target - before)[:, :, None], right=True).clamp_(max=_BLOCK - 1)
+    return block * _BLOCK + place.squeeze(-1)
 
 
-def sorted_nucleus(logits: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
+def sorted_nucleus(logits: Tensor, top_p: float, keys: Tensor) -> Tensor:
     """Draw tokens [B] from the nucleus of softmax(logits [B, V]) by sorting: the slow reference of `nucleus`."""
-    probabilities = nucleus_probabilities(logits, top_p)
-    upto = probabilities.cumsum(-1)
-    uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=generator.device)
-    target = uniform.to(upto.device) * upto[:, -1:]
+    upto = nucleus_probabilities(logits, top_p).cumsum(-1)
+    target = uniform(keys)[:, None] * upto[:, -1:]
     return torch.searchsorted(upto, target, right=True).clamp_(max=logits.shape[-1] - 1).squeeze(-1)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zerogen.pool import Chunk
     from zerogen.tam.train import Tam
 
-POOL_FORMAT = 3  # raise it when the same configuration and seed give other rows
+POOL_FORMAT = 4  # raise it when the same configuration and seed give other rows
 RUN_FORMAT = 4  # raise it when the same rows and configuration give another TAM or other metrics
 
 
