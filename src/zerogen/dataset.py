@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zerogen.config import TaskConfig
 from zerogen.errors import UserError, unknown
+from zerogen.files import write_whole
 from zerogen.gold import missing_column, read_rows
 from zerogen.records import Example
 
@@ -37,13 +37,6 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
 def write_jsonl(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write one JSON object a line, completely or not at all."""
     write_whole("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), path)
-
-
-def write_whole(text: str, path: Path) -> None:
-    """Write a file completely or not at all."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
 
 
 def write_folder(rows: Sequence[Example], task: TaskConfig, plm: str | None, folder: Path) -> None:

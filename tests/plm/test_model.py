@@ -449,6 +449,14 @@ def test_a_model_that_scales_its_logits_is_not_cut_in_halves() -> None:
     plm = Plm(model, byte_tokenizer())
     assert plm.cached
     assert not plm.network.halved
+    with torch.inference_mode():
+        rows = [[5, 6, 7], [8]]
+        assert plm.network.read(rows).shape == (2, 3, 320)
+        torch.testing.assert_close(plm.network.read_last(rows), plm.network.read(rows)[[0, 1], [2, 0]])
+        seen: list[torch.Size] = []
+        model.lm_head.register_forward_hook(lambda head, given, made: seen.append(made.shape))
+        plm.network.read_last(rows)
+    assert seen == [(2, 1, 320)]
     text = "The movie review in positive sentiment"
     ids = torch.tensor([plm.encode(text)])
     logits = model(ids).logits[0, :-1]

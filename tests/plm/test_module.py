@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -111,6 +114,56 @@ def test_lightning_spreads_works_over_its_devices(config: PlmConfig, tmp_path: P
         trainer.predict(GeneratorModule(config, tmp_path, 1), inbox, return_predictions=False)
     with Workers(config, [CPU], tmp_path) as workers:
         assert rows_of(list(workers.write(works(4)))) == expected
+
+
+NODE = """
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from zerogen.config import PlmConfig
+from zerogen.lightning import quiet_lightning
+from zerogen.plm.module import GeneratorModule, Inbox
+
+if __name__ == "__main__":
+    with quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="cpu", devices=1, num_nodes=2, strategy="ddp", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )
+        folder = Path(sys.argv[1])
+        config = PlmConfig("tiny", sys.argv[2], dtype="float32")
+        trainer.predict(GeneratorModule(config, folder, 1), Inbox(folder), return_predictions=False)
+        print(trainer.world_size, trainer.node_rank)
+"""
+
+
+def test_lightning_spreads_works_over_nodes(config: PlmConfig, tmp_path: Path) -> None:
+    expected = rows_of(list(load_plm(config, CPU).write(works(4))))
+    folder = tmp_path / "works"
+    folder.mkdir()
+    for work in works(4):
+        (folder / f"{work.name}.todo").write_text(json.dumps(asdict(work)))
+    Inbox(folder).close()
+    (tmp_path / "node.py").write_text(NODE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # What a cluster's launcher sets on each of two machines with one device.
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "node.py", str(folder), config.model],
+            cwd=tmp_path, env=os.environ | common | {"NODE_RANK": str(rank)}, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [node.communicate(timeout=300)[0].splitlines()[-1] for node in nodes]
+    assert said == ["2 0", "2 1"]
+    with Workers(config, [CPU], folder) as workers:  # all is there: no process is asked
+        assert rows_of(list(workers.write(works(4)))) == expected
+        assert workers.processes == []
 
 
 class Several:

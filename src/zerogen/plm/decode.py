@@ -65,15 +65,14 @@ class CachedEngine:
         cache.copies = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
         ids = pad_right([*distinct, *[()] * (-len(distinct) % _EACH)], device)
         cache.reserve(ids.shape[1])
-        states = self.network.hidden(
+        states = self.network.last(
+            torch.tensor([len(prompt) - 1 for prompt in distinct], device=device),
             input_ids=ids,
             position_ids=torch.arange(ids.shape[1], device=device)[None],
             attention_mask=causal_mask(ids.shape[1], 0, device),
             past_key_values=cache,
             use_cache=True,
         )
-        last = torch.tensor([len(prompt) - 1 for prompt in distinct], device=device)
-        states = states[torch.arange(len(distinct), device=device), last]
         logits = self._logits(states[cache.copies])
         cache.rows, cache.copies = cache.all_rows, None
         return logits
@@ -109,17 +108,12 @@ class RecomputingEngine:
     def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
         for line, prompt in zip(lines.tolist(), prompts, strict=True):
             self.rows[line] = list(prompt)
-        return self._logits([self.rows[line] for line in lines.tolist()])
+        return self.network.logits(self.network.read_last([self.rows[line] for line in lines.tolist()]))
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         for row, token, position in zip(self.rows, tokens.tolist(), positions.tolist(), strict=True):
             row[position:] = [token]
-        return self._logits(self.rows)
-
-    def _logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        device = self.network.device
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
-        return self.network.logits(self.network.read(rows)[torch.arange(len(rows), device=device), last])
+        return self.network.logits(self.network.read_last(self.rows))
 
     def keep(self, lines: Tensor) -> None:
         self.rows = [self.rows[line] for line in lines.tolist()]

@@ -229,7 +229,7 @@ class Plm(Codec):
         own, *others = [total / len(row.tokens) for total in row.logprobs]
         return Continuation(text, finish, len(row.tokens), own, dict(zip(request.counters, others, strict=False)))
 
-    def logprob(self, prompts: Sequence[str], batch_tokens: int = 768) -> Iterator[tuple[int, float]]:
+    def logprob(self, prompts: Sequence[str], batch_tokens: int = 1024) -> Iterator[tuple[int, float]]:
         """Score texts: yield (index, mean natural-log probability of its tokens but the first), in any order.
 
         batch_tokens: tokens scored at a time, padding included; a longer text is scored alone. Raises ValueError for a

@@ -25,8 +25,8 @@ import torch
 
 from zerogen.config import DebiasConfig, DecodingConfig, PlmConfig
 from zerogen.console import reporting_errors
-from zerogen.dataset import write_whole
 from zerogen.errors import ChildFailed
+from zerogen.files import write_whole
 from zerogen.lightning import quiet_lightning
 from zerogen.models import load_codec, resolve
 from zerogen.plm.model import Plm, load_plm
@@ -147,11 +147,11 @@ class Workers(Codec):
 
     def write(self, works: Sequence[Work], on_row: Callable[[int], None] = lambda rows: None) -> Iterator[Written]:
         """Yield what is written for each work, in their order. Raises `ChildFailed` when a process ends early."""
-        if not self.processes:
+        missing = [work for work in works if not (self.folder / f"{work.name}.done").exists()]
+        if missing and not self.processes:
             self._start()
-        for work in works:
-            if not (self.folder / f"{work.name}.done").exists():
-                write_whole(json.dumps(asdict(work), ensure_ascii=False), self.todo / f"{work.name}.todo")
+        for work in missing:
+            write_whole(json.dumps(asdict(work), ensure_ascii=False), self.todo / f"{work.name}.todo")
         seen: set[str] = set()
         for work in works:
             done = self.folder / f"{work.name}.done"

@@ -20,8 +20,9 @@ import yaml
 from filelock import FileLock
 
 from zerogen.config import Config
-from zerogen.dataset import export_rows, write_folder, write_jsonl, write_whole
+from zerogen.dataset import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
+from zerogen.files import write_whole
 from zerogen.settings.run import Outcome, Run, short_hash
 
 COLUMNS = (
