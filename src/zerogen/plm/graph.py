@@ -13,32 +13,47 @@ _WARM_UP = 3  # calls after which libraries have chosen their kernels and made t
 class Replayed:
     """Calls a step that makes the same operations on the same tensors each time; on a GPU it is recorded and replayed.
 
-    It is always called with the same step. What the step reads must stay where it is, and it must not ask for a value
-    on the host. What it returns is overwritten by the next call. See
-    https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+    It is always called with the same step, and a step that cannot be recorded is called as it is. What the step reads
+    must stay where it is, and it must not ask for a value on the host. What it returns is overwritten by the next
+    call. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._outputs: Sequence[Tensor] = ()
-        self._calls = 0
+        self._left = _WARM_UP  # calls before it is recorded
 
     def __call__(self, step: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
-        if self.device.type != "cuda":
+        if self._stream is None:
             return step()
-        self._calls += 1
-        if self._calls <= _WARM_UP:  # as recording wants it: on a stream of its own
-            stream = torch.cuda.Stream(self.device)
-            stream.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(stream):
-                outputs = step()
-            torch.cuda.current_stream(self.device).wait_stream(stream)
-            return outputs
-        if self._graph is None:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+        with torch.cuda.device(self.device):
+            if self._left:
+                self._left -= 1
+                self._stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(self._stream):  # as recording wants it
+                    outputs = step()
+                torch.cuda.current_stream().wait_stream(self._stream)
+                return outputs
+            if self._graph is None and not self._record(step):
+                self._stream = None
+                return step()
+            assert self._graph is not None
+            self._graph.replay()
+            return self._outputs
+
+    def _record(self, step: Callable[[], Sequence[Tensor]]) -> bool:
+        """Record a step, which takes none, and return whether that was possible."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # The outer context gives the stream back where ending a failed recording raises, too.
+            with (
+                torch.cuda.stream(self._stream),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
                 self._outputs = step()
-            self._graph = graph
-        self._graph.replay()
-        return self._outputs
+        except RuntimeError:  # something in the model looks at a value, as a few kinds of rotary embeddings do
+            return False
+        self._graph = graph
+        return True
