@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -102,6 +103,21 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(plm: Plm, counters: int) ->
             for row, other in zip(found, every[0], strict=True):
                 assert row.logprob == pytest.approx(other.logprob, abs=1e-4)
                 assert row.counter_logprob == pytest.approx(other.counter_logprob, abs=1e-4)
+
+
+def test_the_batch_shrinks_by_a_quarter_or_not_at_all(plm: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [40]
+
+    class Counted(CachedEngine):
+        def keep(self, lines: torch.Tensor) -> None:
+            sizes.append(len(lines))
+            super().keep(lines)
+
+    monkeypatch.setattr("zerogen.plm.model.CachedEngine", Counted)
+    stops = [Stop(letter) for letter in "eairs"]
+    plm.generate(requests((PROMPTS * 5)[:40]), DecodingConfig(batch_size=40), stops, 40, seed=5)
+    assert len(sizes) > 2
+    assert all(after <= before * 3 / 4 for before, after in pairwise(sizes))
 
 
 def test_the_cache_of_a_chunk_is_freed_with_it(plm: Plm) -> None:

@@ -266,8 +266,9 @@ def decode(
         active = [slot for slot, row in enumerate(rows) if row is not None]
         if not active:
             return
-        if not waiting and len(active) <= len(rows) * 3 // 4 and not slots.engine.steady:
-            kept = active + free[: -len(active) % _EACH]
+        spare = -len(active) % _EACH
+        if not waiting and len(active) + spare <= len(rows) * 3 // 4 and not slots.engine.steady:
+            kept = active + free[:spare]
             slots.keep(kept)
             rows = [rows[slot] for slot in kept]
             free = [slot for slot, row in enumerate(rows) if row is None]
