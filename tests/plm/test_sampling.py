@@ -147,6 +147,15 @@ def test_attempts_end_in_the_draw_of_a_call(sampler: Sampler) -> None:
     torch.testing.assert_close(logprobs, expected_logprobs)
 
 
+def test_half_precision_logits_are_not_rounded_again() -> None:
+    logits = logits_of("peaked").bfloat16()
+    expected = nucleus_probabilities(logits[None], 0.9)[0]
+    both = [nucleus(rows.expand(DRAWS, -1), 0.9, keys_of(1)) for rows in (logits, logits.float())]
+    assert torch.equal(both[0][0], both[1][0])
+    assert torch.equal(both[0][1], both[1][1])
+    assert total_variation(both[0][0], expected) < noise(expected)
+
+
 def test_a_tiny_nucleus_is_not_left_to_attempts() -> None:
     assert [Sampler(top_p).settles for top_p in (1.0, 0.9, 0.1, 0.05, 0.01)] == [True, True, True, True, False]
     assert Sampler(0.01, top_k=1).settles

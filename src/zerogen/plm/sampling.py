@@ -167,7 +167,8 @@ def _propose(logits: Tensor, top_p: float, uniforms: Tensor) -> tuple[Tensor, Te
     Returns tokens [b], their log-probabilities [b], and which of them [b] are in the nucleus. A row with a NaN counts
     as inside, with a NaN as its log-probability.
     """
-    weights = (logits - logits.amax(-1, keepdim=True)).float().exp_()  # [b, V], unnormalised
+    logits = logits.float()  # before anything is subtracted: half precision would round the difference
+    weights = (logits - logits.amax(-1, keepdim=True)).exp_()  # [b, V], unnormalised
     if weights.shape[-1] % _BLOCK:
         weights = F.pad(weights, (0, -weights.shape[-1] % _BLOCK))
     blocks = weights.unflatten(-1, (-1, _BLOCK))  # [b, V/block, block]
