@@ -15,7 +15,6 @@ from zerogen.plm.graph import Replayed
 from zerogen.plm.network import Network
 from zerogen.plm.sampling import Sampler, check_finite
 
-_EACH = 8  # batches grow and shrink by so many rows: oneDNN builds and keeps kernels for every size that it meets
 _BURST = 4  # steps of a steady engine between two looks at its rows: those that ended early are computed along
 
 
@@ -63,7 +62,7 @@ class CachedEngine:
         cache, device = self.cache, self.network.device
         cache.rows = lines
         cache.copies = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
-        ids = pad_right([*distinct, *[()] * (-len(distinct) % _EACH)], device)
+        ids = pad_right([*distinct, *[()] * _spare(len(distinct))], device)
         cache.reserve(ids.shape[1])
         states = self.network.last(
             torch.tensor([len(prompt) - 1 for prompt in distinct], device=device),
@@ -117,6 +116,14 @@ class RecomputingEngine:
 
     def keep(self, lines: Tensor) -> None:
         self.rows = [self.rows[line] for line in lines.tolist()]
+
+
+def _spare(rows: int) -> int:
+    """Return how many rows to compute beside some: oneDNN builds and keeps kernels for every size that it meets.
+
+    Sizes below 16 stay as they are, larger ones are rounded up by less than an eighth.
+    """
+    return -rows % (1 << max(0, rows.bit_length() - 4))
 
 
 @dataclass
@@ -266,7 +273,7 @@ def decode(
         active = [slot for slot, row in enumerate(rows) if row is not None]
         if not active:
             return
-        spare = -len(active) % _EACH
+        spare = _spare(len(active))
         if not waiting and len(active) + spare <= len(rows) * 3 // 4 and not slots.engine.steady:
             kept = active + free[:spare]
             slots.keep(kept)
