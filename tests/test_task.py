@@ -1,8 +1,10 @@
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+import zerogen
 from zerogen.config import GoldConfig, TaskConfig
 from zerogen.errors import UserError
 from zerogen.task import check_task, load_task
@@ -62,3 +64,8 @@ def test_a_malformed_task_file_is_named(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(UserError, match=r"spam.yaml"):
         load_task(path)
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    """Importing a submodule sets it as an attribute of the package."""
+    assert [name for name in zerogen.__all__ if find_spec(f"zerogen.{name}")] == []

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zerogen.config import DecodingConfig, FilterConfig, PlmConfig, TamConfig, TaskConfig, TrainerConfig
+from zerogen.errors import UserError
 from zerogen.progress import Quiet
 from zerogen.records import Example
 from zerogen.task import conf_dir
@@ -59,7 +60,7 @@ def generate(
     Of each label, the first rows for a larger `n` are the rows for a smaller one. Raises `UserError` for a prompt that
     is too long for the PLM and when hardly any text of a label is accepted.
     """
-    from zerogen.generate import Generator
+    from zerogen.generator import Generator
 
     generator = Generator(task, lambda: plm, decoding or DecodingConfig(), filters or FilterConfig(), seed)
     for _ in generator.extend(n, progress):
@@ -92,8 +93,14 @@ def fit(
 
 
 def evaluate(tam: Tam, rows: Sequence[Example], progress: Quiet | None = None) -> dict[str, Any]:
-    """Return accuracy, macro_f1 and the confusion matrix of a TAM on labelled rows."""
+    """Return accuracy, macro_f1 and the confusion matrix of a TAM on labelled rows.
+
+    Raises `UserError` for rows with a label that the TAM does not know.
+    """
     from zerogen.metrics.classification import classification_metrics
+
+    if strange := sorted({row.label for row in rows} - set(tam.labels)):
+        raise UserError(f"rows with label '{strange[0]}': the labels of this TAM are {', '.join(tam.labels)}")
 
     predictions = tam.predict([row.text for row in rows], progress=progress)
     return classification_metrics(

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog="Without TEXT and --file, texts are read from standard input, one a line.",
     )
     parser.add_argument("folder", type=Path, help="run folder (or the tam/ folder inside it)")
-    parser.add_argument("text", nargs="*", help="text to label")
+    parser.add_argument("text", nargs="*", default=[], help="text to label")
     parser.add_argument("--file", type=Path, help="file of texts, one a line")
     parser.add_argument(
         "--format", choices=("text", "jsonl", "csv"), default="text", help="default: text (tab-separated)"

@@ -17,7 +17,7 @@ import torch
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.config import DebiasConfig, DecodingConfig, FilterConfig, PlmConfig, StopConfig, TaskConfig
 from zerogen.errors import ChildFailed
-from zerogen.generate import Generator
+from zerogen.generator import Generator
 from zerogen.lightning import quiet_lightning
 from zerogen.plm.model import Plm, load_plm
 from zerogen.plm.module import GeneratorModule, Inbox, Workers

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from zerogen.config import TaskConfig
 from zerogen.dataset import load_synthetic
-from zerogen.generate import Generator
+from zerogen.generator import Generator
 from zerogen.gold import stratified, stratified_order
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.progress import Quiet
@@ -62,7 +62,10 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
             written = Journal.open(folder / "texts.jsonl")
             if len(list(first_per_label(written.rows(), quotas(size, config.task.labels)))) < size:
                 # A PLM that cannot be had and a prompt that is too long are found before anything is written.
-                Generator(config.task, plm, config.decoding, config.filter, config.seed).check_prompts()
+                asked = Generator(config.task, plm, config.decoding, config.filter, config.seed)
+                asked.check_prompts()
+                for doubt in asked.doubts() if size == sizes[0] else ():
+                    run.progress.say(doubt)
             with exclusive(folder, run.progress):
                 generator = Generator(
                     config.task,

@@ -7,10 +7,10 @@ from pathlib import Path
 import datasets
 import pytest
 
-from zerogen.config import DebiasConfig, DecodingConfig, FilterConfig, TaskConfig
+from zerogen.config import DebiasConfig, DecodingConfig, FilterConfig, StopConfig, TaskConfig
 from zerogen.dataset import write_folder
 from zerogen.errors import UserError
-from zerogen.generate import Generator
+from zerogen.generator import Generator
 from zerogen.plm.model import Plm
 from zerogen.pool import Journal
 from zerogen.progress import Quiet
@@ -120,6 +120,21 @@ def test_a_task_without_contexts(task: TaskConfig, gpt2: Plm) -> None:
     plain = replace(task, context=None, prompts={"bad": 'Bad: "', "good": 'Good: "'})
     rows = generated(plain, gpt2, 4)
     assert all(row.context is None and row.text for row in rows)
+
+
+def test_greedy_decoding_needs_contexts(task: TaskConfig, gpt2: Plm) -> None:
+    greedy = replace(DECODING, top_k=1)
+    Generator(task, lambda: gpt2, greedy, FILTERS, 1)
+    with pytest.raises(UserError, match=r"decoding.top_k=1 \(greedy\): task 'toy' has no context"):
+        Generator(replace(task, context=None), lambda: gpt2, greedy, FILTERS, 1)
+
+
+def test_a_prompt_without_an_opening_quote_is_named(task: TaskConfig, gpt2: Plm) -> None:
+    prompts = {"bad": 'Bad: "', "good": "Good: "}
+    doubts = list(Generator(replace(task, prompts=prompts), lambda: gpt2, DECODING, FILTERS, 1).doubts())
+    assert [doubt.split(" does")[0] for doubt in doubts] == ["task 'toy': prompts.good"]
+    open_ended = replace(task, prompts=prompts, parse=replace(task.parse, stop=[StopConfig("?", True)]))
+    assert not list(Generator(open_ended, lambda: gpt2, DECODING, FILTERS, 1).doubts())
 
 
 def test_a_prompt_that_hardly_works_stops_with_examples(task: TaskConfig, gpt2: Plm) -> None:

@@ -52,6 +52,11 @@ class Generator:
             raise UserError(
                 f"task '{task.name}': prompts is empty; setting=zerogen needs one for each of {', '.join(task.labels)}"
             )
+        if decoding.top_k == 1 and task.context is None:
+            raise UserError(
+                f"decoding.top_k=1 (greedy): task '{task.name}' has no context, so every text of a label would be the "
+                "same; allowed is 0 (off), or 2 or more"
+            )
         self.task, self.plm, self.decoding, self.filters, self.seed = task, plm, decoding, filters, seed
         self.journal = journal if journal is not None else Journal()
         self.contexts = (
@@ -94,6 +99,16 @@ class Generator:
             self._prompt(label, None)
         if self.contexts is not None:
             self.contexts.check_prompt()
+
+    def doubts(self) -> Iterator[str]:
+        """Say for which prompts a text would end by chance only."""
+        if all(stop.text == '"' for stop in self.task.parse.stop):
+            for label in self.task.labels:
+                if not self.task.prompts[label].endswith('"'):
+                    yield (
+                        f"task '{self.task.name}': prompts.{label} does not end in an opening quote: the PLM has no "
+                        "reason to write the closing quote that ends a text"
+                    )
 
     def contexts_before(self, index: int) -> int:
         """Return the number of contexts that the chunks before chunk `index` use."""
