@@ -47,6 +47,7 @@ def same(device: str, count: int) -> None:
             print(f"float32, {name}, {'replayed' if steady else 'plain'} steps: {equal} of {count} rows as on the CPU")
     if device == "cuda":
         other.say = print
+        other.release()
         del cpu
         torch.cuda.empty_cache()
         used, total = torch.cuda.memory_allocated(), torch.cuda.get_device_properties(0).total_memory
@@ -54,6 +55,7 @@ def same(device: str, count: int) -> None:
         found = write(other, DecodingConfig(batch_size=512))
         torch.cuda.set_per_process_memory_fraction(1.0)
         equal = sum(a == b for a, b in zip(expected, found, strict=True))
+        assert other.most_rows < count, "the batch was not halved"
         print(f"with 400 MB beside the weights: {equal} of {count} rows as on the CPU")
 
 

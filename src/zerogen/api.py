@@ -63,8 +63,11 @@ def generate(
     from zerogen.generator import Generator
 
     generator = Generator(task, lambda: plm, decoding or DecodingConfig(), filters or FilterConfig(), seed)
-    for _ in generator.extend(n, progress):
-        pass
+    try:
+        for _ in generator.extend(n, progress):
+            pass
+    finally:
+        plm.release()
     return generator.rows(n)
 
 

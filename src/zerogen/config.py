@@ -182,7 +182,7 @@ class DecodingConfig:
     temperature: float = 1.0
     """Divides the logits before sampling."""
     batch_size: int | None = None
-    """Rows decoded at a time; null is 192 on a CPU, and on a GPU what fits into its memory, up to 512."""
+    """Rows decoded at a time, with counter-prompts; null: 192 on a CPU, on a GPU what its memory holds, up to 512."""
     chunk_size: int = 512
     """Most requests per chunk, the unit of resuming; the first chunks are smaller: 64, 128, 256, ..."""
 

@@ -158,6 +158,63 @@ def test_a_steady_step_asks_nothing_of_the_host(plm: Plm) -> None:
                         slots._take()
 
 
+def test_steady_rows_reach_the_last_position(plm: Plm) -> None:
+    """Also those that go on behind their end, until somebody looks."""
+    asked = requests(["x" * length for length in range(1, 20)])
+    longest = max(len(plm.encode(request.prompt)) for request in asked)
+    decoding = DecodingConfig(batch_size=7)
+    most = plm.max_positions - longest
+    expected = plm.generate(asked, decoding, NEVER, most, seed=3)
+    plm.steady = True
+    found = plm.generate(asked, decoding, NEVER, most, seed=3)
+    assert [row.text for row in found] == [row.text for row in expected]
+    assert max(row.tokens for row in found) == most
+
+
+def test_another_sampler_does_not_get_the_steps_of_the_last_one(plm: Plm) -> None:
+    plm.steady = True
+    for decoding in (DecodingConfig(), DecodingConfig(temperature=0.3), DecodingConfig(top_k=1)):
+        found = [row.text for row in plm.generate(requests(PROMPTS), decoding, NEVER, 12, seed=3)]
+        plm.steady = False
+        assert found == [row.text for row in plm.generate(requests(PROMPTS), decoding, NEVER, 12, seed=3)]
+        plm.steady = True
+
+
+@pytest.mark.parametrize("steady", [False, True])
+def test_a_nan_ends_a_chunk_and_not_the_next_one(gpt2: Plm, steady: bool) -> None:
+    gpt2.steady = steady
+    embedding = gpt2.network.model.get_input_embeddings().weight
+    token = gpt2.encode("No.")[0]
+    kept = embedding[token].clone()
+    with torch.no_grad():
+        embedding[token] = torch.nan
+        with pytest.raises(FloatingPointError):
+            gpt2.generate(requests(["No.", "A"]), DecodingConfig(), NEVER, 12, seed=3)
+        embedding[token] = kept
+    assert all(row.tokens == 12 for row in gpt2.generate(requests(["No.", "A"]), DecodingConfig(), NEVER, 12, seed=3))
+
+
+def test_draws_follow_the_place_among_the_requests(plm: Plm) -> None:
+    """Not the order in which rows are decoded: there the short prompt comes first."""
+    first, second = (
+        plm.generate(requests(prompts), DecodingConfig(), NEVER, 12, seed=3)[1].text
+        for prompts in (["The movie review", "A"], ["No", "A"])
+    )
+    assert first == second
+
+
+def test_only_a_steady_step_is_recorded(plm: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(device: torch.device) -> None:
+        raise AssertionError("recorded")
+
+    monkeypatch.setattr("zerogen.plm.decode.Replayed", refuse)
+    plm.generate(requests(PROMPTS), DecodingConfig(), NEVER, 5, seed=3)
+    plm.steady = True
+    plm.generate(requests(PROMPTS), DecodingConfig(top_p=0.1), NEVER, 5, seed=3)
+    with pytest.raises(AssertionError, match="recorded"):
+        plm.generate(requests(PROMPTS), DecodingConfig(), NEVER, 5, seed=3)
+
+
 class Recorder(TorchDispatchMode):
     """Replays a step as a GPU does: the same operations on the same memory, and no Python in between."""
 

@@ -127,7 +127,7 @@ def test_a_debiased_draw_has_the_distribution_of_the_formula(sampler: Sampler) -
 
 @pytest.mark.parametrize(
     "sampler",
-    [Sampler(0.3), Sampler(0.9), Sampler(1.0), Sampler(top_k=1), Sampler(0.8, 3, 0.5, SelfDebiasing(20.0))],
+    [Sampler(0.4), Sampler(0.9), Sampler(1.0), Sampler(top_k=1), Sampler(0.8, 3, 0.5, SelfDebiasing(20.0))],
 )
 def test_attempts_end_in_the_draw_of_a_call(sampler: Sampler) -> None:
     generator = torch.Generator().manual_seed(3)
@@ -157,7 +157,7 @@ def test_half_precision_logits_are_not_rounded_again() -> None:
 
 
 def test_a_tiny_nucleus_is_not_left_to_attempts() -> None:
-    assert [Sampler(top_p).settles for top_p in (1.0, 0.9, 0.1, 0.05, 0.01)] == [True, True, True, True, False]
+    assert [Sampler(top_p).settles for top_p in (1.0, 0.9, 0.4, 0.3, 0.01)] == [True, True, True, False, False]
     assert Sampler(0.01, top_k=1).settles
 
 

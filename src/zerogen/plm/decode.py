@@ -13,7 +13,7 @@ from zerogen.plm.cache import SlotCache, causal_mask, pad_right
 from zerogen.plm.draws import fold
 from zerogen.plm.graph import Replayed
 from zerogen.plm.network import Network
-from zerogen.plm.sampling import Sampler, check_finite
+from zerogen.plm.sampling import Sampler
 
 _BURST = 4  # steps of a steady engine between two looks at its rows: those that ended early are computed along
 
@@ -150,7 +150,10 @@ class Slots:
         self.keys = torch.zeros(slots, dtype=torch.long, device=device)  # of the rows' draws
         self.counts = torch.zeros(slots, dtype=torch.long, device=device)  # tokens that the rows have
         self.tries = torch.zeros(slots, dtype=torch.long, device=device)  # draws rejected for the next ones
-        self._replayed = Replayed(device)
+        # Only a steady step can be recorded.
+        self._call: Callable[[Callable[[], Sequence[Tensor]]], Sequence[Tensor]] = (
+            Replayed(device) if engine.steady else lambda step: step()
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -188,11 +191,8 @@ class Slots:
         draws were rejected and the next step draws again.
         """
         # What a step returns, the next one may overwrite.
-        steps = [
-            [part.clone() for part in self._replayed(self._take)] for _ in range(_BURST if self.engine.steady else 1)
-        ]
+        steps = [[part.clone() for part in self._call(self._take)] for _ in range(_BURST if self.engine.steady else 1)]
         tokens, logprobs, settled = (torch.stack(parts) for parts in zip(*steps, strict=True))
-        check_finite(logprobs)
         yield from zip(tokens.tolist(), logprobs.tolist(), settled.tolist(), strict=True)
 
     def _take(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -250,6 +250,8 @@ def decode(
                 continue
             row.tokens.append(token)
             row.logprobs = [total + new for total, new in zip(row.logprobs, logprob, strict=True)]
+            if any(total != total for total in row.logprobs):
+                raise FloatingPointError("the PLM's logits hold a NaN")
             current.append((slot, row))
         for (slot, row), finish in zip(current, ends([row for _, row in current]), strict=True):
             if finish is None and len(row.tokens) >= max_new_tokens:
@@ -279,7 +281,7 @@ def decode(
             slots.keep(kept)
             rows = [rows[slot] for slot in kept]
             free = [slot for slot, row in enumerate(rows) if row is None]
-        if free:
+        if free and not slots.engine.steady:
             slots.rest(free)
         for step in slots.advance():
             yield from append(range(len(rows)), *step)

@@ -53,7 +53,13 @@ class Replayed:
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 self._outputs = step()
-        except RuntimeError:  # something in the model looks at a value, as a few kinds of rotary embeddings do
-            return False
+        except RuntimeError as error:
+            # Ending a failed recording raises an error of its own, which hides the first one.
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, torch.OutOfMemoryError):
+                    raise cause from None
+                cause = cause.__context__
+            return False  # something in the model looks at a value, as a few kinds of rotary embeddings do
         self._graph = graph
         return True

@@ -133,44 +133,51 @@ class Plm(Codec):
             raise ValueError(
                 f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions"
             )
-        rows = 1 + most
-        batch_size = self.rows_at_a_time(decoding, capacity)
+        lines = 1 + most
         keys = fold(torch.full((len(order),), seed % (1 << 63), device=self.device), self._ids(order))
         sampler = Sampler(
             decoding.top_p, decoding.top_k, decoding.temperature, SelfDebiasing(debias.decay, debias.epsilon)
         )
+        cached = self.cached and capacity <= self.network.window
+        steady = self.steady and cached and sampler.settles
+        if steady:
+            capacity = min(-(-capacity // _COLUMNS) * _COLUMNS, self.max_positions)
+        batch_size = self.rows_at_a_time(decoding, capacity)
         while True:
-            slots = min(max(1, min(batch_size, self.most_rows) // rows), len(prompts))
+            count = min(max(1, min(batch_size, self.most_rows) // lines), len(prompts))
             done: list[Continuation] = [Continuation("", "", 0, 0.0)] * len(prompts)
             finished = 0
-            cached = self.cached and capacity <= self.network.window
             try:
                 with self.network.slot_attention() if cached else nullcontext():
+                    slots = self._slots(count, lines, capacity, cached, steady, sampler)
                     for row, finish in decode(
-                        self._slots(slots, rows, capacity, cached, sampler),
-                        prompts,
-                        keys,
-                        max_new_tokens,
-                        lambda rows: self._ends(rows, stops),
+                        slots, prompts, keys, max_new_tokens, lambda rows: self._ends(rows, stops)
                     ):
                         place = order[row.index]
                         done[place] = self._continuation(row, finish, stops, requests[place])
                         finished += 1
                         on_row(1)
             except torch.OutOfMemoryError:
-                if slots == 1:
+                self.release()
+                if count == 1:
                     raise
+            except BaseException:  # a NaN in the cache would be met again
+                self.release()
+                raise
             else:
                 self.tokens += sum(continuation.tokens for continuation in done)
                 return done
-            self._kept = None
             on_row(-finished)
-            self.most_rows = max(rows, slots * rows // 2)
-            self.say(f"no memory for {slots * rows} rows at a time: going on with {self.most_rows}")
+            self.most_rows = max(lines, count * lines // 2)
+            self.say(f"no memory for {count * lines} rows at a time: going on with {self.most_rows}")
             torch.cuda.empty_cache()  # behind the except block, whose traceback holds the cache
 
+    def release(self) -> None:
+        """Give back the memory of a GPU that is kept from one call of `generate` for the next."""
+        self._kept = None
+
     def rows_at_a_time(self, decoding: DecodingConfig, capacity: int) -> int:
-        """Return how many rows of at most `capacity` tokens are decoded at a time."""
+        """Return how many rows of at most `capacity` tokens are decoded at a time, counter-prompts included."""
         if decoding.batch_size is not None:
             return decoding.batch_size
         if self.device.type != "cuda":
@@ -184,18 +191,15 @@ class Plm(Codec):
         # A power of two: what else needs a little memory on that GPU does not change it.
         return min(_ROWS_ON_GPU, 1 << max(0, rows.bit_length() - 1))
 
-    def _slots(self, slots: int, rows: int, capacity: int, cached: bool, sampler: Sampler) -> Slots:
-        if not cached:
-            engine = RecomputingEngine(self.network, slots * rows, capacity)
-            return Slots(engine, sampler, slots, rows, self.device)
-        if not self.steady or not sampler.settles:
-            return Slots(CachedEngine(self.network, slots * rows, capacity), sampler, slots, rows, self.device)
-        capacity = min(-(-capacity // _COLUMNS) * _COLUMNS, self.max_positions)
-        shape = (slots, rows, capacity, sampler)
-        if self._kept is None or self._kept[0] != shape:
-            self._kept = None  # its memory is free before the next one is made
-            steady = CachedEngine(self.network, slots * rows, capacity, steady=True)
-            self._kept = shape, Slots(steady, sampler, slots, rows, self.device)
+    def _slots(self, count: int, lines: int, capacity: int, cached: bool, steady: bool, sampler: Sampler) -> Slots:
+        if not steady:
+            engine = (CachedEngine if cached else RecomputingEngine)(self.network, count * lines, capacity)
+            return Slots(engine, sampler, count, lines, self.device)
+        shape = (count, lines, sampler)
+        if self._kept is None or self._kept[0] != shape or self._kept[1].engine.capacity < capacity:
+            self.release()  # before the next one is made
+            kept = CachedEngine(self.network, count * lines, capacity, steady=True)
+            self._kept = shape, Slots(kept, sampler, count, lines, self.device)
         return self._kept[1]
 
     def _ends(self, rows: Sequence[Row], stops: Sequence[Stop]) -> list[str | None]:

@@ -51,15 +51,16 @@ class Sampler:
         else:
             tokens, _ = nucleus(logits, self.top_p, keys, self._scores)
             logprobs = token_logprobs(logits, tokens)
-        check_finite(logprobs)
+        if logprobs.isnan().any():
+            raise FloatingPointError("the PLM's logits hold a NaN")
         return tokens, logprobs
 
     def attempt(self, logits: Tensor, keys: Tensor, tries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Do what a call does in a fixed number of operations, so that the host is never asked for a decision.
 
         tries: draws [B] that were rejected for a row before. Returns tokens and log-probabilities as a call does, and
-        which rows [B] have got their token; the others are to be tried again, with `draws` more in `tries`. A NaN is
-        in the log-probabilities, see `check_finite`.
+        which rows [B] have got their token; the others are to be tried again, with `draws` more in `tries`. Where a
+        row holds a NaN, so do its log-probabilities.
         """
         scores = self._scores(logits)
         if self.top_k == 1:
@@ -81,8 +82,8 @@ class Sampler:
 
     @property
     def settles(self) -> bool:
-        """Whether an `attempt` gives most rows their token: a draw is in the nucleus with a probability of `top_p`."""
-        return self.top_k == 1 or (1 - self.top_p) ** self.draws < 0.5
+        """Whether attempts end where a call does, which sorts after some draws: each is kept with chance `top_p`."""
+        return self.top_k == 1 or (1 - self.top_p) ** _ROUNDS < 1e-3
 
     def _plain(self, logits: Tensor) -> bool:
         """Tell whether the softmax that is drawn from is that of the logits, so that its log-probabilities serve."""
@@ -116,12 +117,6 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
         wanted = tokens[part].repeat_interleave(len(flat) // max(1, len(tokens[part])))
         logprobs[part] = -F.cross_entropy(flat, wanted, reduction="none").view(logprobs[part].shape)
     return logprobs
-
-
-def check_finite(logprobs: Tensor) -> None:
-    """Raise FloatingPointError where a token was drawn from logits that hold a NaN."""
-    if logprobs.isnan().any():
-        raise FloatingPointError("the PLM's logits hold a NaN")
 
 
 def nucleus(
