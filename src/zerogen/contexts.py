@@ -54,7 +54,15 @@ class Contexts:
             raise UserError(
                 f"context.prompt='{self.config.prompt}': the PLM wrote no context behind it; it wrote: {examples}"
             )
-        return [self._at(i) for i in range(start, stop)]
+        orders: dict[int, list[int]] = {}  # a lap behind the first is shuffled
+        chosen = []
+        for lap, place in (divmod(i, len(self.texts)) for i in range(start, stop)):
+            if lap not in orders:
+                orders[lap] = list(range(len(self.texts)))
+                if lap:
+                    Random(derive(self.seed, "lap", lap)).shuffle(orders[lap])
+            chosen.append(self.texts[orders[lap][place]])
+        return chosen
 
     def check_prompt(self) -> None:
         """Raise `UserError` where the prompt leaves the PLM no room to write a context."""
@@ -74,14 +82,6 @@ class Contexts:
                 return self.journal.chunks[:used]
             held += len(chunk.rows)
         return list(self.journal.chunks)
-
-    def _at(self, index: int) -> str:
-        lap, place = divmod(index, len(self.texts))
-        if not lap:
-            return self.texts[place]
-        order = list(range(len(self.texts)))
-        Random(derive(self.seed, "lap", lap)).shuffle(order)
-        return self.texts[order[place]]
 
     def _exhausted(self) -> bool:
         asked = accepted = 0

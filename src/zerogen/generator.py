@@ -88,6 +88,8 @@ class Generator:
                     # As strict as where chunks are written one by one.
                     if lacking := [label for label in quota if have[label] < quota[label]]:
                         self._check_acceptance(lacking)
+                    else:  # a TAM may train next, on the same device
+                        self.plm().release()
 
     def rows(self, n: int) -> list[Example]:
         """Return the training set of size `n`: the first rows of each label, in request order."""

@@ -28,12 +28,13 @@ from zerogen.models import has_bfloat16
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, Slots
 from zerogen.plm.draws import fold
+from zerogen.plm.graph import Replayed
 from zerogen.plm.model import Plm
 from zerogen.plm.network import Network
 from zerogen.plm.pack import PackedHead, PackedLinear, can_pack, pack_linears
 from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import shared_prefixes
-from zerogen.records import Request, Stop
+from zerogen.records import Continuation, Request, Stop
 
 PROMPTS = ["A", "The movie review", 'Movie: "', "Is this the question", "The", "x" * 20, "The movie", 'Movie: "', "No."]
 NEVER = [Stop("\x00never\x00")]
@@ -139,6 +140,16 @@ def test_the_cache_of_a_chunk_is_freed_with_it(plm: Plm) -> None:
         gc.enable()
 
 
+class OnMeta(TorchDispatchMode):
+    """Refuses every operation that reads or makes a tensor elsewhere: a GPU's recording has no copy from the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, made)):
+            assert not isinstance(leaf, torch.Tensor) or leaf.device.type == "meta", func
+        return made
+
+
 def test_a_steady_step_asks_nothing_of_the_host(plm: Plm) -> None:
     """Tensors on the meta device have no values: whoever asks for one fails. So would a recording on a GPU."""
     for sampler in (Sampler(0.9), Sampler(0.9, 20, 0.7, SelfDebiasing(20.0)), Sampler(top_k=1)):
@@ -152,7 +163,8 @@ def test_a_steady_step_asks_nothing_of_the_host(plm: Plm) -> None:
                     slots._take()
                 to_meta(network.model, slots, engine.cache)
                 if steady:
-                    assert [part.device.type for part in slots._take()] == ["meta"] * 3
+                    with OnMeta():
+                        slots._take()
                 else:
                     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
                         slots._take()
@@ -222,6 +234,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.outputs: Sequence[torch.Tensor] | None = None
         self.calls: list[tuple[Callable[..., Any], Any, Any, Any]] = []
+        self.refused = ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -256,6 +269,65 @@ def test_a_recorded_step_can_be_replayed(plm: Plm, monkeypatch: pytest.MonkeyPat
         assert [row.text for row in found] == [row.text for row in rows]
     assert len(recorders) == 1
     assert len(recorders[0].calls) > 100
+
+
+def test_a_step_that_cannot_be_recorded_is_said_once(gpt2: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(Replayed):
+        def __call__(self, step: Callable[[], Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
+            self.refused = "it asked for a value"
+            return step()
+
+    said: list[str] = []
+    gpt2.say = said.append
+    gpt2.steady = True
+    monkeypatch.setattr("zerogen.plm.decode.Replayed", Refused)
+    for seed in (1, 2):
+        gpt2.generate(requests(PROMPTS), DecodingConfig(), NEVER, 5, seed)
+    assert len(said) == 1
+    assert "it asked for a value" in said[0]
+
+
+def test_prompts_are_read_a_few_at_a_time_where_they_are_long(plm: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def widest(most: int) -> tuple[list[Continuation], int]:
+        monkeypatch.setattr("zerogen.plm.decode._PREFILL", most)
+        seen: list[int] = []
+        hook = plm.network.model.base_model.register_forward_pre_hook(
+            lambda module, given, named: seen.append(named["input_ids"].numel() * named["input_ids"].shape[1]),
+            with_kwargs=True,
+        )
+        found = plm.generate(requests(PROMPTS * 2), DecodingConfig(top_k=1), NEVER, 8, seed=3)
+        hook.remove()
+        return found, max(seen)
+
+    whole, most = widest(1 << 22)
+    parts, least = widest(1500)
+    assert least <= 1500 < most
+    assert [(row.text, row.tokens) for row in parts] == [(row.text, row.tokens) for row in whole]
+
+
+@torch.inference_mode()
+def test_a_slot_without_a_row_widens_no_cache(plm: Plm) -> None:
+    engine = CachedEngine(plm.network, lines=2, capacity=128)
+    slots = Slots(engine, Sampler(), 2, 1, plm.network.device)
+    with plm.network.slot_attention():
+        slots.fill([0, 1], [[[5] * 30], [[6]]], torch.arange(2))
+        for _ in range(20):
+            slots.rest([0])
+            list(slots.advance())
+    assert engine.cache.width == 32
+
+
+@torch.inference_mode()
+def test_a_refilled_slot_begins_with_its_first_draw(plm: Plm) -> None:
+    taken = []
+    for rejected in (0, 3):
+        engine = CachedEngine(plm.network, lines=4, capacity=64, steady=True)
+        slots = Slots(engine, Sampler(0.3), 4, 1, plm.network.device)
+        slots.tries.fill_(rejected)  # of the rows before
+        with plm.network.slot_attention():
+            slots.fill([0, 1, 2, 3], [[[5, 6]]] * 4, torch.arange(4))
+            taken.append(list(slots.advance()))
+    assert taken[0] == taken[1]
 
 
 def to_meta(model: torch.nn.Module, *holders: object) -> None:

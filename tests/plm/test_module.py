@@ -21,6 +21,7 @@ from zerogen.generator import Generator
 from zerogen.lightning import quiet_lightning
 from zerogen.plm.model import Plm, load_plm
 from zerogen.plm.module import GeneratorModule, Inbox, Workers
+from zerogen.plm.network import Network
 from zerogen.plm.work import Work, Written
 from zerogen.pool import Journal
 from zerogen.records import Example, Request, Stop
@@ -177,6 +178,9 @@ class Several:
         last_first = [next(self.plm.write([work], on_row)) for work in reversed(works)]
         return last_first[::-1]
 
+    def release(self) -> None:
+        self.plm.release()
+
 
 @pytest.mark.parametrize("at_once", [2, 5])
 def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig, gpt2: Plm, at_once: int) -> None:
@@ -209,9 +213,14 @@ def test_too_little_memory_halves_the_batch_and_says_so(
     said: list[str] = []
     gpt2.say = said.append
     advanced: list[int] = []
+    made: list[int] = []  # rows that they were made for
 
     class Small(model.CachedEngine):
         steps = 0
+
+        def __init__(self, network: Network, lines: int, capacity: int, steady: bool = False) -> None:
+            made.append(lines)
+            super().__init__(network, lines, capacity, steady)
 
         def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
             self.steps += 1
@@ -231,3 +240,6 @@ def test_too_little_memory_halves_the_batch_and_says_so(
     assert said == [f"no memory for {rows} rows at a time: going on with {rows // 2}" for rows in (8, 4)]
     assert gpt2.generate(requests, DecodingConfig(batch_size=8), [], 12, seed=0) == found
     assert len(said) == 2  # remembered
+    long = [Request(str(i), "x" * 60) for i in range(8)]
+    assert len(gpt2.generate(long, DecodingConfig(batch_size=8), [], 12, seed=0)) == 8
+    assert made[-1] == 1  # longer rows are fewer

@@ -36,10 +36,11 @@ def slot_attention(
         raise NotImplementedError("an attention with soft caps, sinks or biases")  # found when the model is loaded
     batch, heads, length, width = query.shape
     groups = key.shape[1]
-    folded = query.reshape(batch, groups, -1, width)  # [B, Hkv, Hq/Hkv * Q, D]
+    # Scaled before the product, which could exceed what float16 holds.
+    folded = (query * (scaling or width**-0.5)).reshape(batch, groups, -1, width)  # [B, Hkv, Hq/Hkv * Q, D]
     # Keys on the left: on a CPU, transposing a slice of the cache makes oneDNN copy it.
     scores = torch.matmul(key, folded.transpose(-1, -2)).transpose(-1, -2)
-    scores = scores.to(torch.float32, memory_format=torch.contiguous_format).mul_(scaling or width**-0.5)
+    scores = scores.to(torch.float32, memory_format=torch.contiguous_format)
     scores.view(batch, groups, -1, length, scores.shape[-1]).add_(mask[:, :, None])
     out = torch.matmul(scores.softmax(-1).to(value.dtype), value)
     return out.view(batch, heads, length, -1).transpose(1, 2).contiguous(), None

@@ -15,6 +15,7 @@ from zerogen.plm.graph import Replayed
 from zerogen.plm.network import Network
 from zerogen.plm.sampling import Sampler
 
+_PREFILL = 1 << 22  # attention scores per head that exist at a time while prompts are read
 _BURST = 4  # steps of a steady engine between two looks at its rows: those that ended early are computed along
 
 
@@ -57,24 +58,33 @@ class CachedEngine:
 
     def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the prompts into `lines` and return logits [b, V] behind their last tokens; equal ones are read once."""
-        distinct = list(dict.fromkeys(map(tuple, prompts)))
-        index = {prompt: i for i, prompt in enumerate(distinct)}
         cache, device = self.cache, self.network.device
-        cache.rows = lines
-        cache.copies = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
-        ids = pad_right([*distinct, *[()] * _spare(len(distinct))], device)
-        cache.reserve(ids.shape[1])
-        states = self.network.last(
-            torch.tensor([len(prompt) - 1 for prompt in distinct], device=device),
-            input_ids=ids,
-            position_ids=torch.arange(ids.shape[1], device=device)[None],
-            attention_mask=causal_mask(ids.shape[1], 0, device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = self._logits(states[cache.copies])
+        longest = max(map(len, prompts))
+        cache.reserve(longest)
+        lines_of: dict[tuple[int, ...], list[int]] = {}
+        for line, prompt in enumerate(prompts):
+            lines_of.setdefault(tuple(prompt), []).append(line)
+        distinct = list(lines_of)
+        size = max(1, _PREFILL // longest**2)
+        states = []
+        for part in (distinct[start : start + size] for start in range(0, len(distinct), size)):
+            ids = pad_right([*part, *[()] * _spare(len(part))], device)
+            cache.rows = lines[[line for prompt in part for line in lines_of[prompt]]]
+            copies = [i for i, prompt in enumerate(part) for _ in lines_of[prompt]]
+            cache.copies = torch.tensor(copies, device=device)
+            states.append(
+                self.network.last(
+                    torch.tensor([len(prompt) - 1 for prompt in part], device=device),
+                    input_ids=ids,
+                    position_ids=torch.arange(ids.shape[1], device=device)[None],
+                    attention_mask=causal_mask(ids.shape[1], 0, device),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            )
         cache.rows, cache.copies = cache.all_rows, None
-        return logits
+        index = {prompt: i for i, prompt in enumerate(distinct)}
+        return self._logits(torch.cat(states)[[index[tuple(prompt)] for prompt in prompts]])
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Append one token [S] at its position [S] to every line and return logits [S, V]."""
@@ -150,10 +160,7 @@ class Slots:
         self.keys = torch.zeros(slots, dtype=torch.long, device=device)  # of the rows' draws
         self.counts = torch.zeros(slots, dtype=torch.long, device=device)  # tokens that the rows have
         self.tries = torch.zeros(slots, dtype=torch.long, device=device)  # draws rejected for the next ones
-        # Only a steady step can be recorded.
-        self._call: Callable[[Callable[[], Sequence[Tensor]]], Sequence[Tensor]] = (
-            Replayed(device) if engine.steady else lambda step: step()
-        )
+        self.replayed = Replayed(device) if engine.steady else None  # only a steady step can be recorded
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -190,8 +197,10 @@ class Slots:
         Yields for each step every slot's token, its log-probabilities per line, and whether it is one: where not, all
         draws were rejected and the next step draws again.
         """
-        # What a step returns, the next one may overwrite.
-        steps = [[part.clone() for part in self._call(self._take)] for _ in range(_BURST if self.engine.steady else 1)]
+        if self.replayed is None:
+            steps = [list(self._take())]
+        else:  # what a step returns, the next one overwrites
+            steps = [[part.clone() for part in self.replayed(self._take)] for _ in range(_BURST)]
         tokens, logprobs, settled = (torch.stack(parts) for parts in zip(*steps, strict=True))
         yield from zip(tokens.tolist(), logprobs.tolist(), settled.tolist(), strict=True)
 

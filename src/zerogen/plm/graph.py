@@ -13,13 +13,14 @@ _WARM_UP = 3  # calls after which libraries have chosen their kernels and made t
 class Replayed:
     """Calls a step that makes the same operations on the same tensors each time; on a GPU it is recorded and replayed.
 
-    It is always called with the same step, and a step that cannot be recorded is called as it is. What the step reads
-    must stay where it is, and it must not ask for a value on the host. What it returns is overwritten by the next
-    call. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+    It is always called with the same step, and a step that cannot be recorded is called as it is; `refused` then tells
+    why. What the step reads must stay where it is, and it must not ask for a value on the host. What it returns is
+    overwritten by the next call. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.refused = ""
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._outputs: Sequence[Tensor] = ()
@@ -60,6 +61,8 @@ class Replayed:
                 if isinstance(cause, torch.OutOfMemoryError):
                     raise cause from None
                 cause = cause.__context__
-            return False  # something in the model looks at a value, as a few kinds of rotary embeddings do
+            # Something in the model looks at a value, as a few kinds of rotary embeddings do.
+            self.refused = str(error.__context__ or error).partition("\n")[0]
+            return False
         self._graph = graph
         return True

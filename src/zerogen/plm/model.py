@@ -23,7 +23,7 @@ from zerogen.plm.work import Codec, Work, Written, longest_row
 from zerogen.records import Continuation, Request, Stop
 
 _ROWS_ON_CPU = 192  # at a time: more are hardly faster and take more memory
-_ROWS_ON_GPU = 512
+_ROWS_ON_GPU = 256  # half a chunk: there, the rows that end first are refilled
 _COLUMNS = 64  # the cache of a steady engine has a multiple of these, so that it serves for many chunks
 _END_OF_TEXT = ("<|endoftext|>", "<|im_end|>", "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>")
 
@@ -35,6 +35,11 @@ class Plm(Codec):
     through transformers' attention interface (checked here by comparing logits) is decoded without a cache: right,
     but slow; `cached` tells. Where a GPU's memory is too small for a batch, smaller ones are decoded from then on;
     `say` is called with a line about it.
+
+    tokens: how many were sampled or scored so far.
+    most_columns: of the cache, over all rows, that fit into memory as far as is known.
+    steady: decode in a way that can be recorded and replayed, with memory and recorded steps that serve for all chunks
+        of the same shape: on a GPU.
     """
 
     at_once = 1
@@ -43,13 +48,13 @@ class Plm(Codec):
         self.network = Network(model)
         super().__init__(tokenizer, longest_row(model.config), name)
         self.device = model.device
-        self.tokens = 0  # tokens sampled or scored so far
+        self.tokens = 0
         self.say: Callable[[str], None] = lambda text: None
-        self.most_rows = 1 << 30  # that fit into memory
-        # On a GPU the same memory and recorded steps serve for all chunks that have the same shape.
+        self.most_columns = 1 << 62
         self.steady = self.device.type == "cuda"
         self._kept: tuple[object, Slots] | None = None
         self._free = torch.cuda.mem_get_info(self.device)[0] if self.steady else 0
+        self._told = False  # that its steps cannot be recorded
         self._texts: dict[int, str] = {}  # of single tokens
         # A chat model's generation config may name its end of turn only.
         vocabulary = tokenizer.get_vocab()
@@ -144,7 +149,7 @@ class Plm(Codec):
             capacity = min(-(-capacity // _COLUMNS) * _COLUMNS, self.max_positions)
         batch_size = self.rows_at_a_time(decoding, capacity)
         while True:
-            count = min(max(1, min(batch_size, self.most_rows) // lines), len(prompts))
+            count = min(max(1, min(batch_size, self.most_columns // capacity) // lines), len(prompts))
             done: list[Continuation] = [Continuation("", "", 0, 0.0)] * len(prompts)
             finished = 0
             try:
@@ -165,11 +170,15 @@ class Plm(Codec):
                 self.release()
                 raise
             else:
+                if slots.replayed and slots.replayed.refused and not self._told:
+                    self._told = True
+                    self.say(f"{self.name}: its steps cannot be recorded ({slots.replayed.refused}): it is slower")
                 self.tokens += sum(continuation.tokens for continuation in done)
                 return done
             on_row(-finished)
-            self.most_rows = max(lines, count * lines // 2)
-            self.say(f"no memory for {count * lines} rows at a time: going on with {self.most_rows}")
+            fewer = max(lines, count * lines // 2)
+            self.most_columns = fewer * capacity
+            self.say(f"no memory for {count * lines} rows at a time: going on with {fewer}")
             torch.cuda.empty_cache()  # behind the except block, whose traceback holds the cache
 
     def release(self) -> None:

@@ -169,6 +169,9 @@ class Workers(Codec):
             yield replace(written, seconds=round(written.seconds / self.at_once, 3))
             done.unlink()
 
+    def release(self) -> None:
+        """Keep it: each process may be in the middle of a work."""
+
     def _start(self) -> None:
         for left in self.folder.glob("of-*"):  # by runs that were killed
             if not _alive(int(left.name.removeprefix("of-"))):
