@@ -51,7 +51,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["+foo=1"], "foo: is not a key"),
         (["decoding.top_p=0"], "decoding.top_p=0: allowed is 0 < top_p <= 1"),
         (["decoding.top_p=1.1"], "decoding.top_p=1.1"),
-        (["n=many"], "n: Value 'many' of type 'str' could not be converted to Integer"),
+        (["n=many"], "n=many: allowed is a whole number"),
+        (["trainer.lr=high"], "trainer.lr=high: allowed is a number"),
+        (["train=maybe"], "train=maybe: allowed is true or false"),
+        (["seeds=1"], r"seeds: allowed is a list such as \[0,1\]"),
         (["n=1"], "n=1: task 'sst2' has 2 labels; allowed is 2 or more"),
         (["n=1,2"], "Ambiguous value for argument 'n=1,2'; a list is written key="),
         (["-m", "n=100,1"], "n=1: task 'sst2' has 2 labels"),
@@ -84,6 +87,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["task=rotten_tomatoes", "setting=supervised", "limit=40"], "tam.model=.*could not be loaded.*tam=minilm"),
         (["setting=supervised", "task=sst2"], "gold data of task 'sst2': Hub dataset 'SetFit/sst2'"),
         (["--config-dir", "conf", "task=spam", "setting=supervised"], "task 'spam' has no gold data"),
+        (["--config-dir", "conf", "task=spam", "train=false", "tam.checkpoint=x"], "task 'spam' has no gold data"),
         (["--config-dir", "nowhere", "task=spam"], "Additional config directory .*nowhere' not found"),
         (["task=imdb", "setting=supervised", "limit=10", "task.gold_source=package", "tam=minilm",
           "trainer.lr=0"], "trainer.lr=0"),
@@ -121,7 +125,7 @@ def test_wrong_input_gets_one_line_and_exit_code_2(
         (SPAM.replace("spam: 'An", "spma: 'An"), "prompts has none for label 'spam'; did you mean 'spma'"),
         (SPAM + "gold: [", r"spam.yaml:\d+: not YAML"),
         (SPAM.replace("ham: 'A", "yes: 'A"), "Key True .*quote it in the file"),
-        (SPAM + "max_length: long\n", "max_length: Value 'long'"),
+        (SPAM + "max_length: long\n", "max_length=long: allowed is a whole number"),
     ],
 )
 def test_a_wrong_task_file_gets_one_line(

@@ -29,6 +29,13 @@ from zerogen.task import check_task, conf_dir
 if TYPE_CHECKING:
     from rich.console import Console
 
+# Words of OmegaConf's messages, and what they ask for.
+_KINDS = {
+    "Integer": "a whole number",
+    "Float": "a number",
+    "bool": "true or false",
+    "ListConfig": "a list such as [0,1]",
+}
 _HELP = """\
 zerogen: a small text classifier from label names and prompts alone.
 
@@ -192,7 +199,12 @@ def explain(error: BaseException) -> str:
             return f"{key}: is not a key; allowed here: {', '.join(options)}{nearest(name, options)}"
         unquoted = isinstance(cause.key, (bool, int)) and "incompatible with (str)" in str(cause)
         hint = "; quote it in the file: YAML reads an unquoted yes as true and 1 as a number" if unquoted else ""
-        return f"{key}: {str(cause).splitlines()[0]}{hint}"
+        text = str(cause).splitlines()[0]
+        allowed = next((kind for word, kind in _KINDS.items() if word in text), None)
+        if allowed is not None and not unquoted:
+            value = re.search(r"[Vv]alue '(.*?)'", text)
+            return f"{key}{'=' + value[1] if value else ''}: allowed is {allowed}"
+        return f"{key}: {text}{hint}"
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}:{mark.line + 1}: not YAML ({error.problem} at column {mark.column + 1})"

@@ -182,7 +182,7 @@ class DecodingConfig:
     temperature: float = 1.0
     """Divides the logits before sampling."""
     batch_size: int | None = None
-    """Rows decoded at a time, with counter-prompts; null: 192 on a CPU, on a GPU what its memory holds, up to 512."""
+    """Rows decoded at a time, with counter-prompts; null: 192 on a CPU, on a GPU what its memory holds, up to 256."""
     chunk_size: int = 512
     """Most requests per chunk, the unit of resuming; the first chunks are smaller: 64, 128, 256, ..."""
 
@@ -347,6 +347,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"tam.checkpoint={config.tam.checkpoint}: is evaluated only, with train=false; "
             "to start training from a folder set tam.model"
+        )
+    if not config.task.gold and (setting != "zerogen" or config.tam.checkpoint):
+        raise UserError(
+            f"setting={setting}: task '{config.task.name}' has no gold data (task.gold); "
+            "without any, setting=zerogen still generates and trains"
         )
     if config.dataset and setting != "zerogen":
         raise UserError(f"dataset={config.dataset}: setting={setting} does not read it; allowed is setting=zerogen")

@@ -111,7 +111,7 @@ class Contexts:
             )
             for index in range(start, start + plm.at_once)
         ]
-        with progress.bar("writing contexts", sum(len(work.requests) for work in works), "rows") as advance:
+        with progress.bar("writing contexts", sum(len(work.requests) for work in works), "requests") as advance:
             for index, (work, written) in enumerate(zip(works, plm.write(works, advance), strict=True), start):
                 if self._exhausted():  # written one by one, this chunk would not exist
                     continue

@@ -167,7 +167,7 @@ class Generator:
             )
             for index in range(start, start + plm.at_once)
         ]
-        with progress.bar("requests of this chunk", sum(len(work.requests) for work in works), "rows") as advance:
+        with progress.bar("requests of this chunk", sum(len(work.requests) for work in works), "requests") as advance:
             for index, (work, written) in enumerate(zip(works, plm.write(works, advance), strict=True), start):
                 yield self._judge(index, work, written)
 

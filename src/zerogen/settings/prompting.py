@@ -8,7 +8,6 @@ from zerogen.settings.run import Outcome, Run, describe
 
 def prompting(run: Run) -> Outcome:
     """Predict each gold row's label as the one whose filled prompt has the highest mean token log-probability."""
-    run.require_gold()
     texts = [row.text for row in run.gold]
     plm = run.load_plm()
     with run.stage("prompt"):

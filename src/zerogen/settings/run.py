@@ -105,14 +105,6 @@ class Run:
             else config.tam.checkpoint or describe_weights(config.tam.model, config.tam.revision, "tam.model"),
         }
 
-    def require_gold(self) -> None:
-        """Raise `UserError` where the setting makes no sense without gold data."""
-        if not self.config.task.gold:
-            raise UserError(
-                f"setting={self.config.setting.name}: task '{self.config.task.name}' has no gold data (task.gold); "
-                "without any, setting=zerogen still generates and trains"
-            )
-
     def load_plm(self) -> Plm:
         """Load the configured PLM."""
         from zerogen.plm.model import load_plm
@@ -193,7 +185,6 @@ class Run:
         """Evaluate the TAM of `tam.checkpoint` without training."""
         from zerogen.tam.train import load_tam
 
-        self.require_gold()
         folder = str(self.config.tam.checkpoint)
         with self.stage("load"):
             tam = load_tam(folder, self.device, self.config.tam.dtype)

@@ -77,6 +77,9 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                     Journal.open(folder / "contexts.jsonl", repair=True),
                 )
                 reused = len(generator.journal.chunks)
+                have = len(generator.rows(size))
+                if reused and have < size:
+                    run.progress.say(f"going on from the {have:,} rows that are in {folder}")
                 for _ in chain([None], generator.extend(size, run.progress)):
                     if not shown and generator.journal.chunks:
                         run.progress.say(first_outputs(generator.journal.chunks[0], config.task))
@@ -114,10 +117,13 @@ def exclusive(folder: Path, progress: Quiet) -> Iterator[None]:
 
 
 def first_outputs(chunk: Chunk, task: TaskConfig) -> str:
-    """Describe two prompts of each label and what the PLM wrote behind them."""
+    """Describe two prompts of each label and what the PLM wrote behind them, and what became of all that it wrote."""
     lines = []
     for label in task.labels:
         for sample in [sample for sample in chunk.samples if sample["label"] == label][:2]:
             verdict = f"rejected: {sample['reason']}" if sample["reason"] else "accepted"
             lines += [f"[{label}, {verdict}] {sample['prompt']}", f"    -> {sample['text']}"]
+    rejects = ", ".join(f"{reason} {count:,}" for reason, count in count_rejects([chunk]).items())
+    asked = sum(chunk.asked.values())
+    lines.append(f"of the first {asked:,} texts {len(chunk.rows):,} were accepted; rejected: {rejects or 'none'}")
     return "\n".join(lines)
