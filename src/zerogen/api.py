@@ -9,7 +9,7 @@ from zerogen.config import DecodingConfig, FilterConfig, PlmConfig, TamConfig, T
 from zerogen.errors import UserError
 from zerogen.progress import Quiet
 from zerogen.records import Example
-from zerogen.task import conf_dir
+from zerogen.task import conf_dir, trainer_name
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,8 @@ def generate(
 ) -> list[Example]:
     """Generate `n` accepted examples, an equal share per label.
 
-    Of each label, the first rows for a larger `n` are the rows for a smaller one. Raises `UserError` for a prompt that
+    Of each label, the first rows for a larger `n` are the rows for a smaller one. For a task whose contexts are gold
+    ones, those of its training split are read, without labels. Raises `UserError` for a prompt that
     is too long for the PLM and when hardly any text of a label is accepted.
     """
     from zerogen.generator import Generator
@@ -88,24 +89,20 @@ def fit(
     from zerogen.tam import train
 
     config = _option("tam", tam, TamConfig) or TamConfig(name=tam.rpartition("/")[2], model=tam)
-    trainer = trainer or _option("trainer", tam, TrainerConfig) or TrainerConfig()
-    fitted, _ = train.fit(
-        rows, task.labels, config, trainer, max_length=task.max_length, seed=seed, device=device, progress=progress
-    )
+    trainer = trainer or _option("trainer", trainer_name(tam, config, task), TrainerConfig) or TrainerConfig()
+    fitted, _ = train.fit(rows, task, config, trainer, seed=seed, device=device, progress=progress)
     return fitted
 
 
 def evaluate(tam: Tam, rows: Sequence[Example], progress: Quiet | None = None) -> dict[str, Any]:
-    """Return accuracy, macro_f1 and the confusion matrix of a TAM on labelled rows.
+    """Return accuracy, macro_f1 and the confusion matrix of a TAM on labelled rows, or exact_match and f1 on questions.
 
     Raises `UserError` for rows with a label that the TAM does not know.
     """
-    from zerogen.metrics.classification import classification_metrics
+    from zerogen import metrics
 
-    if strange := sorted({row.label for row in rows} - set(tam.labels)):
+    kind = tam.use.kind
+    if kind != "qa" and (strange := sorted({row.label for row in rows} - set(tam.labels))):
         raise UserError(f"rows with label '{strange[0]}': the labels of this TAM are {', '.join(tam.labels)}")
-
-    predictions = tam.predict([row.text for row in rows], progress=progress)
-    return classification_metrics(
-        [row.label for row in rows], [prediction.label for prediction in predictions], tam.labels
-    )
+    predictions = tam.predict(tam.inputs_of(rows), progress=progress)
+    return metrics.evaluate(TaskConfig(kind=kind, labels=tam.labels), rows, predictions)

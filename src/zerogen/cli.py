@@ -24,7 +24,7 @@ from yaml import MarkedYAMLError, YAMLError
 from zerogen.config import Config, check, help_of
 from zerogen.console import make_console, reporting_errors
 from zerogen.errors import UserError, nearest
-from zerogen.task import check_task, conf_dir
+from zerogen.task import check_task, conf_dir, override, trainer_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,6 +170,12 @@ def typed(config: DictConfig, overrides: Sequence[str]) -> Config:
     if result.tam.checkpoint and "tam.name" not in given:
         place = Path(result.tam.checkpoint).absolute()
         result.tam.name = _file_name((place.parent if place.name == "tam" else place).name) or result.tam.name
+    if own := trainer_name("", result.tam, result.task):  # options were picked before the task's kind was known
+        for name, value in OmegaConf.load(conf_dir() / "trainer" / f"{own}.yaml").items():
+            key = str(name)
+            if not {f"trainer.{key}", "trainer"} & given:
+                setattr(result.trainer, key, value)
+    override(result.task, result.data_dir, result.contexts, result.answers)
     check_task(result.task)
     check(result)
     return result

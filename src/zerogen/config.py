@@ -28,6 +28,8 @@ class StopConfig:
 class ParseConfig:
     stop: list[StopConfig] = field(default_factory=lambda: [StopConfig()])
     """Stop strings; the first one that appears ends the row."""
+    must_end: str = ""
+    """A text that ends otherwise is rejected: `?` for questions."""
     fallback: str = "none"
     """What becomes of a row without a stop string: `none` rejects it as unfinished, `sentence` cuts it at the first
     newline or else behind its last full stop."""
@@ -35,12 +37,15 @@ class ParseConfig:
 
 @dataclass
 class ContextConfig:
+    source: str = "plm"
+    """`plm` writes them (stage 1), `gold` takes the unlabelled contexts of the gold training split, anything else is a
+    file: .txt with one a line, or .jsonl, .csv, .parquet with the column that the gold data has them in."""
     prompt: str = ""
     """Prompt of stage 1; what the PLM writes behind it, up to the closing quote, is a context."""
     max_new_tokens: int = 10
     """Token limit of a context; a context that is not closed by then is rejected."""
     per_label: int = 4
-    """Texts asked for per context and label."""
+    """Texts asked for per context and label; in question answering, per context and answer."""
 
 
 @dataclass
@@ -75,8 +80,14 @@ class GoldConfig:
     """The split that results are reported on."""
     text: str = "text"
     """Column of the text."""
+    context: str | None = None
+    """Column of the other text of a pair, or of the passage that holds the answers."""
     label: str = "label"
     """Column of the label."""
+    answers: str = "answers"
+    """Column of the reference answers, {text: [...], answer_start: [...]} as in SQuAD."""
+    uid: str | None = None
+    """Column that identifies a row; by default rows are counted."""
     labels: dict[Any, str] = field(default_factory=dict)
     """Gold value to label name; may be left out where the column holds label names."""
     where: dict[str, Any] = field(default_factory=dict)
@@ -91,12 +102,17 @@ class GoldConfig:
 class TaskConfig:
     name: str = "???"
     """Name of the task, part of folder and file names."""
+    kind: str = "classification"
+    """`classification` of a text, `pair` (of a text and its context), or `qa` (the text is a question, whose answer is a
+    span of its context)."""
     labels: list[str] = field(default_factory=list)
-    """Label names; their order defines the integer `Y` of exported rows."""
+    """Label names; their order defines the integer `Y` of exported rows. None for question answering."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """Label to the prompt behind which the PLM writes a text X of that label; may hold `<C>`."""
+    """Label to the prompt behind which the PLM writes a text X of that label; may hold `<C>`. In question answering
+    there is one, `question`, with `<C>` and the answer `<Y>`."""
     scoring: dict[str, str] = field(default_factory=dict)
-    """Label to the filled prompt that setting=prompting scores; must hold `<X>`."""
+    """Label to the filled prompt that setting=prompting scores; must hold `<X>`, may hold `<C>`. In question answering
+    there is one, `question`, behind which the PLM writes the answer."""
     context: ContextConfig | None = None
     """Stage 1; left out where the prompts need no `<C>`."""
     parse: ParseConfig = field(default_factory=ParseConfig)
@@ -106,7 +122,17 @@ class TaskConfig:
     max_new_tokens: int = 40
     """Token limit of a generated text."""
     max_length: int = 128
-    """Tokens of a text that the TAM reads."""
+    """Tokens of a text (of a pair; of a window of a question and its passage) that the TAM reads."""
+    min_words: int = 10
+    """Shorter generated texts are rejected, if filter.min_words does not say otherwise."""
+    order: list[str] = field(default_factory=lambda: ["context", "text"])
+    """Which of the two texts of a pair the TAM reads first."""
+    answers: str = "auto"
+    """Where generated questions get their answers: `spacy` (named entities), `rules` (numbers, dates, names, noun
+    phrases; needs nothing), `gold` (those of the gold training split), `auto`: spacy where its model is installed, else
+    rules."""
+    answer_tokens: int = 30
+    """Longest answer in tokens."""
     gold: dict[str, GoldConfig] = field(default_factory=dict)
     """Named sources of human-labelled data; empty for a task without any."""
     gold_source: str | None = None
@@ -130,7 +156,8 @@ class TamConfig:
     name: str = "???"
     """Short name, part of folder names."""
     kind: str = "encoder"
-    """`encoder` (any AutoModelForSequenceClassification) or `lstm` (BiLSTM with its own vocabulary)."""
+    """`encoder` (what AutoModelForSequenceClassification or AutoModelForQuestionAnswering opens) or `lstm` (with its
+    own vocabulary: a BiLSTM for a text, a two-stream BiLSTM for a pair, BiDAF for question answering)."""
     model: str | None = None
     """Encoder weights: Hub id, folder, or `package:NAME`."""
     revision: str | None = None
@@ -141,10 +168,12 @@ class TamConfig:
     """A trained TAM folder to evaluate with `train=false`."""
     embedding: int = 100
     """LSTM: width of the word embeddings."""
-    hidden: int = 150
-    """LSTM: width of each direction."""
-    dropout: float = 0.5
-    """LSTM: dropout before the recurrent layer and before the output."""
+    hidden: int | None = None
+    """LSTM: width of each direction; null: 150 for one text, 300 for a pair, 100 for question answering."""
+    dropout: float | None = None
+    """LSTM: dropout before the recurrent layers and before the output; null: 0.5, for question answering 0.2."""
+    vectors: str | None = None
+    """LSTM: file of word vectors to start from (GloVe's or word2vec's text, or word2vec's .bin); sets `embedding`."""
     vocabulary: int = 30000
     """LSTM: largest number of word types kept."""
 
@@ -152,7 +181,7 @@ class TamConfig:
 @dataclass
 class TrainerConfig:
     optimizer: str = "adamw"
-    """`adamw` or `adam`."""
+    """`adamw`, `adam` or `adadelta`."""
     lr: float = 2e-5
     """Peak learning rate."""
     weight_decay: float = 0.01
@@ -169,6 +198,8 @@ class TrainerConfig:
     """Stop after this many epochs without a better one; none by default."""
     gradient_clip: float = 1.0
     """Largest gradient norm."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, which is what is checked and kept; none by default."""
     heldout: float = 0.1
     """Share of the training rows on which the best epoch is picked, split by context and stratified by label."""
 
@@ -189,8 +220,8 @@ class DecodingConfig:
 
 @dataclass
 class FilterConfig:
-    min_words: int = 10
-    """Shorter texts are rejected."""
+    min_words: int | None = None
+    """Shorter texts are rejected; null: as the task says."""
     max_words: int | None = None
     """Longer texts are rejected."""
     duplicates: bool = False
@@ -205,6 +236,11 @@ class FilterConfig:
 class SettingConfig:
     name: str = "???"
     """`supervised`, `prompting` or `zerogen`."""
+    scope: str = "prompt"
+    """PROMPTING: mean log-probability over the whole filled `prompt` (the paper's way), or over the `text` X and what
+    stands behind it, given what stands before it."""
+    calibration: str = "none"
+    """PROMPTING: `prior` subtracts the log-probability of the prompt without a text, `none` does not."""
 
 
 @dataclass
@@ -228,6 +264,12 @@ class Config:
     """auto, none, the index of a GPU or a list of indices: each writes texts, the first one trains"""
     processes: int = 1
     """processes that write texts side by side on a CPU, each with the whole PLM and its share of the cores"""
+    data_dir: str | None = None
+    """read gold data from DATA_DIR/<task>/{train,validation,test}.{jsonl,csv,parquet} instead of the task's source"""
+    contexts: str | None = None
+    """where contexts come from: plm, gold (unlabelled texts of the gold training split) or a file"""
+    answers: str | None = None
+    """question answering: where answers come from, auto, spacy, rules or gold"""
     dataset: str | None = None
     """train on this synthetic file (JSONL with C, X, Y or label) or datasets folder instead of generating"""
     dataset_labels: Any = None
@@ -285,17 +327,18 @@ def check_debias(debias: DebiasConfig) -> None:
 
 def check_filter(filters: FilterConfig) -> None:
     """Check the bounds of the filters. Raises `UserError`."""
-    _between("filter.min_words", filters.min_words, "0 or more", filters.min_words >= 0)
+    if filters.min_words is not None:
+        _between("filter.min_words", filters.min_words, "null, or 0 or more", filters.min_words >= 0)
     _between("filter.min_acceptance", filters.min_acceptance, "0 <= share < 1", 0 <= filters.min_acceptance < 1)
     _between("filter.patience", filters.patience, "1 or more", filters.patience >= 1)
     if filters.max_words is not None:
-        allowed = f"filter.min_words={filters.min_words} or more"
-        _between("filter.max_words", filters.max_words, allowed, filters.max_words >= filters.min_words)
+        least = filters.min_words or 0
+        _between("filter.max_words", filters.max_words, f"filter.min_words={least} or more", filters.max_words >= least)
 
 
 def check_trainer(trainer: TrainerConfig) -> None:
     """Check the bounds of training. Raises `UserError`."""
-    _one_of("trainer.optimizer", trainer.optimizer, ("adamw", "adam"))
+    _one_of("trainer.optimizer", trainer.optimizer, ("adamw", "adam", "adadelta"))
     _one_of("trainer.schedule", trainer.schedule, ("linear", "constant"))
     _between("trainer.lr", trainer.lr, "more than 0", trainer.lr > 0)
     _between("trainer.weight_decay", trainer.weight_decay, "0 or more", trainer.weight_decay >= 0)
@@ -304,6 +347,8 @@ def check_trainer(trainer: TrainerConfig) -> None:
     _between("trainer.epochs", trainer.epochs, "1 or more", trainer.epochs >= 1)
     _between("trainer.heldout", trainer.heldout, "0 < share <= 0.5", 0 < trainer.heldout <= 0.5)
     _between("trainer.gradient_clip", trainer.gradient_clip, "more than 0", trainer.gradient_clip > 0)
+    if trainer.ema is not None:
+        _between("trainer.ema", trainer.ema, "0 < ema < 1, or null", 0 < trainer.ema < 1)
     if trainer.patience is not None:
         _between("trainer.patience", trainer.patience, "1 or more, or null", trainer.patience >= 1)
 
@@ -312,9 +357,11 @@ def check_tam(tam: TamConfig) -> None:
     """Check the choices and sizes of a TAM. Raises `UserError`."""
     _one_of("tam.kind", tam.kind, ("encoder", "lstm"))
     _one_of("tam.dtype", tam.dtype, ("auto", "float32", "bfloat16"))
-    _between("tam.dropout", tam.dropout, "0 <= dropout < 1", 0 <= tam.dropout < 1)
-    for key in ("embedding", "hidden"):
-        _between(f"tam.{key}", getattr(tam, key), "1 or more", getattr(tam, key) >= 1)
+    if tam.dropout is not None:
+        _between("tam.dropout", tam.dropout, "0 <= dropout < 1", 0 <= tam.dropout < 1)
+    _between("tam.embedding", tam.embedding, "1 or more", tam.embedding >= 1)
+    if tam.hidden is not None:
+        _between("tam.hidden", tam.hidden, "null, or 1 or more", tam.hidden >= 1)
     _between("tam.vocabulary", tam.vocabulary, "3 or more", tam.vocabulary >= 3)
     if tam.kind == "encoder" and not tam.model:
         raise UserError("tam.model: has no value; an encoder needs a Hub id, a folder or package:NAME")
@@ -337,6 +384,8 @@ def check(config: Config) -> None:
     setting = config.setting.name
     _one_of("plm.dtype", config.plm.dtype, ("auto", "float32", "bfloat16", "float16"))
     _one_of("setting", setting, ("supervised", "prompting", "zerogen"))
+    _one_of("setting.scope", config.setting.scope, ("prompt", "text"))
+    _one_of("setting.calibration", config.setting.calibration, ("none", "prior"))
     for key in ("plm.name", "tam.name"):
         check_name(key, getattr(config, key[:3]).name)
     for key in ("n", "log_every", "limit", "eval_limit"):

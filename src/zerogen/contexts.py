@@ -1,9 +1,9 @@
-"""Stage 1: the PLM writes contexts (titles)."""
+"""Stage 1: where contexts come from: the PLM writes them (titles), or they are given."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -23,6 +23,40 @@ def chunk_size(index: int, largest: int) -> int:
     A user soon sees what a prompt yields, and a small run asks for little more than it needs.
     """
     return min(largest, 64 << min(index, 32))
+
+
+def laps(start: int, stop: int, size: int, seed: int, shuffled_from: int) -> list[tuple[int, int]]:
+    """Return (lap, place) of numbers `start` to `stop` (exclusive) of an endless walk over `size` places.
+
+    From lap `shuffled_from` on, each lap has an order of its own.
+    """
+    orders: dict[int, list[int]] = {}
+    walked = []
+    for lap, step in (divmod(i, size) for i in range(start, stop)):
+        if lap not in orders:
+            orders[lap] = list(range(size))
+            if lap >= shuffled_from:
+                Random(derive(seed, "lap", lap)).shuffle(orders[lap])
+        walked.append((lap, orders[lap][step]))
+    return walked
+
+
+class GivenContexts:
+    """An endless stream of texts that are there already: each once in a seeded order, then all again in another."""
+
+    def __init__(self, texts: Sequence[str], seed: int) -> None:
+        self.texts, self.seed = list(dict.fromkeys(texts)), seed
+
+    def take(self, start: int, stop: int, progress: Quiet) -> list[str]:
+        """Return contexts number `start` to `stop` (exclusive)."""
+        return [self.texts[place] for _, place in laps(start, stop, len(self.texts), self.seed, shuffled_from=0)]
+
+    def check_prompt(self) -> None:
+        """Do nothing: there is no prompt."""
+
+    def chunks_for(self, count: int) -> list[Chunk]:
+        """Return no chunk: nothing was written."""
+        return []
 
 
 class Contexts:
@@ -54,15 +88,7 @@ class Contexts:
             raise UserError(
                 f"context.prompt='{self.config.prompt}': the PLM wrote no context behind it; it wrote: {examples}"
             )
-        orders: dict[int, list[int]] = {}  # a lap behind the first is shuffled
-        chosen = []
-        for lap, place in (divmod(i, len(self.texts)) for i in range(start, stop)):
-            if lap not in orders:
-                orders[lap] = list(range(len(self.texts)))
-                if lap:
-                    Random(derive(self.seed, "lap", lap)).shuffle(orders[lap])
-            chosen.append(self.texts[orders[lap][place]])
-        return chosen
+        return [self.texts[place] for _, place in laps(start, stop, len(self.texts), self.seed, shuffled_from=1)]
 
     def check_prompt(self) -> None:
         """Raise `UserError` where the prompt leaves the PLM no room to write a context."""

@@ -7,18 +7,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zerogen.config import TaskConfig
+from zerogen.config import ContextConfig, TaskConfig
 from zerogen.errors import UserError, unknown
 from zerogen.files import write_whole
-from zerogen.gold import missing_column, read_rows
+from zerogen.gold import missing_column, read_answers, read_rows
 from zerogen.records import Example
 
 
 def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any]]:
     """Return rows with C (context), X (text), Y (position of the label in the task's list), label, uid and logprob.
 
-    Where a row was written with counter-prompts, rows have counter_logprob too: label to log-probability.
+    Where a row was written with counter-prompts, rows have counter_logprob too: label to log-probability. Rows of
+    question answering have the columns of SQuAD instead, and logprob.
     """
+    if task.kind == "qa":
+        return [
+            {
+                "id": row.uid,
+                "title": "",
+                "context": row.context,
+                "question": row.text,
+                "answers": {
+                    "text": [answer.text for answer in row.answers],
+                    "answer_start": [answer.start for answer in row.answers],
+                },
+                "logprob": row.logprob,
+            }
+            for row in rows
+        ]
     counters = any(row.counter_logprob for row in rows)
     return [
         {
@@ -47,14 +63,13 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, plm: str | None, fol
     import datasets
 
     exported = export_rows(rows, task)
-    features = {
-        "C": datasets.Value("string"),
-        "X": datasets.Value("string"),
-        "Y": datasets.ClassLabel(names=task.labels),
-        "label": datasets.Value("string"),
-        "uid": datasets.Value("string"),
-        "logprob": datasets.Value("float64"),
-    }
+    text = datasets.Value("string")
+    if task.kind == "qa":
+        answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
+        features = {"id": text, "title": text, "context": text, "question": text, "answers": answers}
+    else:
+        features = {"C": text, "X": text, "Y": datasets.ClassLabel(names=task.labels), "label": text, "uid": text}
+    features["logprob"] = datasets.Value("float64")
     if exported and "counter_logprob" in exported[0]:
         features["counter_logprob"] = {label: datasets.Value("float64") for label in task.labels}
     bars = datasets.is_progress_bar_enabled()
@@ -70,16 +85,29 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, plm: str | None, fol
 def card(rows: Sequence[Example], task: TaskConfig, plm: str | None) -> str:
     """Return the dataset card: a YAML header that the Hub accepts, then what is in the dataset and how it was made."""
     size = next(name for bound, name in _SIZES if len(rows) < bound)
-    counts = "\n".join(f"| {label} | {sum(row.label == label for row in rows):,} |" for label in task.labels)
     if plm is None:
-        prompts = "The rows were read from an existing file; the prompts that made them are not known.\n"
+        made = "The rows were read from an existing file; the prompts that made them are not known."
     else:
-        prompts = "Prompts:\n\n" + "".join(f"- {label}: `{prompt}`\n" for label, prompt in task.prompts.items())
+        made = "\n".join(["Prompts:\n", *(f"- {label}: `{prompt!r}`" for label, prompt in task.prompts.items())])
         if task.context:
-            prompts += f"\nThe contexts `C` were written behind the prompt `{task.context.prompt}`.\n"
+            made += f"\n\nThe contexts {_came_from(task.context)}."
+    counts = "\n".join(f"| {label} | {sum(row.label == label for row in rows):,} |" for label in task.labels)
+    if task.kind == "qa":
+        what = (
+            f"{len(rows):,} questions that {plm or 'a language model'} wrote about spans of passages; nobody has read "
+            "them. A question may ask for something else than its span."
+        )
+        columns = _SQUAD_COLUMNS
+    else:
+        what = (
+            f"{len(rows):,} texts `X` that {plm or 'a language model'} wrote from prompts, with the label of the prompt; "
+            "nobody has read\nthem. Labels can be wrong and statements in the texts are made up."
+            f"\n\n| label | rows |\n|---|---|\n{counts}"
+        )
+        columns = _COLUMNS
     return f"""---
 task_categories:
-- text-classification
+- {"question-answering" if task.kind == "qa" else "text-classification"}
 tags:
 - synthetic
 - zerogen
@@ -88,20 +116,30 @@ size_categories:
 ---
 # Synthetic data for {task.name}
 
-{len(rows):,} texts `X` that {plm or "a language model"} wrote from prompts, with the label of the prompt; nobody has
-read them. Labels can be wrong and statements in the texts are made up.
+{what}
 
-| label | rows |
-|---|---|
-{counts}
+{made}
 
-{prompts}
+{columns}"""
+
+
+def _came_from(context: ContextConfig) -> str:
+    if context.source == "plm":
+        return f"`C` were written behind the prompt `{context.prompt}`"
+    if context.source == "gold":
+        return "are texts of the training split of the human-labelled data, without their labels"
+    return f"are those of the file {Path(context.source).name}"
+
+
+_COLUMNS = """\
 Columns: `C` the context of the prompt, `X` the text, `Y` and `label` the label as a number and as a name, `uid` chunk
 and request, `logprob` the mean log-probability of the text's tokens under the language model, and where the texts were
 written with counter-prompts, `counter_logprob` the same behind the prompts of the other labels.
 """
-
-
+_SQUAD_COLUMNS = """\
+Columns: those of SQuAD, `id` chunk and request, and `logprob` the mean log-probability of the question's tokens under
+the language model.
+"""
 _SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -114,7 +152,7 @@ _SIZES = (
 def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) -> list[Example]:
     """Read a synthetic dataset: a .jsonl, .csv or .parquet file or a `datasets` folder.
 
-    Columns are X, label or Y, and maybe C.
+    Columns are X, label or Y, and maybe C (for pairs, certainly); for question answering those of SQuAD.
 
     integer_labels: what an integer Y means, for files that carry no label names. Raises `UserError` for a missing
     column, an unknown label, or integers without that map.
@@ -136,12 +174,19 @@ def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) 
             raise UserError(f"dataset={path}: the folder has no rows")
     else:
         rows = read_rows(place)
+    if task.kind == "qa":
+        for column in ("context", "question", "answers"):
+            if column not in rows[0]:
+                raise missing_column(path, column, rows[0])
+        return [_question(row, f"{path}: row {i + 1}", i, task) for i, row in enumerate(rows)]
     names = {str(value): label for value, label in integer_labels.items()}
     for value, label in names.items():
         if label not in task.labels:
             raise unknown(f"dataset_labels.{value}", label, task.labels)
     if "X" not in rows[0]:
         raise missing_column(path, "X", rows[0])
+    if task.kind == "pair" and "C" not in rows[0]:
+        raise missing_column(path, "C", rows[0])
     if "label" not in rows[0] and "Y" not in rows[0]:
         raise missing_column(path, "label", rows[0])
     return [_example(row, f"{path}: row {i + 1}", i, task, names) for i, row in enumerate(rows)]
@@ -172,3 +217,12 @@ def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, name
         context=context if isinstance(context, str) and context else None,
         logprob=logprob if isinstance(logprob, float) else None,
     )
+
+
+def _question(row: dict[str, Any], where: str, index: int, task: TaskConfig) -> Example:
+    question, context = row.get("question"), row.get("context")
+    for column, value in (("question", question), ("context", context)):
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f"{where}: {column} is {value!r}; allowed is a text")
+    answers = read_answers(row.get("answers"), str(context), f"{where}: answers")
+    return Example(str(row.get("id", index)), str(question), task.labels[0], str(context), answers=answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ def parse(continuation: Continuation, rule: ParseConfig) -> tuple[str, str | Non
     """Return (text, reject reason or None) of what the PLM wrote.
 
     A row without its stop string is `unfinished`; with `fallback=sentence` it is cut at its first newline or else
-    behind its last full stop.
+    behind its last full stop. One that does not end in `must_end` has a `wrong_end`.
     """
     text, reason = continuation.text, None
     if continuation.finish != "stop":
@@ -24,7 +25,11 @@ def parse(continuation: Continuation, rule: ParseConfig) -> tuple[str, str | Non
             if cut > 0:
                 text, reason = line[:cut], None
     text = " ".join(text.split())
-    return text, reason if text else "empty"
+    if not text:
+        return text, "empty"
+    if reason is None and not text.endswith(rule.must_end):
+        reason = "wrong_end"
+    return text, reason
 
 
 def key(text: str) -> str:
@@ -33,29 +38,49 @@ def key(text: str) -> str:
 
 
 class Filter:
-    """Accepts or rejects texts in order; remembers accepted ones, so that of equal texts the first one stays."""
+    """Accepts or rejects texts in order; remembers accepted ones, so that of equal texts the first one stays.
 
-    def __init__(self, config: FilterConfig, accepted: Iterable[Example] = ()) -> None:
-        self.config = config
-        self.labels = {key(row.text): row.label for row in accepted}
+    min_words: where `config` has none. paired: texts are equal only under the same context, on which depends what the
+        texts of pairs, and questions, mean.
+    """
+
+    def __init__(
+        self, config: FilterConfig, accepted: Iterable[Example] = (), min_words: int = 1, paired: bool = False
+    ) -> None:
+        self.config, self.paired = config, paired
+        self.min_words = min_words if config.min_words is None else config.min_words
+        self.labels = {self._key(row): self._meaning(row) for row in accepted}
+
+    def _key(self, row: Example) -> tuple[str, str]:
+        return key(row.context or "") if self.paired else "", key(row.text)
+
+    def _meaning(self, row: Example) -> tuple[str, ...]:
+        return row.label, *(answer.text for answer in row.answers)
 
     def reason(self, row: Example) -> str | None:
         """Return why a row is rejected, None for one that is accepted (and remembered).
 
-        Reasons: too_short, too_long, copies_context, duplicate, label_conflict.
+        Reasons: too_short, too_long, copies_context, holds_answer, duplicate, label_conflict.
         """
         words = len(row.text.split())
-        if words < self.config.min_words:
+        if words < self.min_words:
             return "too_short"
         if self.config.max_words is not None and words > self.config.max_words:
             return "too_long"
-        same = key(row.text)
-        if row.context is not None and same == key(row.context):
+        if row.context is not None and key(row.text) == key(row.context):
             return "copies_context"
+        if any(holds(row.text, answer.text) for answer in row.answers):
+            return "holds_answer"
+        same, meaning = self._key(row), self._meaning(row)
         if not self.config.duplicates and same in self.labels:
-            return "duplicate" if self.labels[same] == row.label else "label_conflict"
-        self.labels[same] = row.label
+            return "duplicate" if self.labels[same] == meaning else "label_conflict"
+        self.labels[same] = meaning
         return None
+
+
+def holds(text: str, answer: str) -> bool:
+    """Tell whether a text holds an answer as whole words, whatever their case."""
+    return re.search(rf"(?<!\w){re.escape(key(answer))}(?!\w)", key(text)) is not None
 
 
 def judge(row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter) -> tuple[Example, str | None]:

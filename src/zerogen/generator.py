@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from random import Random
 from typing import Any
 
+from zerogen.answers import GET_SPACY, Spans, chosen, extractor
 from zerogen.config import (
     DecodingConfig,
     FilterConfig,
@@ -16,14 +19,15 @@ from zerogen.config import (
     check_filter,
     check_size,
 )
-from zerogen.contexts import Contexts, chunk_size
+from zerogen.contexts import Contexts, GivenContexts, chunk_size
 from zerogen.errors import UserError
 from zerogen.filters import Filter, judge
+from zerogen.gold import load_gold, read_contexts
 from zerogen.plm.work import Work, Writer, Written
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.progress import Quiet
-from zerogen.records import Example, Request, Stop, derive
-from zerogen.template import render_within
+from zerogen.records import Answer, Example, Request, Stop, derive
+from zerogen.template import render, render_within
 
 
 class Generator:
@@ -33,6 +37,8 @@ class Generator:
     the chunks before it (a text that they hold is rejected), never on how many rows are wanted: of each label, the rows
     for n = 1,000 are the first of those for n = 2,000. A writer that writes several chunks at once may leave more of
     them than `n` needs; the rows are the same. `plm` is called when the first chunk has to be written.
+
+    contexts: what the task's contexts come from, None for a task without; opened when it is first asked for.
     """
 
     def __init__(
@@ -59,10 +65,25 @@ class Generator:
             )
         self.task, self.plm, self.decoding, self.filters, self.seed = task, plm, decoding, filters, seed
         self.journal = journal if journal is not None else Journal()
-        self.contexts = (
-            Contexts(plm, task.context, decoding, filters, seed, context_journal or Journal()) if task.context else None
+        self.context_journal = context_journal if context_journal is not None else Journal()
+        self.filter = Filter(filters, self.journal.rows(), task.min_words, paired=task.kind != "classification")
+        self.cut = 0  # prompts whose context was too long for the PLM
+
+    @cached_property
+    def contexts(self) -> Contexts | GivenContexts | Spans | None:
+        task = self.task
+        if task.context is None:
+            return None
+        if task.context.source == "plm":
+            return Contexts(self.plm, task.context, self.decoding, self.filters, self.seed, self.context_journal)
+        by_gold = task.context.source == "gold"
+        gold = load_gold(task, "train") if by_gold or (task.kind == "qa" and task.answers == "gold") else []
+        texts = [row.context for row in gold if row.context] if by_gold else read_contexts(task)
+        return (
+            Spans(texts, extractor(task.answers, gold), self.seed)
+            if task.kind == "qa"
+            else GivenContexts(texts, self.seed)
         )
-        self.filter = Filter(filters, self.journal.rows())
 
     def extend(self, n: int, progress: Quiet | None = None) -> Iterator[Chunk]:
         """Write chunks until each label has its share of `n` rows; yield each one after it was stored.
@@ -98,12 +119,14 @@ class Generator:
     def check_prompts(self) -> None:
         """Raise `UserError` for a prompt that leaves the PLM no room to write."""
         for label in self.task.labels:
-            self._prompt(label, None)
+            self._prompt(Example("", "", label))
         if self.contexts is not None:
             self.contexts.check_prompt()
 
     def doubts(self) -> Iterator[str]:
-        """Say for which prompts a text would end by chance only."""
+        """Say for which prompts a text would end by chance only, and that answers are not found as in the paper."""
+        if self.task.kind == "qa" and self.task.answers == "auto" and chosen(self.task.answers) == "rules":
+            yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"
         if all(stop.text == '"' for stop in self.task.parse.stop):
             for label in self.task.labels:
                 if not self.task.prompts[label].endswith('"'):
@@ -117,79 +140,91 @@ class Generator:
         each = len(self.task.labels) * (self.task.context.per_label if self.task.context else 1)
         return sum(max(1, chunk_size(chunk, self.decoding.chunk_size) // each) for chunk in range(index))
 
-    def requests(self, index: int, progress: Quiet | None = None) -> list[Request]:
-        """Return the requests of chunk `index`: every context with every label, shuffled."""
+    def drafts(self, index: int, progress: Quiet | None = None) -> list[Example]:
+        """Return the rows that chunk `index` asks for, without a text: every context with every label, shuffled."""
         task, start, stop = self.task, self.contexts_before(index), self.contexts_before(index + 1)
         repeats = task.context.per_label if task.context else 1
-        contexts: Sequence[str | None] = [None] * (stop - start)
+        found: Sequence[tuple[str, Answer] | str | None] = [None] * (stop - start)
         if self.contexts is not None:
-            contexts = self.contexts.take(start, stop, progress or Quiet())
-        pairs = [(context, label) for context in contexts for label in task.labels for _ in range(repeats)]
-        Random(derive(self.seed, "requests", index)).shuffle(pairs)
-        return [
-            Request(
-                f"{index:05d}-{i:04d}", self._prompt(label, context), label, context, self._counters(label, context)
-            )
-            for i, (context, label) in enumerate(pairs)
-        ]
+            found = self.contexts.take(start, stop, progress or Quiet())
+        drafts = []
+        for one in found:
+            context, answers = (one[0], one[1:]) if isinstance(one, tuple) else (one, ())
+            drafts += [
+                Example("", "", label, context, answers=answers) for label in task.labels for _ in range(repeats)
+            ]
+        Random(derive(self.seed, "requests", index)).shuffle(drafts)
+        return [replace(draft, uid=f"{index:05d}-{i:04d}") for i, draft in enumerate(drafts)]
 
-    def _prompt(self, label: str, context: str | None) -> str:
-        plm, task = self.plm(), self.task
+    def _prompt(self, draft: Example) -> str:
+        plm, task, label = self.plm(), self.task, draft.label
         budget = plm.max_positions - task.max_new_tokens
+        values = {"C": draft.context or "", "Y": "".join(answer.text for answer in draft.answers)}
+        around = [(answer.start, answer.start + len(answer.text)) for answer in draft.answers] or [(0, 0)]
         try:
-            return render_within(task.prompts[label], {"C": context or ""}, "C", budget, plm.encode, plm.decode)
+            prompt = render_within(task.prompts[label], values, "C", budget, plm.encode, plm.decode, around[0])
         except ValueError as error:
             raise UserError(
                 f"task '{task.name}': prompts.{label}: {error}, which is what the {plm.max_positions} positions of "
                 f"{plm.name} leave beside max_new_tokens={task.max_new_tokens}"
             ) from error
+        self.cut += prompt != render(task.prompts[label], values)
+        return prompt
 
-    def _counters(self, label: str, context: str | None) -> dict[str, str]:
-        if not self.task.debias.decay:
-            return {}
-        return {other: self._prompt(other, context) for other in self.task.labels if other != label}
+    def _request(self, draft: Example) -> Request:
+        counters = {}
+        if self.task.debias.decay:
+            others = (replace(draft, label=label) for label in self.task.labels if label != draft.label)
+            counters = {other.label: self._prompt(other) for other in others}
+        return Request(draft.uid, self._prompt(draft), counters)
 
     def _write(self, progress: Quiet) -> Iterator[Chunk]:
         """Write as many chunks as the writer writes at once."""
         start = len(self.journal.chunks)
         if not start:  # who wrote an earlier chunk has checked them
             self.check_prompts()
-        plm = self.plm()
+        plm, known = self.plm(), self.cut
+        chunks = [self.drafts(index, progress) for index in range(start, start + plm.at_once)]
         works = [
             Work(
                 f"texts-{index:06d}",
-                self.requests(index, progress),
+                [self._request(draft) for draft in drafts],
                 [Stop(stop.text, stop.keep) for stop in self.task.parse.stop],
                 self.task.max_new_tokens,
                 derive(self.seed, "texts", index),
                 self.decoding,
                 self.task.debias,
             )
-            for index in range(start, start + plm.at_once)
+            for index, drafts in enumerate(chunks, start)
         ]
+        if self.cut and not known:
+            progress.say(
+                f"task '{self.task.name}': {self.cut:,} prompts of these chunks were longer than the "
+                f"{plm.max_positions} positions of {plm.name}; their contexts were cut (around the answer, if any)"
+            )
         with progress.bar("requests of this chunk", sum(len(work.requests) for work in works), "requests") as advance:
-            for index, (work, written) in enumerate(zip(works, plm.write(works, advance), strict=True), start):
-                yield self._judge(index, work, written)
+            for index, written in enumerate(plm.write(works, advance), start):
+                yield self._judge(index, chunks[index - start], works[index - start].requests, written)
 
-    def _judge(self, index: int, work: Work, written: Written) -> Chunk:
+    def _judge(self, index: int, drafts: Sequence[Example], requests: Sequence[Request], written: Written) -> Chunk:
         rows: list[Example] = []
         rejects: dict[str, Counter[str]] = {label: Counter() for label in self.task.labels}
         shown: Counter[str] = Counter()
         samples: list[dict[str, Any]] = []
-        for request, continuation in zip(work.requests, written.continuations, strict=True):
-            row = Example(request.uid, "", request.label, request.context)
-            row, reason = judge(row, continuation, self.task.parse, self.filter)
+        for draft, request, continuation in zip(drafts, requests, written.continuations, strict=True):
+            row, reason = judge(draft, continuation, self.task.parse, self.filter)
+            label = draft.label
             if reason is None:
                 rows.append(row)
             else:
-                rejects[request.label][reason] += 1
-            shown[request.label] += 1
-            if shown[request.label] <= 2 or (reason is not None and rejects[request.label][reason] <= 3):
-                samples.append({"prompt": request.prompt, "label": request.label, "text": row.text, "reason": reason})
+                rejects[label][reason] += 1
+            shown[label] += 1
+            if shown[label] <= 2 or (reason is not None and rejects[label][reason] <= 3):
+                samples.append({"prompt": request.prompt, "label": label, "text": row.text, "reason": reason})
         return Chunk(
             index,
             rows,
-            dict(Counter(request.label for request in work.requests)),
+            dict(Counter(draft.label for draft in drafts)),
             {label: dict(counts) for label, counts in rejects.items()},
             samples,
             written.tokens,

@@ -14,9 +14,11 @@ from typing import Any
 from zerogen.config import GoldConfig, TaskConfig
 from zerogen.errors import UserError, nearest, unknown
 from zerogen.models import BUNDLED, package_folder
-from zerogen.records import Example, derive
+from zerogen.records import Answer, Example, derive
 
 Row = dict[str, Any]
+SPLITS = ("train", "validation", "test")
+FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
 
 
 def source_of(task: TaskConfig) -> GoldConfig | None:
@@ -38,8 +40,8 @@ def load_gold(task: TaskConfig, split: str) -> list[Example]:
     if gold.holdout is not None and split in ("train", "validation"):
         rows = _examples(task, gold, *_rows(task, gold, "train"), split)
         chosen = _held_out(rows, gold)
-        rows = [row for row in rows if (row.text in chosen) == (split == "validation")]
-        rows = list({row.text: row for row in reversed(rows)}.values())[::-1]  # the first of equal texts stays
+        rows = [row for row in rows if (row.content in chosen) == (split == "validation")]
+        rows = list({row.content: row for row in reversed(rows)}.values())[::-1]  # the first of equal texts stays
     else:
         rows = _examples(task, gold, *_rows(task, gold, split), split)
     if not rows:
@@ -47,15 +49,18 @@ def load_gold(task: TaskConfig, split: str) -> list[Example]:
     return rows
 
 
-def _held_out(rows: Sequence[Example], gold: GoldConfig) -> set[str]:
+def _held_out(rows: Sequence[Example], gold: GoldConfig) -> set[tuple[str, str]]:
     """Pick the texts of the validation split by a seeded hash, so that equal texts never end on both sides."""
     assert gold.holdout is not None
-    texts = {row.text for row in rows}
+    texts = {row.content for row in rows}
     if len(texts) <= gold.holdout.rows:
         raise UserError(f"gold holdout.rows={gold.holdout.rows}: allowed is fewer than the {len(texts)} unique texts")
     seed = gold.holdout.seed
-    order = sorted(texts, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
-    return set(order[: gold.holdout.rows])
+
+    def drawn(content: tuple[str, str]) -> bytes:
+        return hashlib.sha256("\0".join(filter(None, (str(seed), *content))).encode()).digest()
+
+    return set(sorted(texts, key=drawn)[: gold.holdout.rows])
 
 
 def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: str, split: str) -> list[Example]:
@@ -65,22 +70,73 @@ def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: st
         column: {str(item) for item in (value if isinstance(value, list) else [value])}
         for column, value in gold.where.items()
     }
+    by_answers = task.kind == "qa"
+    columns = [gold.text, gold.context, gold.answers if by_answers else gold.label, gold.uid, *gold.where]
+    needed = [column for column in columns if column is not None]
     examples = []
     for index, row in enumerate(rows):
-        for column in (gold.text, gold.label, *gold.where):
+        place = f"{where}: row {index + 1}"
+        for column in needed:
             if column not in row:
-                raise missing_column(f"{where}: row {index + 1}", column, row)
+                raise missing_column(place, column, row)
         if not all(str(row[column]) in values for column, values in wanted.items()):
+            continue
+        for column in filter(None, (gold.text, gold.context)):
+            if not isinstance(row[column], str):
+                raise UserError(f"{place}: column '{column}': {row[column]!r} is not a text")
+        uid = f"{split}-{index}" if gold.uid is None else str(row[gold.uid])
+        context = None if gold.context is None else row[gold.context]
+        if by_answers:  # whose places are counted in the passage as it is
+            answers = read_answers(row[gold.answers], str(context), f"{place}: column '{gold.answers}'")
+            examples.append(Example(uid, clean(row[gold.text]), task.labels[0], context, answers=answers))
             continue
         value = row[gold.label]
         label = names.get(str(value), str(value))
         if label not in task.labels:
-            allowed = list(names) or task.labels
-            raise unknown(f"{where}: row {index + 1}: column '{gold.label}': label", value, allowed)
-        if not isinstance(row[gold.text], str):
-            raise UserError(f"{where}: row {index + 1}: column '{gold.text}': {row[gold.text]!r} is not a text")
-        examples.append(Example(uid=f"{split}-{index}", text=clean(row[gold.text]), label=label))
+            raise unknown(f"{place}: column '{gold.label}': label", value, list(names) or task.labels)
+        examples.append(Example(uid, clean(row[gold.text]), label, None if context is None else clean(context)))
     return examples
+
+
+def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
+    """Check the reference answers of a question against its context; one that is not at its place is an error."""
+    try:
+        answers = [
+            Answer(text, start) for text, start in zip(found["text"], found["answer_start"], strict=True) if text
+        ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{where}: {found!r}: allowed is {{text: [...], answer_start: [...]}}, as in SQuAD") from error
+    for answer in answers:
+        if not isinstance(answer.start, int) or context[answer.start : answer.start + len(answer.text)] != answer.text:
+            raise UserError(f"{where}: '{answer.text}' does not stand at {answer.start} of the context")
+    return tuple(answers)
+
+
+def read_contexts(task: TaskConfig) -> list[str]:
+    """Read the file of `context.source`: .txt with one context a line, else the column that the gold data has them in.
+
+    Raises `UserError` for a file that is not there or holds none, and for a missing column.
+    """
+    assert task.context is not None
+    path = Path(task.context.source)
+    if path.suffix == ".txt":
+        if not path.is_file():
+            raise UserError(f"contexts={path}: there is no such file; allowed are plm, gold or a file")
+        try:
+            texts = [" ".join(line.split()) for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text ({error})") from error
+    else:
+        gold = source_of(task)
+        column = (gold.context if gold else None) or "context"
+        rows = read_rows(path)
+        if column not in rows[0]:
+            raise missing_column(str(path), column, rows[0])
+        texts = [str(row[column]) for row in rows]
+    texts = [text for text in texts if text]
+    if not texts:
+        raise UserError(f"contexts={path}: the file holds no text")
+    return texts
 
 
 def missing_column(where: str, column: str, row: Row) -> UserError:
@@ -167,8 +223,8 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
-    if path.suffix not in (".jsonl", ".csv", ".parquet"):
-        raise UserError(f"{path}: ending '{path.suffix}' is unknown; allowed: .jsonl, .csv, .parquet")
+    if path.suffix not in FILE_ENDINGS:
+        raise UserError(f"{path}: ending '{path.suffix}' is unknown; allowed: {', '.join(FILE_ENDINGS)}")
     if path.suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet

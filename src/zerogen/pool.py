@@ -60,7 +60,7 @@ class Journal:
         for number, line in enumerate(content[:whole].splitlines(), 1):
             try:
                 fields = json.loads(line)
-                fields["rows"] = [Example(**row) for row in fields["rows"]]
+                fields["rows"] = [Example.of(row) for row in fields["rows"]]
                 journal.chunks.append(Chunk(**fields))
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(

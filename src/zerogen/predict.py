@@ -5,27 +5,32 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from zerogen.console import ArgumentParser, reporting_errors
-from zerogen.errors import UserError
+from zerogen.errors import UserError, nearest
 from zerogen.models import tam_folder
+from zerogen.records import Span
 
 if TYPE_CHECKING:
-    from zerogen.records import Prediction
+    from zerogen.tam.train import Input
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m zerogen.predict` and of the console script `zerogen-predict`."""
     parser = ArgumentParser(
         prog="zerogen-predict",
-        description="Print the label and its probability for texts, by the small model that a run has trained.",
-        epilog="Without TEXT and --file, texts are read from standard input, one a line.",
+        description="Print the label and its probability for texts, or the answer to questions, by the small model that a "
+        "run has trained.",
+        epilog="Without TEXT and --file, texts are read from standard input, one a line. Where the model reads a text and "
+        'a context, each TEXT goes with --context, and lines are JSON: {"text": ..., "context": ...}, for answers '
+        '{"question": ..., "context": ...}.',
     )
     parser.add_argument("folder", type=Path, help="run folder (or the tam/ folder inside it)")
-    parser.add_argument("text", nargs="*", default=[], help="text to label")
+    parser.add_argument("text", nargs="*", default=[], help="text to label, or question to answer")
+    parser.add_argument("--context", help="the other text of the pair, or the passage that answers the question")
     parser.add_argument("--file", type=Path, help="file of texts, one a line")
     parser.add_argument(
         "--format", choices=("text", "jsonl", "csv"), default="text", help="default: text (tab-separated)"
@@ -36,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.text and options.file:
             raise UserError(f"--file {options.file}: allowed is TEXT or --file, not both")
         folder = tam_folder(options.folder)
-        texts = options.text or read_lines(options.file)
+        lines = [] if options.text else read_lines(options.file)
         from zerogen.jobs import devices_of, stop_on_signals
 
         stop_on_signals()
@@ -47,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from zerogen.tam.train import load_tam
 
         tam = load_tam(folder, device)
-        write(texts, tam.predict(texts), options.format, sys.stdout)
+        where = str(options.file or "standard input")
+        inputs = inputs_of(tam.use.kind, options.text, options.context, lines, where)
+        write(inputs, tam.predict(inputs), options.format, sys.stdout)
         sys.stdout.flush()
 
 
@@ -66,24 +73,61 @@ def read_lines(path: Path | None) -> list[str]:
     return lines
 
 
-def write(texts: Iterable[str], predictions: Iterable[Prediction], style: str, file: TextIO) -> None:
-    """Write a line per text: label, probability and text, as tab-separated text, JSON or CSV."""
-    rows = [
-        (prediction.label, round(prediction.probabilities[prediction.label], 4), text)
-        for text, prediction in zip(texts, predictions, strict=True)
-    ]
+def inputs_of(kind: str, texts: Sequence[str], context: str | None, lines: Sequence[str], where: str) -> list[Input]:
+    """Return what a TAM of a kind reads, from texts of the command line or from lines.
+
+    Raises `UserError` for a context that is missing or not wanted, and for a line that is not JSON with the two texts.
+    """
+    if kind == "classification":
+        if context is not None:
+            raise UserError("--context: this model reads a single text; leave it out")
+        return list(texts or lines)
+    name = "question" if kind == "qa" else "text"
+    if texts:
+        if context is None:
+            raise UserError(f"--context: this model reads a {name} and a context; give the context")
+        return [(text, context) for text in texts]
+    if context is not None:  # every line is a text of its own
+        return [(line, context) for line in lines]
+    inputs: list[Input] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}:{number}: not JSON ({error.msg} at column {error.colno})") from error
+        for key in (name, "context"):
+            if not isinstance(row, dict) or not isinstance(row.get(key), str):
+                found = row if isinstance(row, dict) else {}
+                raise UserError(
+                    f"{where}:{number}: no text '{key}'; allowed is {{{name}, context}}{nearest(key, found)}"
+                )
+        inputs.append((row[name], row["context"]))
+    return inputs
+
+
+def write(inputs: Sequence[Input], predictions: Sequence[Any], style: str, file: TextIO) -> None:
+    """Write a line per input: label (or answer), probability and text, as tab-separated text, JSON or CSV."""
+    rows = []
+    for given, found in zip(inputs, predictions, strict=True):
+        text = given if isinstance(given, str) else given[0]
+        if isinstance(found, Span):
+            rows.append(("answer", found.text, found.probability, "question", text))
+        else:
+            rows.append(("label", found.label, found.probabilities[found.label], "text", text))
     if style == "csv":
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("label", "probability", "text"))
-        writer.writerows(rows)
+        writer.writerow((rows[0][0], "probability", rows[0][3]) if rows else ())
+        writer.writerows((value, round(probability, 4), text) for _, value, probability, _, text in rows)
         return
-    for label, probability, text in rows:
+    for name, value, probability, of, text in rows:
         if style == "jsonl":
             file.write(
-                json.dumps({"label": label, "probability": probability, "text": text}, ensure_ascii=False) + "\n"
+                json.dumps({name: value, "probability": round(probability, 4), of: text}, ensure_ascii=False) + "\n"
             )
         else:
-            file.write(f"{label}\t{probability:.4f}\t{text}\n")
+            file.write(f"{value}\t{probability:.4f}\t{text}\n")
 
 
 if __name__ == "__main__":

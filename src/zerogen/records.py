@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +17,13 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One row to be written by the PLM for `label` (empty for a context).
+    """One text to be written by the PLM.
 
     counters: label to counter-prompt, for self-debiasing.
     """
 
     uid: str
     prompt: str
-    label: str = ""
-    context: str | None = None
     counters: dict[str, str] = field(default_factory=dict)
 
 
@@ -47,8 +46,20 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """A span of a context: `context[start : start + len(text)] == text`."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
-    """A labelled text: a gold row (`logprob` None) or a synthetic one. A missing label is the empty string."""
+    """A labelled text: a gold row (`logprob` None) or a synthetic one. A missing label is the empty string.
+
+    context: what the text was written about; the other text of a pair; the passage that answers a question.
+    answers: references of a question, spans of the context; a question that it does not answer has none.
+    """
 
     uid: str
     text: str
@@ -56,6 +67,17 @@ class Example:
     context: str | None = None
     logprob: float | None = None
     counter_logprob: dict[str, float] = field(default_factory=dict)
+    answers: tuple[Answer, ...] = ()
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Example:
+        """Rebuild one from what `dataclasses.asdict` and JSON have made of it."""
+        return cls(**{**fields, "answers": tuple(Answer(**answer) for answer in fields.get("answers", ()))})
+
+    @property
+    def content(self) -> tuple[str, str]:
+        """What two rows share that say the same."""
+        return self.context or "", self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +91,15 @@ class Prediction:
     def of(cls, probabilities: dict[str, float]) -> Prediction:
         """Predict the most probable label; of equal ones the first."""
         return cls(max(probabilities, key=probabilities.__getitem__), probabilities)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A predicted answer, its place in the context (-1 where it is none of it), and its probability among the best."""
+
+    text: str
+    start: int
+    probability: float
 
 
 def derive(seed: int, *path: int | str) -> int:

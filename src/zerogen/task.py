@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from zerogen.config import TaskConfig, check_name
+from zerogen.config import TamConfig, TaskConfig, check_name
 from zerogen.errors import UserError, nearest, unknown
+from zerogen.gold import FILE_ENDINGS, SPLITS
 from zerogen.template import placeholders
 
 # Of load_dataset's arguments those that say which data: the split is ours, and a token must not be written to a file.
 HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "cache_dir")
+
+
+KINDS = ("classification", "pair", "qa")
+ANSWERS = ("auto", "spacy", "rules", "gold")
+QUESTION = "question"  # the key of a prompt in question answering
+
+
+def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answers: str | None) -> None:
+    """Let the keys of a run that say where data comes from replace what the task says. Raises `UserError`."""
+    if data_dir is not None and task.gold:
+        name = task.gold_source or next(iter(task.gold))
+        folder = Path(data_dir) / task.name
+        if not folder.is_dir():
+            raise UserError(f"data_dir={data_dir}: there is no folder {folder}")
+        files = {path.stem: str(path) for ending in FILE_ENDINGS for path in folder.glob(f"*{ending}")}
+        files = {split: path for split, path in files.items() if split in SPLITS}
+        if not files:
+            raise UserError(
+                f"data_dir={data_dir}: {folder} holds none of train, validation and test as .jsonl, .csv or .parquet"
+            )
+        local = replace(task.gold[name], hub={}, folder=None, package=None, files=files, splits={}, holdout=None)
+        task.gold, task.gold_source = {"data_dir": local}, None
+    if contexts is not None:
+        if task.context is None:
+            raise UserError(f"contexts={contexts}: task '{task.name}' has no context")
+        task.context.source = contexts
+    if answers is not None:
+        if task.kind != "qa":
+            raise UserError(f"answers={answers}: task '{task.name}' is not about question answering")
+        task.answers = answers
+
+
+def trainer_name(option: str, tam: TamConfig, task: TaskConfig) -> str:
+    """Return the option of the trainer group for a TAM: that of BiDAF for an LSTM that answers questions."""
+    return "bidaf" if tam.kind == "lstm" and task.kind == "qa" else option
 
 
 def conf_dir() -> Path:
@@ -49,11 +86,24 @@ def check_task(task: TaskConfig) -> None:
     """Check labels, prompts and gold sources against each other. Raises `UserError` naming task, field and value."""
     where = f"task '{task.name}'"
     check_name("task.name", task.name)
-    if len(task.labels) < 2 or len(set(task.labels)) != len(task.labels):
+    if task.kind not in KINDS:
+        raise unknown(f"{where}: kind", task.kind, KINDS)
+    if task.kind == "qa":
+        if task.labels not in ([], [QUESTION]):
+            raise UserError(f"{where}: labels={task.labels}: question answering has none; leave them out")
+        task.labels = [QUESTION]  # all that the PLM writes
+        if task.answers not in ANSWERS:
+            raise unknown(f"{where}: answers", task.answers, ANSWERS)
+        if task.debias.decay:
+            raise UserError(f"{where}: debias.decay={task.debias.decay}: needs labels; question answering has none")
+    elif len(task.labels) < 2 or len(set(task.labels)) != len(task.labels):
         raise UserError(f"{where}: labels={task.labels}: allowed is a list of two or more different names")
+    paired = task.kind != "classification"
+    context = {"C"} if paired else set()
+    answer = {"Y"} if task.kind == "qa" else set()
     for field, prompts, needed, allowed in (
-        ("prompts", task.prompts, set(), {"C"}),
-        ("scoring", task.scoring, {"X"}, {"X"}),
+        ("prompts", task.prompts, context | answer, {"C"} | answer),
+        ("scoring", task.scoring, {"X"}, {"X"} | context),
     ):
         if not prompts:
             continue  # the setting that needs them says so
@@ -70,16 +120,24 @@ def check_task(task: TaskConfig) -> None:
                 options = [f"<{option}>" for option in sorted(allowed)]
                 raise unknown(f"{where}: {field}.{label}: placeholder", f"<{name}>", options)
             if needed - found:
-                raise UserError(f"{where}: {field}.{label}: '{prompt}' must hold <X>, the text to score")
-            if "C" in found and task.context is None:
+                lacking = " and ".join(f"<{name}>" for name in sorted(needed - found))
+                raise UserError(f"{where}: {field}.{label}: '{prompt}' must hold {lacking}")
+            if field == "prompts" and "C" in found and task.context is None:
                 raise UserError(f"{where}: {field}.{label} holds <C>, but the task has no context.prompt to write it")
     if task.context is not None:
-        if not task.context.prompt or placeholders(task.context.prompt):
+        written = task.context.source == "plm"
+        if written and (not task.context.prompt or placeholders(task.context.prompt)):
             raise UserError(f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders")
+        if task.context.source == "gold" and not any(gold.context for gold in task.gold.values()):
+            raise UserError(f"{where}: context.source=gold: none of its gold sources has a context column")
         if task.context.per_label < 1 or task.context.max_new_tokens < 1:
             raise UserError(f"{where}: context.per_label and context.max_new_tokens: allowed is 1 or more")
         if not any("C" in placeholders(prompt) for prompt in task.prompts.values()):
-            raise UserError(f"{where}: context.prompt is set, but none of the prompts holds <C>")
+            raise UserError(f"{where}: context is set, but none of the prompts holds <C>")
+    if sorted(task.order) != ["context", "text"]:
+        raise UserError(f"{where}: order={task.order}: allowed is [context, text] or [text, context]")
+    if task.min_words < 0 or task.answer_tokens < 1:
+        raise UserError(f"{where}: allowed is min_words >= 0 and answer_tokens >= 1")
     if task.max_new_tokens < 1 or task.max_length < 2:
         raise UserError(f"{where}: allowed is max_new_tokens >= 1 and max_length >= 2")
     if task.parse.fallback not in ("none", "sentence"):
@@ -101,10 +159,12 @@ def check_task(task: TaskConfig) -> None:
             for argument in gold.hub:
                 if argument not in HUB_ARGUMENTS:
                     raise unknown(f"{where}: gold.{name}.hub", argument, HUB_ARGUMENTS)
+        if paired and not gold.context:
+            raise UserError(f"{where}: gold.{name}.context has no value: name the column of the context")
         for value, label in gold.labels.items():
             if label not in task.labels:
                 raise unknown(f"{where}: gold.{name}.labels.{value}", label, task.labels)
-        if gold.evaluate_on not in ("train", "validation", "test"):
-            raise unknown(f"{where}: gold.{name}.evaluate_on", gold.evaluate_on, ("train", "validation", "test"))
+        if gold.evaluate_on not in SPLITS:
+            raise unknown(f"{where}: gold.{name}.evaluate_on", gold.evaluate_on, SPLITS)
         if gold.holdout is not None and gold.holdout.rows < 1:
             raise UserError(f"{where}: gold.{name}.holdout.rows={gold.holdout.rows}: allowed is 1 or more")

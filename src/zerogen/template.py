@@ -1,4 +1,4 @@
-"""Prompt templates: `<C>` is the context, `<X>` the text."""
+"""Prompt templates: `<C>` is the context, `<X>` the text, `<Y>` the answer."""
 
 from __future__ import annotations
 
@@ -25,20 +25,26 @@ def render_within(
     budget: int,
     encode: Callable[[str], list[int]],
     decode: Callable[[list[int]], str],
+    around: tuple[int, int] = (0, 0),
 ) -> str:
-    """Fill a template so that it takes at most `budget` tokens, by shortening the value named `cut` at its end.
+    """Fill a template so that it takes at most `budget` tokens, by shortening the value named `cut`.
 
-    Raises ValueError when the rest of the template alone is longer than the budget.
+    around: characters (start, end) of that value that stay, with as much as fits on both sides of them; by default its
+    beginning stays. Raises ValueError when the rest of the template alone is longer than the budget.
     """
     prompt = render(template, values)
     excess = len(encode(prompt)) - budget
     if excess <= 0:
         return prompt
-    tokens = encode(values[cut])
+    start, end = around
+    value = values[cut]
+    before, after = encode(value[:start]) if start else [], encode(value[end:])
     # Cutting may merge tokens at the seam differently, so the result is measured again.
-    while excess > 0 and tokens:
-        tokens = tokens[: max(len(tokens) - excess, 0)]
-        prompt = render(template, {**values, cut: decode(tokens)})
+    while excess > 0 and (before or after):
+        left = max(len(before) + len(after) - excess, 0)
+        first = min(len(before), max(left // 2, left - len(after)))
+        before, after = before[len(before) - first :], after[: left - first]
+        prompt = render(template, {**values, cut: decode(before) + value[start:end] + decode(after)})
         excess = len(encode(prompt)) - budget
     if excess > 0:
         raise ValueError(f"the prompt without <{cut}> is {excess} tokens over its budget of {budget}")

@@ -242,23 +242,32 @@ class Plm(Codec):
         own, *others = [total / len(row.tokens) for total in row.logprobs]
         return Continuation(text, finish, len(row.tokens), own, dict(zip(request.counters, others, strict=False)))
 
-    def logprob(self, prompts: Sequence[str], batch_tokens: int = 1024) -> Iterator[tuple[int, float]]:
+    def logprob(
+        self, prompts: Sequence[str], batch_tokens: int = 1024, begins: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, float]]:
         """Score texts: yield (index, mean natural-log probability of its tokens but the first), in any order.
 
-        batch_tokens: tokens scored at a time, padding included; a longer text is scored alone. Raises ValueError for a
-        text of fewer than two tokens or of more than the model's positions, and FloatingPointError when a score is NaN.
+        batch_tokens: tokens scored at a time, padding included; a longer text is scored alone. begins: for each text the
+        character from which on tokens count, given what stands before; all by default. Raises ValueError for a text of
+        fewer than two tokens or of more than the model's positions, and FloatingPointError when a score is NaN.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
+        first = [1] * len(encoded) if begins is None else list(map(self._token_at, prompts, begins))
         for prompt, ids in zip(prompts, encoded, strict=True):
             if not 2 <= len(ids) <= self.max_positions:
                 raise ValueError(f"{self.name}: cannot score {len(ids)} tokens: {prompt[:60]!r}")
         cached = self.cached and max(map(len, encoded), default=0) <= self.network.window
-        for batch, sums in logprobs(self.network, encoded, cached, batch_tokens):
+        for batch, sums in logprobs(self.network, encoded, first, cached, batch_tokens):
             for i, total in zip(batch, sums, strict=True):
                 if total != total:
                     raise FloatingPointError(f"{self.name}: a score is NaN")
                 self.tokens += len(encoded[i])
-                yield i, total / (len(encoded[i]) - 1)
+                yield i, total / (len(encoded[i]) - first[i])
+
+    def _token_at(self, text: str, place: int) -> int:
+        """Return which token of a text is the first that reaches behind a character, but never its very first one."""
+        spans = self.tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        return max(1, next((i for i, (_, end) in enumerate(spans) if end > place), len(spans) - 1))
 
 
 def load_plm(config: PlmConfig, device: torch.device) -> Plm:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from itertools import groupby
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zerogen.plm.cache import PrefixCache, causal_mask, pad_right
@@ -43,10 +44,11 @@ def shared_prefixes(rows: Sequence[Sequence[int]], levels: int = 8) -> list[tupl
 
 @torch.inference_mode()
 def logprobs(
-    network: Network, rows: Sequence[Sequence[int]], cached: bool, batch_tokens: int
+    network: Network, rows: Sequence[Sequence[int]], begins: Sequence[int], cached: bool, batch_tokens: int
 ) -> Iterator[tuple[list[int], list[float]]]:
-    """Yield (indices, sums of the natural-log probabilities of their tokens but the first) for rows of token ids.
+    """Yield (indices, sums of the natural-log probabilities of their tokens) for rows of token ids.
 
+    begins: the first token of each row whose log-probability counts, 1 or more: nothing stands before the first.
     cached: read a common beginning once, by `cache.slot_attention`; else each row is read whole, by the model's own.
     batch_tokens: tokens read at a time, padding included; a longer row is read alone.
     """
@@ -58,10 +60,11 @@ def logprobs(
         for length, members in groups:
             prefix = rows[members[0]][:length]
             cache = PrefixCache(network.config.num_hidden_layers)
-            known, first = 0.0, None
+            known, first = torch.zeros(1), None  # sums over the ends of the prefix
             if length:
                 states = _read(network, [prefix], cache, 0)[0]  # [P, H]
-                known = float(_token_logprobs(network, states[:-1], torch.tensor(prefix[1:])).sum())
+                logp = _token_logprobs(network, states[:-1], torch.tensor(prefix[1:])).cpu()
+                known = F.pad(logp.flip(0).cumsum(0).flip(0), (1, 1))  # [P + 1], from each token on
                 first = network.logits(states[-1:]).float().log_softmax(-1)[0]  # [V], of each row's first own token
             members = sorted(members, key=lambda i: -len(rows[i]))
             while members:
@@ -74,12 +77,14 @@ def logprobs(
                 ids = pad_right(own, network.device)
                 lengths = torch.tensor([len(row) for row in own], device=network.device)
                 # Padding and end-of-text may share an id: only the lengths know.
-                real = torch.arange(1, ids.shape[1], device=network.device) < lengths[:, None]  # [B, T-1]
+                starts = torch.tensor([begins[i] - length for i in batch], device=network.device)
+                places = torch.arange(1, ids.shape[1], device=network.device)
+                real = (places < lengths[:, None]) & (places >= starts[:, None])  # [B, T-1]
                 logp = torch.zeros(real.shape, device=network.device)
                 logp[real] = _token_logprobs(network, states[:, :-1][real], ids[:, 1:][real])
-                sums = logp.sum(-1) + known
+                sums = logp.sum(-1) + known[[min(begins[i], length) for i in batch]].to(network.device)
                 if first is not None:
-                    sums += first[ids[:, 0]]
+                    sums += torch.where(starts <= 0, first[ids[:, 0]], 0.0)
                 yield batch, sums.tolist()
 
 

@@ -23,6 +23,8 @@ from zerogen.config import Config
 from zerogen.dataset import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
 from zerogen.files import write_whole
+from zerogen.metrics import MAIN, numbers
+from zerogen.records import Example, Prediction, Span
 from zerogen.settings.run import Outcome, Run, short_hash
 
 COLUMNS = (
@@ -35,6 +37,8 @@ COLUMNS = (
     "n_eval",
     "accuracy",
     "macro_f1",
+    "exact_match",
+    "f1",
     "seconds",
     "folder",
 )
@@ -65,16 +69,7 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
         write_folder(outcome.rows, config.task, None if plm == "none" else plm, folder / "dataset")
     if outcome.predictions:
         write_jsonl(
-            [
-                {
-                    "uid": row.uid,
-                    "text": row.text,
-                    "label": row.label,
-                    "prediction": prediction.label,
-                    "probabilities": {label: round(p, 6) for label, p in prediction.probabilities.items()},
-                }
-                for row, prediction in zip(run.gold, outcome.predictions, strict=True)
-            ],
+            [described(row, found) for row, found in zip(run.gold, outcome.predictions, strict=True)],
             folder / "predictions.jsonl",
         )
     if outcome.tam is not None and config.train:
@@ -106,6 +101,27 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
     }
     write_whole(json.dumps(result, indent=2, ensure_ascii=False) + "\n", folder / "result.json")
     return result
+
+
+def described(row: Example, found: Prediction | Span) -> dict[str, Any]:
+    """Return a line of predictions.jsonl: a gold row and what was predicted for it."""
+    line: dict[str, Any] = {"uid": row.uid}
+    if isinstance(found, Span):
+        return line | {
+            "question": row.text,
+            "context": row.context,
+            "answers": [answer.text for answer in row.answers],
+            "prediction": found.text,
+            "start": found.start,
+            "probability": round(found.probability, 6),
+        }
+    return line | {
+        "text": row.text,
+        **({} if row.context is None else {"context": row.context}),
+        "label": row.label,
+        "prediction": found.label,
+        "probabilities": {label: round(p, 6) for label, p in found.probabilities.items()},
+    }
 
 
 def finished(run: Run) -> dict[str, Any] | None:
@@ -159,8 +175,8 @@ def write_trend(path: Path, seed: int, trend: Sequence[tuple[int, dict[str, Any]
     with FileLock(path.with_name(".trend.lock")):  # runs of different size share a folder
         points = read_trend(path)
         for n, metrics in trend:
-            for metric in ("accuracy", "macro_f1"):
-                points[n, seed, metric] = metrics[metric]
+            for metric, value in numbers(metrics).items():
+                points[n, seed, metric] = value
         lines = [f"{n},{of},{metric},{value:.6f}" for (n, of, metric), value in sorted(points.items())]
         write_whole("\n".join(["n,seed,metric,value", *lines]) + "\n", path)
 
@@ -185,7 +201,7 @@ def cell(result: dict[str, Any], column: str) -> Any:
     """Return a result's value for a column of results.csv; an empty string where it has none."""
     if column == "seconds":
         return round(sum(result["seconds"].values()), 1)
-    if column in ("accuracy", "macro_f1"):
+    if column in MAIN:
         value = result["metrics"].get(column)
         return "" if value is None else round(value, 4)
     return result[column]
@@ -194,7 +210,7 @@ def cell(result: dict[str, Any], column: str) -> Any:
 def write_aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Write mean and sample standard deviation over the seeds of one setting beside their folders; return them."""
     first = results[0]
-    names = ["accuracy", "macro_f1"] if first["metrics"] else []
+    names = list(numbers(first["metrics"]))
     values = {name: [result["metrics"][name] for result in results] for name in names}
     seeds = [result["seed"] for result in results]
     aggregate = {

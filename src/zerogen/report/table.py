@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from zerogen.metrics import numbers
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,16 +29,16 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
     """Return a table with a line per run that fits 80 columns."""
     table = _table()
     several = len({result["seed"] for result in results}) > 1
-    for name in (["seed"] if several else []) + ["rows", "accuracy", "F1", "seconds"]:
+    main = _main([result["metrics"] for result in results])
+    for name in (["seed"] if several else []) + ["rows", main, "F1", "seconds"]:
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        metrics = result["metrics"]
-        numbers = [f"{metrics['accuracy']:.1%}", f"{metrics['macro_f1']:.3f}"] if metrics else ["-", "-"]
+        found = list(numbers(result["metrics"]).values())
         table.add_row(
             *_names(result),
             *([str(result["seed"])] if several else []),
             f"{result['n_train']:,}",
-            *numbers,
+            *([f"{found[0]:.1%}", f"{found[1]:.3f}"] if found else ["-", "-"]),
             f"{sum(result['seconds'].values()):,.0f}",
         )
     return table
@@ -45,17 +47,23 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
 def aggregate_table(aggregates: Sequence[dict[str, Any]]) -> Table:
     """Return a table of means and standard deviations over seeds."""
     table = _table()
-    for name in ("rows", "seeds", "accuracy", "F1"):
+    for name in ("rows", "seeds", _main([row["mean"] for row in aggregates]), "F1"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in aggregates:
-        numbers = []
-        for metric, scale in (("accuracy", 100), ("macro_f1", 1)):
-            mean, spread = row["mean"].get(metric), row["standard_deviation"].get(metric)
-            digits = 1 if scale == 100 else 3
-            numbers.append(
-                "-"
-                if mean is None
-                else f"{mean * scale:.{digits}f}" + ("" if spread is None else f" ± {spread * scale:.{digits}f}")
+        cells = []
+        for metric, (scale, digits) in zip(row["mean"], ((100, 1), (1, 3)), strict=False):
+            spread = row["standard_deviation"][metric]
+            cells.append(
+                f"{row['mean'][metric] * scale:.{digits}f}"
+                + ("" if spread is None else f" ± {spread * scale:.{digits}f}")
             )
-        table.add_row(*_names(row), f"{row['n_train']:,}", str(len(row["seeds"])), *numbers)
+        table.add_row(*_names(row), f"{row['n_train']:,}", str(len(row["seeds"])), *(cells or ["-", "-"]))
     return table
+
+
+def _main(metrics: Sequence[dict[str, Any]]) -> str:
+    """Name the column of the main metric: accuracy, of questions exact match (EM), or both."""
+    names = [
+        name for name, metric in (("accuracy", "accuracy"), ("EM", "exact_match")) if any(metric in m for m in metrics)
+    ]
+    return "/".join(names) or "accuracy"

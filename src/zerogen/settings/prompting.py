@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from zerogen.plm.prompting import prompt_labels
+from zerogen.plm.prompting import prompt_answers, prompt_labels
 from zerogen.settings.run import Outcome, Run, describe
 
 
 def prompting(run: Run) -> Outcome:
-    """Predict each gold row's label as the one whose filled prompt has the highest mean token log-probability."""
-    texts = [row.text for row in run.gold]
+    """Predict the label whose filled prompt is most probable, or let the PLM write the answer."""
+    rows, task = run.gold, run.config.task
     plm = run.load_plm()
     with run.stage("prompt"):
-        predictions = prompt_labels(plm, run.config.task, texts, run.progress)
+        predictions = (
+            prompt_answers(plm, task, rows, run.progress)
+            if task.kind == "qa"
+            else prompt_labels(plm, task, rows, run.config.setting, run.progress)
+        )
     outcome = Outcome(tokens=plm.tokens)
     run.score(predictions, outcome)
     run.progress.say(describe(outcome))

@@ -13,13 +13,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerogen.answers import chosen
 from zerogen.config import Config
 from zerogen.errors import UserError
 from zerogen.gold import load_gold, source_of, stratified
-from zerogen.metrics.classification import classification_metrics
+from zerogen.metrics import MAIN, evaluate, numbers
 from zerogen.models import fingerprint, resolve, tam_folder
 from zerogen.progress import Quiet
-from zerogen.records import Example, Prediction, derive
+from zerogen.records import Example, Prediction, Span, derive
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from zerogen.pool import Chunk
     from zerogen.tam.train import Tam
 
-POOL_FORMAT = 4  # raise it when the same configuration and seed give other rows
-RUN_FORMAT = 4  # raise it when the same rows and configuration give another TAM or other metrics
+POOL_FORMAT = 5  # raise it when the same configuration and seed give other rows
+RUN_FORMAT = 5  # raise it when the same rows and configuration give another TAM or other metrics
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Outcome:
 
     n_train: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
-    predictions: list[Prediction] = field(default_factory=list)
+    predictions: list[Prediction | Span] = field(default_factory=list)
     trend: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     heldout_accuracy: float | None = None
     epoch: int | None = None
@@ -142,7 +143,7 @@ class Run:
         from zerogen.tam.train import require
 
         with self.stage("load"), self.progress.wait(f"loading {self.config.tam.name}"):
-            require(self.config.tam)
+            require(self.config.tam, self.config.task.kind)
 
     def fit(self, rows: Sequence[Example], outcome: Outcome) -> None:
         """Train a fresh TAM on rows, evaluate it on gold data, and record both in `outcome`."""
@@ -152,10 +153,9 @@ class Run:
         with self.stage("train"):
             outcome.tam, report = fit(
                 rows,
-                config.task.labels,
+                config.task,
                 config.tam,
                 config.trainer,
-                max_length=config.task.max_length,
                 seed=derive(config.seed, "fit"),
                 device=self.device,
                 progress=self.progress,
@@ -169,15 +169,13 @@ class Run:
             return
         assert outcome.tam is not None
         with self.stage("evaluate"):
-            predictions = outcome.tam.predict([row.text for row in self.gold], progress=self.progress)
+            predictions = outcome.tam.predict(outcome.tam.inputs_of(self.gold), progress=self.progress)
         self.score(predictions, outcome)
 
-    def score(self, predictions: list[Prediction], outcome: Outcome) -> None:
-        """Compare predictions with gold labels and record the metrics."""
-        outcome.predictions = predictions
-        outcome.metrics = classification_metrics(
-            [row.label for row in self.gold], [prediction.label for prediction in predictions], self.config.task.labels
-        )
+    def score(self, predictions: Sequence[Prediction | Span], outcome: Outcome) -> None:
+        """Compare predictions with the gold rows and record the metrics."""
+        outcome.predictions = list(predictions)
+        outcome.metrics = evaluate(self.config.task, self.gold, predictions)
         outcome.trend.append((outcome.n_train, outcome.metrics))
         self.on_point(outcome)
 
@@ -188,7 +186,10 @@ class Run:
         folder = str(self.config.tam.checkpoint)
         with self.stage("load"):
             tam = load_tam(folder, self.device, self.config.tam.dtype)
-        if set(tam.labels) != set(self.config.task.labels):
+        task = self.config.task
+        if tam.use.kind != task.kind:
+            raise UserError(f"tam.checkpoint={folder}: is for {tam.use.kind}; task '{task.name}' is {task.kind}")
+        if task.kind != "qa" and set(tam.labels) != set(task.labels):
             raise UserError(
                 f"tam.checkpoint={folder}: its labels are {', '.join(tam.labels)}; "
                 f"task '{self.config.task.name}' has {', '.join(self.config.task.labels)}"
@@ -228,7 +229,8 @@ class Run:
         return {
             "format": POOL_FORMAT,
             "task": [task.name, task.labels, task.prompts, task.max_new_tokens],
-            "context": None if task.context is None else asdict(task.context),
+            "kind": [task.kind, task.min_words],
+            "context": None if task.context is None else [asdict(task.context), self._given_key()],
             "parse": asdict(task.parse),
             "debias": asdict(task.debias),
             "plm": self._plm_key(),
@@ -237,26 +239,41 @@ class Run:
             "seed": config.seed,
         }
 
+    def _given_key(self) -> Any:
+        """Identify the contexts and answers that the PLM does not write."""
+        task = self.config.task
+        if task.context is None or task.context.source == "plm":
+            return None
+        answers = chosen(task.answers) if task.kind == "qa" else None
+        if task.context.source == "gold" or answers == "gold":
+            return [answers, self._gold_key(), digest(task.context.source)]
+        return [answers, digest(task.context.source)]
+
+    def _gold_key(self) -> Any:
+        source = source_of(self.config.task)
+        if source is None:
+            return None
+        return [asdict(source), {k: digest(v) for k, v in source.files.items()}, digest(source.folder or "")]
+
     def _key(self) -> dict[str, Any]:
         config = self.config
-        source = source_of(config.task)
+        task = config.task
         key: dict[str, Any] = {
             "format": RUN_FORMAT,
-            "gold": None
-            if source is None
-            else [asdict(source), {k: digest(v) for k, v in source.files.items()}, digest(source.folder or "")],
+            "gold": self._gold_key(),
+            "task": [task.kind, task.order, task.answer_tokens],
             "eval": [config.eval_limit, config.seed if config.eval_limit else None, config.task.labels],
             "device": self.device.type,
         }
         if config.setting.name == "prompting":
-            return key | {"plm": self._plm_key(), "scoring": config.task.scoring}
+            return key | {"plm": self._plm_key(), "scoring": task.scoring, "setting": asdict(config.setting)}
         if config.tam.checkpoint:
             return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}
         if config.train:
             from zerogen.tam.train import half_precision, identity
 
             key |= {"weights": identity(config.tam), "tam": asdict(config.tam), "trainer": asdict(config.trainer)}
-            key |= {"half": half_precision(config.tam.dtype, self.device)}
+            key |= {"half": half_precision(config.tam.dtype, self.device), "vectors": digest(config.tam.vectors or "")}
         key |= {"seed": config.seed, "max_length": config.task.max_length}
         if config.setting.name == "supervised":
             return key | {"limit": config.limit}
@@ -273,7 +290,8 @@ def describe(outcome: Outcome) -> str:
     """Say in one line what a setting has arrived at."""
     said = f"n={outcome.n_train:,}: " if outcome.n_train else ""
     if outcome.metrics:
-        return said + f"accuracy {outcome.metrics['accuracy']:.1%} on {len(outcome.predictions):,} gold rows"
+        shown = ", ".join(f"{MAIN[name]} {value:.1%}" for name, value in numbers(outcome.metrics).items())
+        return said + f"{shown} on {len(outcome.predictions):,} gold rows"
     said += "trained; nothing was evaluated, the task has no gold data"
     if outcome.heldout_accuracy is not None:
         said += f" (it agrees with {outcome.heldout_accuracy:.1%} of the held-out synthetic labels)"

@@ -32,7 +32,7 @@ def shared_texts(train: Sequence[Example], evaluated: Sequence[Example], where: 
 
     Raises `UserError` where one holds the other: then the two are not different splits.
     """
-    ours, theirs = ({row.text for row in rows} for rows in (train, evaluated))
+    ours, theirs = ({row.content for row in rows} for rows in (train, evaluated))
     shared = len(ours & theirs)
     if shared in (len(ours), len(theirs)):
         raise UserError(

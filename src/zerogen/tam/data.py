@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,11 +77,47 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def collate(rows: Sequence[tuple[list[int], int]], pad: int) -> dict[str, Tensor]:
-    """Pad (token ids, label id) pairs to input_ids and attention_mask [B, T] and labels [B]."""
-    width = max(1, *(len(ids) for ids, _ in rows))
-    return {
-        "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]),
-        "labels": torch.tensor([label for _, label in rows]),
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of a text, or of a pair of them. types: 0 or 1 for the text of each token, empty for a single one."""
+
+    ids: list[int]
+    types: list[int]
+    label: int = 0
+
+
+def encode(tokenizer: Any, texts: Sequence[str | tuple[str, str]]) -> list[Encoded]:
+    """Encode texts, or pairs in the TAM's order, cut at the tokenizer's maximum; of a pair the longer text is cut."""
+    pairs = [one for one in texts if not isinstance(one, str)]
+    if not texts:
+        return []
+    if not pairs:
+        found = tokenizer(list(texts), truncation=True, return_attention_mask=False, return_token_type_ids=False)
+        return [Encoded(ids, []) for ids in found["input_ids"]]
+    found = tokenizer(
+        [first for first, _ in pairs],
+        [second for _, second in pairs],
+        truncation="longest_first",
+        return_attention_mask=False,
+        return_token_type_ids=reads_types(tokenizer),
+    )
+    types = found.get("token_type_ids") or [[]] * len(texts)
+    return [Encoded(ids, of) for ids, of in zip(found["input_ids"], types, strict=True)]
+
+
+def reads_types(tokenizer: Any) -> bool:
+    """Tell whether the tokenizer's model wants to know which of two texts a token is of."""
+    return "token_type_ids" in tokenizer.model_input_names
+
+
+def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
+    """Pad rows to input_ids and attention_mask (of pairs token_type_ids, too) [B, T] and labels [B]."""
+    width = max(1, *(len(row.ids) for row in rows))
+    batch = {
+        "input_ids": torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows]),
+        "labels": torch.tensor([row.label for row in rows]),
     }
+    if any(row.types for row in rows):
+        batch["token_type_ids"] = torch.tensor([row.types + [0] * (width - len(row.types)) for row in rows])
+    return batch

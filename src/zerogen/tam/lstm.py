@@ -1,4 +1,4 @@
-"""The paper's BiLSTM classifier and its word-level tokenizer."""
+"""The paper's BiLSTM classifiers, of one text and of a pair, and their word-level tokenizer."""
 
 from __future__ import annotations
 
@@ -12,52 +12,132 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class LstmConfig(PretrainedConfig):
-    """Sizes of `LstmForSequenceClassification`: word types, width of embeddings and of each direction."""
+    """Sizes of `LstmForSequenceClassification`: word types, width of embeddings and of each direction, layers.
+
+    pair: whether it reads two texts.
+    """
 
     model_type = "zerogen-lstm"
 
     def __init__(
-        self, vocab_size: int = 2, embedding: int = 100, hidden: int = 150, dropout: float = 0.5, **kwargs: Any
+        self,
+        vocab_size: int = 2,
+        embedding: int = 100,
+        hidden: int = 150,
+        dropout: float = 0.5,
+        layers: int = 1,
+        pair: bool = False,
+        **kwargs: Any,
     ) -> None:
         self.vocab_size, self.embedding, self.hidden, self.dropout = vocab_size, embedding, hidden, dropout
+        self.layers, self.pair = layers, pair
         kwargs.setdefault("pad_token_id", 0)
         super().__init__(**kwargs)
 
 
 class LstmForSequenceClassification(PreTrainedModel):
-    """One bidirectional LSTM layer; its two final states go into a linear classifier. Padding is never read."""
+    """A bidirectional LSTM. Padding is never read.
+
+    Of one text, the two final states go into a linear classifier. The two texts p and h of a pair are read by the same
+    LSTM; the largest value of each state over a text's words makes its vector, and [p, h, |p - h|, p * h] goes into
+    three linear layers (as in Conneau et al., 2017, https://arxiv.org/abs/1705.02364).
+    """
 
     config_class = LstmConfig
     base_model_prefix = "lstm"
 
     def __init__(self, config: LstmConfig) -> None:
         super().__init__(config)
+        width = 2 * config.hidden
         self.embedding = nn.Embedding(config.vocab_size, config.embedding, padding_idx=0)
-        self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True, bidirectional=True)
+        self.lstm = nn.LSTM(
+            config.embedding,
+            config.hidden,
+            num_layers=config.layers,
+            dropout=config.dropout if config.layers > 1 else 0.0,
+            batch_first=True,
+            bidirectional=True,
+        )
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(2 * config.hidden, config.num_labels)
+        self.classifier: nn.Module = nn.Linear(width, config.num_labels)
+        if config.pair:
+            self.classifier = nn.Sequential(
+                nn.Linear(4 * width, width),
+                nn.ReLU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(width, width),
+                nn.ReLU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(width, config.num_labels),
+            )
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keep torch's own initialisation of every layer."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SequenceClassifierOutput:
-        """Return logits [B, labels] for input_ids and attention_mask [B, T], padded on the right."""
-        embedded = self.dropout(self.embedding(input_ids))  # [B, T, E]
-        lengths = attention_mask.sum(-1).clamp(min=1).cpu()  # an empty text reads one padding token
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, **_: Any
+    ) -> SequenceClassifierOutput:
+        """Return logits [B, labels] for input_ids and attention_mask [B, T], padded on the right.
+
+        token_type_ids: of a pair, [B, T], 0 for the words of the first text and 1 for those of the second behind it.
+        """
+        if not self.config.pair:
+            final = self._read(input_ids, attention_mask.sum(-1))[1]
+            return SequenceClassifierOutput(logits=self.classifier(self.dropout(final)))
+        assert token_type_ids is not None
+        ids, lengths = two_streams(input_ids, attention_mask, token_type_ids)
+        states = self._read(ids, lengths)[0]  # [2B, T, 2H]
+        real = torch.arange(states.shape[1], device=states.device) < lengths.clamp(min=1)[:, None]
+        pooled = states.masked_fill(~real[:, :, None], -torch.inf).amax(1)  # [2B, 2H]
+        p, h = pooled.chunk(2)
+        logits = self.classifier(self.dropout(torch.cat([p, h, (p - h).abs(), p * h], -1)))
+        return SequenceClassifierOutput(logits=logits)
+
+    def _read(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the last layer's states [B, T, 2H] of ids [B, T], and the final ones of both directions [B, 2H]."""
+        embedded = self.dropout(self.embedding(ids))  # [B, T, E]
+        lengths = lengths.clamp(min=1).cpu()  # an empty text reads one padding token
         packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-        _, (final, _) = self.lstm(packed)  # [2, B, H]
-        pooled = self.dropout(torch.cat([final[0], final[1]], -1))  # [B, 2H]
-        return SequenceClassifierOutput(logits=self.classifier(pooled))
+        states, (final, _) = self.lstm(packed)  # final: [2 * layers, B, H]
+        padded, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True)
+        return padded, torch.cat([final[-2], final[-1]], -1)
 
 
-def word_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Learn a lower-cased word vocabulary from texts: id 0 is padding, id 1 an unknown word."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+def two_streams(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Part pairs [B, T] into ids [2B, T], all first texts above all second ones, padded with 0, and lengths [2B]."""
+    second = attention_mask.bool() & (token_type_ids == 1)
+    first = attention_mask.bool() & ~second
+    before, behind = first.sum(-1), second.sum(-1)
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+    shifted = input_ids.gather(1, (places + before[:, None]).clamp(max=input_ids.shape[1] - 1))
+    ids = torch.cat([input_ids * first, shifted * (places < behind[:, None])])
+    lengths = torch.cat([before, behind])
+    return ids[:, : max(1, int(lengths.max()))], lengths
 
+
+def word_tokenizer(texts: Iterable[str], vocabulary: int, reading: bool = False) -> PreTrainedTokenizerFast:
+    """Learn a lower-cased word vocabulary from texts: id 0 is padding, 1 an unknown word, 2 stands for no answer.
+
+    Of a pair, the words of the second text follow those of the first, with token type 1. reading: a pair begins with
+    the token for no answer.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    special = ["[PAD]", "[UNK]", "[NONE]"]
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     words.normalizer = normalizers.BertNormalizer()
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=["[PAD]", "[UNK]"], show_progress=False)
+    words.post_processor = processors.TemplateProcessing(
+        single="$A",
+        pair="[NONE]:0 $A:0 $B:1" if reading else "$A:0 $B:1",
+        special_tokens=[("[NONE]", special.index("[NONE]"))] if reading else [],
+    )
+    trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
     words.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )

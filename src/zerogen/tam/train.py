@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zerogen.config import TamConfig, TrainerConfig, check_tam, check_trainer
+from zerogen.config import TamConfig, TaskConfig, TrainerConfig, check_tam, check_trainer
 from zerogen.errors import UserError
 from zerogen.lightning import quiet_lightning
 from zerogen.models import fingerprint, has_bfloat16, load_pretrained, quiet_loading, resolve, tam_folder
 from zerogen.progress import Quiet
-from zerogen.records import Example, Prediction, derive
-from zerogen.tam.classifier import BestEpoch, Classifier
-from zerogen.tam.data import Buckets, by_length, collate, split_heldout
+from zerogen.records import Example, Prediction, Span, derive
+from zerogen.tam.bidaf import BidafConfig, BidafForQuestionAnswering, known_characters
+from zerogen.tam.data import Buckets, by_length, collate, encode, reads_types, split_heldout
+from zerogen.tam.learner import BestEpoch, Classifier, Learner, SpanLearner, span_logits
 from zerogen.tam.lstm import LstmConfig, LstmForSequenceClassification, word_tokenizer
+from zerogen.tam.reader import best_spans, collate_windows, pick, windows_of
+from zerogen.tam.vectors import read_vectors
+
+Input = str | tuple[str, str]  # a text, or a text and its context
+_OWN: dict[str, Any] = {"zerogen-lstm": LstmForSequenceClassification, "zerogen-bidaf": BidafForQuestionAnswering}
 
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """rows and heldout: rows trained on and rows that picked the epoch; accuracy on the latter, None without any."""
+    """rows and heldout: rows trained on and rows that picked the epoch; accuracy on the latter, None without any.
+
+    In question answering that is the share of windows whose answer is found exactly.
+    """
 
     rows: int
     heldout: int
@@ -30,36 +40,94 @@ class FitReport:
     heldout_accuracy: float | None
 
 
+@dataclass(frozen=True)
+class Use:
+    """How a TAM is used, kept in its configuration.
+
+    kind: that of the task. order: which of the two texts of a pair comes first. dtype: arithmetic of predictions.
+    answer_tokens: longest answer. none: whether a question may have no answer.
+    """
+
+    kind: str = "classification"
+    order: list[str] = field(default_factory=lambda: ["context", "text"])
+    dtype: str = "auto"
+    answer_tokens: int = 30
+    none: bool = False
+
+
 class Tam:
-    """A trained text classifier with its tokenizer; build it with `fit` or `load_tam`."""
+    """A trained task model with its tokenizer; build it with `fit` or `load_tam`.
 
-    def __init__(self, model: Any, tokenizer: Any, labels: Sequence[str], dtype: str = "auto") -> None:
-        self.model, self.tokenizer, self.labels, self.dtype = model.eval(), tokenizer, list(labels), dtype
+    labels: of a classifier, in the order of its outputs.
+    """
 
-    @torch.inference_mode()
-    def predict(self, texts: Sequence[str], batch_size: int = 64, progress: Quiet | None = None) -> list[Prediction]:
-        """Predict the label of each text; texts longer than the TAM's maximum are cut at their end.
+    def __init__(self, model: Any, tokenizer: Any, labels: Sequence[str], use: Use) -> None:
+        self.model, self.tokenizer, self.labels, self.use = model.eval(), tokenizer, list(labels), use
 
-        Raises TypeError for a single string.
+    def predict(self, inputs: Sequence[Input], batch_size: int = 64, progress: Quiet | None = None) -> list[Any]:
+        """Predict for each input: the `Prediction` for a text or a (text, context) pair, or the `Span` that answers a
+        (question, context) pair.
+
+        Texts that are too long are cut at their end; of long passages every part is read. Raises TypeError for inputs
+        of another kind.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts is a string; allowed is a list of strings")
-        encoded = encode(self.tokenizer, texts)
+        kind = self.use.kind
+        if isinstance(inputs, str) or any(isinstance(one, str) != (kind == "classification") for one in inputs):
+            wanted = "strings" if kind == "classification" else "pairs: (text, context)"
+            raise TypeError(f"allowed is a list of {wanted}")
+        with (progress or Quiet()).bar("predicting", len(inputs), "rows") as advance, torch.inference_mode():
+            if kind == "qa":
+                return self._spans([one for one in inputs if not isinstance(one, str)], batch_size, advance)
+            return self._labels(inputs, batch_size, advance)
+
+    def inputs_of(self, rows: Sequence[Example]) -> list[Input]:
+        """Return what `predict` reads of rows."""
+        if self.use.kind == "classification":
+            return [row.text for row in rows]
+        return [(row.text, row.context or "") for row in rows]
+
+    def _run(self, batch: dict[str, torch.Tensor]) -> Any:
         device = self.model.device
-        done: list[Prediction | None] = [None] * len(texts)
-        with (progress or Quiet()).bar("predicting", len(texts), "rows") as advance:
-            for batch in by_length([len(ids) for ids in encoded], batch_size):
-                inputs = collate([(encoded[i], 0) for i in batch], self.tokenizer.pad_token_id)
-                del inputs["labels"]
-                with torch.autocast(device.type, torch.bfloat16, enabled=half_precision(self.dtype, device)):
-                    logits = self.model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
-                for i, row in zip(batch, logits.float().softmax(-1).tolist(), strict=True):
-                    done[i] = Prediction.of(dict(zip(self.labels, row, strict=True)))
-                advance(len(batch))
-        return [prediction for prediction in done if prediction is not None]
+        with torch.autocast(device.type, torch.bfloat16, enabled=half_precision(self.use.dtype, device)):
+            return self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
+
+    def _labels(self, inputs: Sequence[Input], batch_size: int, advance: Any) -> list[Prediction]:
+        encoded = encode(self.tokenizer, in_order(inputs, self.use.order))
+        done: dict[int, Prediction] = {}
+        for batch in by_length([len(row.ids) for row in encoded], batch_size):
+            tensors = collate([encoded[i] for i in batch], self.tokenizer.pad_token_id)
+            del tensors["labels"]
+            for i, row in zip(batch, self._run(tensors).logits.float().softmax(-1).tolist(), strict=True):
+                done[i] = Prediction.of(dict(zip(self.labels, row, strict=True)))
+            advance(len(batch))
+        return [done[i] for i in range(len(inputs))]
+
+    def _spans(self, inputs: Sequence[tuple[str, str]], batch_size: int, advance: Any) -> list[Span]:
+        windows = windows_of(self.tokenizer, [one[0] for one in inputs], [one[1] for one in inputs])
+        candidates: list[list[tuple[float, int, int]]] = [[] for _ in inputs]
+        none = [float("inf")] * len(inputs)
+        left = [0] * len(inputs)
+        for window in windows:
+            left[window.row] += 1
+        for batch in by_length([len(window.ids) for window in windows], batch_size):
+            tensors = _windows([windows[i] for i in batch], self.model, self.tokenizer)
+            inside = tensors.pop("inside")
+            del tensors["starts"], tensors["ends"]
+            starts, ends = span_logits(self._run(tensors), inside.to(self.model.device))
+            for i, first, last in zip(batch, starts.cpu(), ends.cpu(), strict=True):
+                row = windows[i].row
+                found, no_answer = best_spans(first, last, windows[i], self.use.answer_tokens)
+                candidates[row] += found
+                none[row] = min(none[row], no_answer)
+                left[row] -= 1
+                advance(int(not left[row]))
+        return [
+            pick(candidates[row], none[row] if self.use.none else None, passage)
+            for row, (_, passage) in enumerate(inputs)
+        ]
 
     def save(self, folder: Path) -> None:
-        """Write the folder that transformers' `from_pretrained` (for an LSTM: `load_tam`) opens."""
+        """Write the folder that transformers' `from_pretrained` (for an LSTM or BiDAF: `load_tam`) opens."""
         with quiet_loading():
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -69,30 +137,39 @@ def load_tam(folder: str | Path, device: str | torch.device = "cpu", dtype: str 
     """Open a folder that `Tam.save` wrote, or the run folder around it.
 
     dtype: arithmetic of predictions, `float32` or `bfloat16`; `auto` is that of training. Raises `UserError` when the
-    folder holds no trained text classifier.
+    folder holds no trained task model.
     """
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+    from transformers import (
+        AutoConfig,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        PreTrainedTokenizerFast,
+    )
 
     folder = tam_folder(Path(folder))
     try:
-        if '"zerogen-lstm"' in (folder / "config.json").read_text(encoding="utf-8"):
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if kind in _OWN:
             with quiet_loading():
-                model: Any = LstmForSequenceClassification.from_pretrained(folder)
+                model: Any = _OWN[kind].from_pretrained(folder)
             tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
         else:
             config = AutoConfig.from_pretrained(folder)
-            if not any("ForSequenceClassification" in name for name in config.architectures or ()):
-                raise UserError(f"TAM folder {folder}: holds {config.architectures}, not a trained text classifier")
-            model, tokenizer = load_pretrained(
-                AutoModelForSequenceClassification, resolve(str(folder), None, "TAM"), "TAM"
-            )
+            names = config.architectures or ()
+            reads = any("ForQuestionAnswering" in name for name in names)
+            if not reads and not any("ForSequenceClassification" in name for name in names):
+                raise UserError(f"TAM folder {folder}: holds {config.architectures}, not a trained task model")
+            auto = AutoModelForQuestionAnswering if reads else AutoModelForSequenceClassification
+            model, tokenizer = load_pretrained(auto, resolve(str(folder), None, "TAM"), "TAM")
+            if reads and not hasattr(config, "zerogen"):  # a reader that was trained elsewhere
+                model.config.zerogen = {"kind": "qa"}
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"TAM folder {folder}: could not be loaded ({str(error).splitlines()[0]})") from error
     _bound(model, tokenizer)
-    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    trained_in = getattr(model.config, "zerogen_dtype", "auto")
-    return Tam(model.to(device), tokenizer, labels, trained_in if dtype == "auto" else dtype)
+    use = Use(**getattr(model.config, "zerogen", {}))
+    labels = [] if use.kind == "qa" else [model.config.id2label[i] for i in range(model.config.num_labels)]
+    return Tam(model.to(device), tokenizer, labels, use if dtype == "auto" else replace(use, dtype=dtype))
 
 
 def identity(config: TamConfig) -> str:
@@ -100,18 +177,19 @@ def identity(config: TamConfig) -> str:
     return "" if config.model is None else fingerprint(resolve(config.model, config.revision, "tam.model"))
 
 
-def require(config: TamConfig) -> None:
+def require(config: TamConfig, kind: str) -> None:
     """Raise `UserError` where the weights that training starts from cannot be had."""
     if config.kind == "encoder":
-        _fresh(config, ["a", "b"], 8, [])
+        _encoder(config, ["a", "b"], kind, 8)
+    elif config.vectors is not None and not Path(config.vectors).is_file():
+        raise UserError(f"tam.vectors={config.vectors}: there is no such file")
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of texts, cut at the tokenizer's maximum length."""
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(list(texts), truncation=True, return_attention_mask=False)["input_ids"]
-    return ids
+def in_order(inputs: Sequence[Input], order: Sequence[str]) -> list[Input]:
+    """Return (text, context) pairs with the one first that the TAM reads first; plain texts as they are."""
+    if order[0] == "text":
+        return list(inputs)
+    return [one if isinstance(one, str) else (one[1], one[0]) for one in inputs]
 
 
 def half_precision(dtype: str, device: torch.device) -> bool:
@@ -121,20 +199,18 @@ def half_precision(dtype: str, device: torch.device) -> bool:
 
 def fit(
     rows: Sequence[Example],
-    labels: Sequence[str],
+    task: TaskConfig,
     tam: TamConfig,
     trainer: TrainerConfig,
     *,
-    max_length: int = 128,
     seed: int = 42,
     device: str | torch.device = "cpu",
     progress: Quiet | None = None,
 ) -> tuple[Tam, FitReport]:
-    """Train a fresh TAM on rows and return the weights of its best epoch on held-out rows.
+    """Train a fresh TAM for a task on rows and return the weights of its best epoch on held-out rows.
 
-    labels: names in the order of the classifier's outputs. max_length: tokens read of a text.
     Same rows, configuration and seed give the same weights on the same machine; torch's global random state is left as
-    it was. Raises `UserError` when a row's label is not among `labels` or there are no rows.
+    it was. Raises `UserError` when a row's label is not among the task's or there are no rows.
     """
     import pytorch_lightning as pl
 
@@ -143,20 +219,25 @@ def fit(
     if not rows:
         raise UserError("there are no rows to train on")
     for row in rows:
-        if row.label not in labels:
-            raise UserError(f"row {row.uid}: label '{row.label}' is not among {', '.join(labels)}")
+        if row.label not in task.labels:
+            raise UserError(f"row {row.uid}: label '{row.label}' is not among {', '.join(task.labels)}")
     device = torch.device(device)
     train, heldout = split_heldout(rows, trainer.heldout, seed)
     cuda = [device.index or 0] if device.type == "cuda" else []
+    use = Use(task.kind, list(task.order), tam.dtype, task.answer_tokens, any(not row.answers for row in rows))
     with torch.random.fork_rng(devices=cuda), quiet_lightning():
         torch.manual_seed(derive(seed, "tam"))
-        model, tokenizer = _fresh(tam, labels, max_length, [row.text for row in train])
-        batches = _loader(tokenizer, train, labels, trainer.batch_size, derive(seed, "batches"), shuffle=True)
-        checks = _loader(tokenizer, heldout, labels, trainer.batch_size, 0, shuffle=False) if heldout else None
-        module = Classifier(model, trainer, steps=len(batches) * trainer.epochs)
-        with (progress or Quiet()).bar(
-            f"training on {len(train):,} rows", len(train) * trainer.epochs, "rows"
-        ) as advance:
+        if tam.kind == "lstm":
+            model, tokenizer = _from_scratch(tam, task, train)
+        else:
+            model, tokenizer = _encoder(tam, task.labels, task.kind, task.max_length)
+        batches = _loader(model, tokenizer, train, task, trainer.batch_size, derive(seed, "batches"))
+        checks = _loader(model, tokenizer, heldout, task, trainer.batch_size, None) if heldout else None
+        learner: type[Learner] = SpanLearner if task.kind == "qa" else Classifier
+        module = learner(model, trainer, steps=len(batches) * trainer.epochs)
+        size = len(batches.dataset)
+        what = "windows" if task.kind == "qa" else "rows"
+        with (progress or Quiet()).bar(f"training on {len(train):,} rows", size * trainer.epochs, what) as advance:
             best = BestEpoch(trainer.patience, advance)
             lightning = pl.Trainer(
                 accelerator="gpu" if cuda else "cpu",
@@ -171,32 +252,64 @@ def fit(
                 num_sanity_val_steps=0,
             )
             lightning.fit(module, batches, checks)
-    model.config.zerogen_dtype = tam.dtype  # predictions after loading are computed as they were here
-    trained = Tam(model.to(device), tokenizer, labels, tam.dtype)
+    model.config.zerogen = asdict(use)  # predictions after loading are made as they were here
+    labels = [] if task.kind == "qa" else task.labels
+    trained = Tam(model.to(device), tokenizer, labels, use)
     return trained, FitReport(len(train), len(heldout), best.epoch, best.accuracy)
 
 
-def _fresh(tam: TamConfig, labels: Sequence[str], max_length: int, texts: Sequence[str]) -> tuple[Any, Any]:
-    """Return an untrained classifier on top of the configured encoder, or an LSTM with the vocabulary of `texts`."""
-    names = dict(enumerate(labels))
-    ids = {label: i for i, label in names.items()}
-    if tam.kind == "lstm":
-        tokenizer = word_tokenizer(texts, tam.vocabulary)
-        config = LstmConfig(
-            len(tokenizer), tam.embedding, tam.hidden, tam.dropout, num_labels=len(names), id2label=names, label2id=ids
+def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example]) -> tuple[Any, Any]:
+    """Return an untrained LSTM, or BiDAF, with the vocabulary of the rows."""
+    texts = list(dict.fromkeys(text for row in rows for text in (row.text, row.context) if text))
+    if task.kind == "classification":  # which never reads the context
+        texts = [row.text for row in rows]
+    tokenizer = word_tokenizer(texts, tam.vocabulary, reading=task.kind == "qa")
+    tokenizer.model_max_length = task.max_length
+    vectors = read_vectors(Path(tam.vectors), tokenizer.get_vocab()) if tam.vectors else {}
+    embedding = len(next(iter(vectors.values()))) if vectors else tam.embedding
+    hidden = tam.hidden or {"classification": 150, "pair": 300, "qa": 100}[task.kind]
+    if task.kind == "qa":
+        dropout = 0.2 if tam.dropout is None else tam.dropout
+        reader = BidafConfig(len(tokenizer), known_characters(texts), embedding, hidden, dropout)
+        model: Any = BidafForQuestionAnswering(reader)
+        table = model.words
+    else:
+        pair = task.kind == "pair"
+        names = dict(enumerate(task.labels))
+        sizes = LstmConfig(
+            len(tokenizer),
+            embedding,
+            hidden,
+            0.5 if tam.dropout is None else tam.dropout,
+            layers=2 if pair else 1,
+            pair=pair,
+            num_labels=len(names),
+            id2label=names,
+            label2id={label: i for i, label in names.items()},
         )
-        tokenizer.model_max_length = max_length
-        return LstmForSequenceClassification(config), tokenizer
-    from transformers import AutoModelForSequenceClassification
+        model = LstmForSequenceClassification(sizes)
+        table = model.embedding
+    with torch.no_grad():
+        for place, vector in vectors.items():
+            table.weight[place] = vector
+    return model, tokenizer
 
-    source = resolve(str(tam.model), tam.revision, "tam.model")
+
+def _encoder(tam: TamConfig, labels: Sequence[str], kind: str, max_length: int) -> tuple[Any, Any]:
+    """Return an untrained classifier or reader on top of the configured encoder."""
+    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+    names = dict(enumerate(labels))
+    head: dict[str, Any] = {
+        "num_labels": len(names),
+        "id2label": names,
+        "label2id": {label: i for i, label in names.items()},
+    }
     model, tokenizer = load_pretrained(
-        AutoModelForSequenceClassification,
-        source,
+        AutoModelForQuestionAnswering if kind == "qa" else AutoModelForSequenceClassification,
+        resolve(str(tam.model), tam.revision, "tam.model"),
         "tam.model",
-        num_labels=len(names),
-        id2label=names,
-        label2id=ids,
+        **({} if kind == "qa" else head),
         ignore_mismatched_sizes=True,
         dtype=torch.float32,
     )
@@ -215,15 +328,38 @@ def _bound(model: Any, tokenizer: Any) -> None:
     tokenizer.model_max_length = min(positions, tokenizer.model_max_length)
 
 
+def _windows(windows: Sequence[Any], model: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Collate windows for a model."""
+    spelled = getattr(model.config, "characters", None)
+    characters = None if spelled is None else {one: i + 2 for i, one in enumerate(spelled)}
+    return collate_windows(windows, tokenizer.pad_token_id, reads_types(tokenizer), characters)
+
+
 def _loader(
-    tokenizer: Any, rows: Sequence[Example], labels: Sequence[str], batch_size: int, seed: int, shuffle: bool
+    model: Any, tokenizer: Any, rows: Sequence[Example], task: TaskConfig, batch_size: int, seed: int | None
 ) -> Any:
-    encoded = encode(tokenizer, [row.text for row in rows])
-    pairs = [(ids, labels.index(row.label)) for ids, row in zip(encoded, rows, strict=True)]
-    lengths = [len(ids) for ids in encoded]
-    pad = tokenizer.pad_token_id
+    """Return batches for training, in an order drawn by `seed`, or for a check (seed None)."""
+    if task.kind == "qa":
+        answers = [row.answers[0] if row.answers else None for row in rows]
+        items: list[Any] = windows_of(
+            tokenizer, [row.text for row in rows], [row.context or "" for row in rows], answers
+        )
+    else:
+        pairs = task.kind == "pair"
+        inputs: list[Input] = [(row.text, row.context or "") if pairs else row.text for row in rows]
+        items = [
+            replace(encoded, label=task.labels.index(row.label))
+            for encoded, row in zip(encode(tokenizer, in_order(inputs, task.order)), rows, strict=True)
+        ]
+    lengths = [len(item.ids) for item in items]
+
+    def collated(batch: Sequence[Any]) -> dict[str, torch.Tensor]:
+        if task.kind == "qa":
+            return _windows(batch, model, tokenizer)
+        return collate(batch, tokenizer.pad_token_id)
+
     return torch.utils.data.DataLoader(
-        pairs,  # type: ignore[arg-type]
-        batch_sampler=Buckets(lengths, batch_size, seed) if shuffle else by_length(lengths, batch_size),
-        collate_fn=lambda batch: collate(batch, pad),
+        items,  # type: ignore[arg-type]
+        batch_sampler=by_length(lengths, batch_size) if seed is None else Buckets(lengths, batch_size, seed),
+        collate_fn=collated,
     )

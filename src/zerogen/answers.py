@@ -1,0 +1,170 @@
+"""Answer spans of passages, behind which questions are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from itertools import islice
+from random import Random
+from typing import Any
+
+from zerogen.contexts import laps
+from zerogen.errors import UserError
+from zerogen.pool import Chunk
+from zerogen.progress import Quiet
+from zerogen.records import Answer, Example, derive
+
+Extractor = Callable[[str], list[Answer]]
+
+SPACY_MODEL = "en_core_web_sm"
+GET_SPACY = f"pip install spacy && python -m spacy download {SPACY_MODEL}"
+
+_MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+_UNIT = (
+    "percent|per cent|million|billion|trillion|thousand|hundred|years?|months?|weeks?|days?|hours?|minutes?|seconds?"
+    "|people|times|miles|km|kilomet(?:re|er)s|met(?:re|er)s|feet|acres|tons|tonnes|dollars|euros|pounds"
+)
+_NAME = r"(?:[A-Z]\w*(?:(?!['’]s\b)[.'’-]\w+)*)"
+_SMALL = "of the|of|the|de|la|von|van|and|for|&"
+_ARTICLE = "the|a|an|his|her|its|their|our|some|any|each|every|many|several"
+_BEHIND = "of|in|on|at|to|for|by|from|and|or|with|is|are|was|were|has|had|that|which|who|as"
+# Of two that overlap, the earlier kind wins.
+_KINDS = {
+    "date": rf"\b(?:\d{{1,2}} )?{_MONTH}(?: \d{{1,2}}(?:st|nd|rd|th)?)?(?:,? \d{{4}})?\b",
+    "quoted": r"[\"“]([^\"“”\n]{2,60})[\"”]",
+    "number": rf"(?<![\w.,])[$€£¥]?\d+(?:[.,]\d+)*(?:st|nd|rd|th|s)?\b(?:%|(?:[ -](?:{_UNIT})\b)+)?",
+    "name": rf"\b{_NAME}(?: (?:(?:{_SMALL}) )?{_NAME})*",
+    "noun": rf"\b(?i:{_ARTICLE}) ((?:[a-z][\w-]{{2,}} ){{0,2}}[a-z][\w-]{{3,}})(?=[.,;:)]| (?:{_BEHIND})\b)",
+}
+# Capitalised only because a sentence begins with them.
+_COMMON = re.compile(
+    "(?:a|an|the|this|that|these|those|it|its|he|she|they|we|i|you|his|her|their|our|your|my|in|on|at|by|for|from|to|of"
+    "|with|as|and|or|but|if|when|while|where|after|before|since|during|although|however|many|most|some|all|both|each"
+    "|one|two|three|there|here|not|no|also|then|thus|so|such|what|which|who|how|why|because|once|until|under|over"
+    "|between|among|through|despite|unlike|like|other|another|several|few|more|much|first|second|later|today)",
+    re.IGNORECASE,
+)
+
+
+def rule_spans(passage: str) -> list[Answer]:
+    """Find spans that questions may ask for, without any model: dates, titles in quotes, numbers, names, noun phrases.
+
+    They do not overlap and stand in their order; no text comes twice.
+    """
+    taken: list[tuple[int, int]] = []
+    for kind, pattern in _KINDS.items():
+        for match in re.finditer(pattern, passage):
+            start, end = match.span(match.lastindex or 0)
+            if kind == "name":
+                start = _behind_common_words(passage, start, end)
+                if end - start < 2 or _only_begins_a_sentence(passage, start, end):
+                    continue
+            if start < end and all(end <= first or start >= last for first, last in taken):
+                taken.append((start, end))
+    return unique(Answer(passage[start:end], start) for start, end in sorted(taken))
+
+
+def _behind_common_words(passage: str, start: int, end: int) -> int:
+    """Return where a run of capitalised words begins behind articles and the like; `end` if nothing is left."""
+    while start < end:
+        word = re.match(r"[\w'’.-]+", passage[start:end])
+        if word is None or not _COMMON.fullmatch(word[0].rstrip(".")):
+            return start
+        start += len(word[0])
+        start += len(passage[start:end]) - len(passage[start:end].lstrip())
+    return start
+
+
+def _only_begins_a_sentence(passage: str, start: int, end: int) -> bool:
+    """Tell whether a word is capitalised for standing first in its sentence, as far as its passage shows."""
+    word = passage[start:end]
+    first = not passage[:start].strip() or passage[:start].rstrip()[-1] in ".!?"
+    return first and " " not in word and len(re.findall(rf"\b{re.escape(word)}\b", passage)) == 1
+
+
+def unique(answers: Iterable[Answer]) -> list[Answer]:
+    """Keep the first of the answers with the same text, whatever its case."""
+    first: dict[str, Answer] = {}
+    for answer in answers:
+        first.setdefault(answer.text.casefold(), answer)
+    return list(first.values())
+
+
+def spacy_spans() -> Extractor:
+    """Return what finds named entities with spaCy. Raises `UserError` where spaCy or its model is not installed."""
+    try:
+        import spacy  # type: ignore[import-not-found, unused-ignore]
+
+        model: Any = spacy.load(SPACY_MODEL, disable=["tagger", "parser", "attribute_ruler", "lemmatizer"])
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"answers=spacy: {SPACY_MODEL} is not installed ({str(error).splitlines()[0][:80]}); get it with: "
+            f"{GET_SPACY}; answers=rules needs nothing"
+        ) from error
+    return lambda passage: unique(Answer(entity.text, entity.start_char) for entity in model(passage).ents)
+
+
+def chosen(source: str) -> str:
+    """Return where answers come from: for `auto` named entities where spaCy and its model are installed, else rules."""
+    if source != "auto":
+        return source
+    return "spacy" if find_spec("spacy") and find_spec(SPACY_MODEL) else "rules"
+
+
+def extractor(source: str, gold: Iterable[Example]) -> Extractor:
+    """Return what finds the answers of a passage.
+
+    source: spacy, rules, gold or auto. gold: rows whose first answers are taken for `gold`. Raises `UserError` for
+    spaCy where it is not installed.
+    """
+    source = chosen(source)
+    if source == "spacy":
+        return spacy_spans()
+    if source == "rules":
+        return rule_spans
+    known: dict[str, list[Answer]] = {}
+    for row in gold:
+        known.setdefault(row.context or "", []).extend(row.answers[:1])
+    return lambda passage: unique(known.get(passage, ()))
+
+
+class Spans:
+    """An endless stream of passages with one of their answers each.
+
+    In a round every passage gives one answer that it has not given yet, in a seeded order, so that few rows see many
+    passages. When all answers were taken, they come again in new orders. Passages are searched when their turn comes.
+    """
+
+    def __init__(self, passages: Sequence[str], find: Extractor, seed: int) -> None:
+        self.passages, self.find, self.seed = list(dict.fromkeys(passages)), find, seed
+        self.pairs: list[tuple[str, Answer]] = []
+        self._new = self._rounds()
+
+    def take(self, start: int, stop: int, progress: Quiet) -> list[tuple[str, Answer]]:
+        """Return pairs number `start` to `stop` (exclusive). Raises `UserError` where no passage has an answer."""
+        with progress.wait("finding answers"):
+            self.pairs += islice(self._new, max(0, stop - len(self.pairs)))
+        if not self.pairs:
+            raise UserError(f"answers: none was found in {len(self.passages):,} contexts")
+        return [self.pairs[place] for _, place in laps(start, stop, len(self.pairs), self.seed, shuffled_from=1)]
+
+    def check_prompt(self) -> None:
+        """Do nothing: there is no prompt."""
+
+    def chunks_for(self, count: int) -> list[Chunk]:
+        """Return no chunk: nothing was written."""
+        return []
+
+    def _rounds(self) -> Iterator[tuple[str, Answer]]:
+        order = list(range(len(self.passages)))
+        left: dict[int, list[Answer]] = {}
+        while order:
+            Random(derive(self.seed, "answers", len(left), len(order))).shuffle(order)
+            for place in order:
+                if place not in left:
+                    left[place] = self.find(self.passages[place])
+                    Random(derive(self.seed, "answers of", place)).shuffle(left[place])
+                if left[place]:
+                    yield self.passages[place], left[place].pop()
+            order = sorted(place for place in order if left[place])

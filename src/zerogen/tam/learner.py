@@ -1,0 +1,160 @@
+"""LightningModules that train tiny task models, and the callback that keeps the best epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from zerogen.config import TrainerConfig
+from zerogen.progress import Advance
+
+
+class Learner(pl.LightningModule):
+    """Trains a model by what a kind of task makes of its outputs: `judged` returns the loss and which rows are right.
+
+    With `trainer.ema`, the model that is checked and kept is the moving average of the weights.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainerConfig, steps: int) -> None:
+        super().__init__()
+        self.model, self.config, self.steps = model, config, steps
+        self.correct, self.loss, self.seen = 0, 0.0, 0
+        self._average: AveragedModel | None = None
+
+    def judged(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch, and for each of its B rows whether the model is right."""
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.judged(batch)[0]
+
+    def on_train_start(self) -> None:
+        if self.config.ema is not None:
+            self._average = AveragedModel(self.model, avg_fn=moving_average(self.config.ema), use_buffers=True)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+
+    def swap(self) -> None:
+        """Exchange the weights with their moving average, if there is one."""
+        if self._average is not None:
+            own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.model.load_state_dict(self._average.module.state_dict())
+            self._average.module.load_state_dict(own)
+
+    def on_validation_epoch_start(self) -> None:
+        self.correct, self.loss, self.seen = 0, 0.0, 0
+        self.swap()
+
+    def on_validation_end(self) -> None:  # behind the callbacks
+        self.swap()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        loss, right = self.judged(batch)
+        self.correct += int(right.sum())
+        self.loss += float(loss) * len(right)
+        self.seen += len(right)
+
+    def configure_optimizers(self) -> Any:
+        decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": self.config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        if self.config.optimizer == "adadelta":
+            optimizer: torch.optim.Optimizer = torch.optim.Adadelta(groups, lr=self.config.lr)
+        else:
+            kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
+            optimizer = kind(groups, lr=self.config.lr, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        # Lightning refuses to clip for a fused optimizer under autocast, for float16's loss scale; bfloat16 has none.
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+
+    def rate(self, step: int) -> float:
+        """Return the share of the peak learning rate at a step: linear warm-up, then linear decay or constant."""
+        warmup = round(self.config.warmup_ratio * self.steps)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if self.config.schedule == "constant":
+            return 1.0
+        return max(0.0, (self.steps - step) / max(1, self.steps - warmup))
+
+
+class Classifier(Learner):
+    """Cross-entropy of a model that maps input_ids and attention_mask [B, T] to logits [B, labels]."""
+
+    def judged(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        logits = self.model(**inputs).logits.float()
+        return F.cross_entropy(logits, batch["labels"]), logits.argmax(-1) == batch["labels"]
+
+
+class SpanLearner(Learner):
+    """Cross-entropy of the first and the last token of an answer, by a model that gives start and end logits [B, T]."""
+
+    def judged(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("starts", "ends", "inside")}
+        starts, ends = span_logits(self.model(**inputs), batch["inside"])
+        loss = (F.cross_entropy(starts, batch["starts"]) + F.cross_entropy(ends, batch["ends"])) / 2
+        return loss, (starts.argmax(-1) == batch["starts"]) & (ends.argmax(-1) == batch["ends"])
+
+
+def span_logits(outputs: Any, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 start and end logits [B, T], -inf where an answer can neither begin nor end.
+
+    inside: bool [B, T], true for tokens of the passage and for the first token, which stands for no answer.
+    """
+    found = outputs.start_logits.float(), outputs.end_logits.float()
+    return found[0].masked_fill(~inside, -torch.inf), found[1].masked_fill(~inside, -torch.inf)
+
+
+def moving_average(decay: float) -> Callable[[Tensor, Tensor, Any], Tensor]:
+    """Return the update of an exponential moving average that follows faster at first, as in TensorFlow's."""
+
+    def update(average: Tensor, new: Tensor, count: Any) -> Tensor:
+        step = int(count)
+        return torch.lerp(average, new, 1 - min(decay, (1 + step) / (10 + step))) if new.is_floating_point() else new
+
+    return update
+
+
+class BestEpoch(pl.Callback):
+    """Keeps the weights of the epoch with the best held-out accuracy (of equal ones, the lower loss)."""
+
+    def __init__(self, patience: int | None, advance: Advance) -> None:
+        self.patience, self.advance = patience, advance
+        self.epoch = 0
+        self.accuracy: float | None = None
+        self._best: tuple[float, float] | None = None
+        self._weights: dict[str, Tensor] = {}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.advance(len(batch["input_ids"]))
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        score = (pl_module.correct / pl_module.seen, -pl_module.loss / pl_module.seen)
+        epoch = trainer.current_epoch + 1
+        if self._best is None or score > self._best:
+            self._best, self.epoch, self.accuracy = score, epoch, score[0]
+            self._weights = {name: tensor.detach().clone() for name, tensor in pl_module.model.state_dict().items()}
+        elif self.patience is not None and epoch - self.epoch >= self.patience:
+            trainer.should_stop = True
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._weights:
+            pl_module.model.load_state_dict(self._weights)
+            self._weights = {}
+        else:
+            self.epoch = trainer.current_epoch
+            pl_module.swap()

@@ -1,0 +1,155 @@
+"""Extractive question answering: windows over long passages, and the best span among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zerogen.records import Answer, Span
+from zerogen.tam.bidaf import WORD_LENGTH, character_ids
+
+STRIDE = 128  # tokens that neighbouring windows share
+_BEST = 20  # starts and ends of a window that are combined
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A question and a part of its passage, as token ids.
+
+    row: which question. offsets: characters (start, end) of each token in the passage, None for one that is not of it;
+    the first token stands for no answer. words: text of the tokens. start, end: first and last token of the answer.
+    """
+
+    row: int
+    ids: list[int]
+    types: list[int]
+    offsets: list[tuple[int, int] | None]
+    words: list[str]
+    start: int = 0
+    end: int = 0
+
+
+def windows_of(
+    tokenizer: Any, questions: Sequence[str], passages: Sequence[str], answers: Sequence[Answer | None] = ()
+) -> list[Window]:
+    """Cut each passage into windows that fit the tokenizer's maximum beside the question, STRIDE tokens shared.
+
+    A question takes at most half of a window. answers: one per row, to learn from; a window that does not hold all of
+    it has none. A row whose passage has no token has one window all the same.
+    """
+    if not questions:
+        return []
+    longest = tokenizer.model_max_length
+    most = max(1, longest // 2 - tokenizer.num_special_tokens_to_add(pair=True))
+    asked = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    questions = [
+        question if len(places) <= most else question[: places[most - 1][1]]
+        for question, places in zip(questions, asked, strict=True)
+    ]
+    encoded = tokenizer(
+        questions,
+        list(passages),
+        truncation="only_second",
+        max_length=longest,
+        stride=min(STRIDE, longest // 4),
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_token_type_ids=True,
+    )
+    made = []
+    for i, row in enumerate(encoded["overflow_to_sample_mapping"]):
+        offsets, sequence = encoded["offset_mapping"][i], encoded.sequence_ids(i)
+        places = [tuple(place) if of == 1 else None for place, of in zip(offsets, sequence, strict=True)]
+        texts = {0: questions[row], 1: passages[row]}
+        words = [
+            "" if of is None else texts[of][first:last] for (first, last), of in zip(offsets, sequence, strict=True)
+        ]
+        answer = answers[row] if answers else None
+        start, end = (0, 0) if answer is None else _tokens_of(answer, places)
+        made.append(Window(row, encoded["input_ids"][i], encoded["token_type_ids"][i], places, words, start, end))
+    return made
+
+
+def _tokens_of(answer: Answer, places: Sequence[tuple[int, int] | None]) -> tuple[int, int]:
+    """Return the first and the last token of an answer; (0, 0) where not all of it is there."""
+    first, last = answer.start, answer.start + len(answer.text)
+    touched = [i for i, place in enumerate(places) if place is not None and place[0] < last and place[1] > first]
+    if not touched:
+        return 0, 0
+    start, end = touched[0], touched[-1]
+    whole = places[start][0] <= first and places[end][1] >= last  # type: ignore[index]
+    return (start, end) if whole else (0, 0)
+
+
+def collate_windows(
+    windows: Sequence[Window], pad: int, types: bool, characters: dict[str, int] | None
+) -> dict[str, Tensor]:
+    """Pad windows to input_ids, attention_mask and inside [B, T], and starts and ends [B].
+
+    types: whether the model wants token_type_ids [B, T]. inside: where an answer may begin or end, see
+    `learner.span_logits`. characters: of a model that spells its words, which then gets characters [B, T, WORD_LENGTH].
+    """
+    width = max(len(window.ids) for window in windows)
+
+    def padded(rows: Sequence[list[Any]], filler: Any) -> Tensor:
+        return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
+
+    batch = {
+        "input_ids": padded([window.ids for window in windows], pad),
+        "attention_mask": padded([[1] * len(window.ids) for window in windows], 0),
+        "inside": padded([[True, *(place is not None for place in window.offsets[1:])] for window in windows], False),
+        "starts": torch.tensor([window.start for window in windows]),
+        "ends": torch.tensor([window.end for window in windows]),
+    }
+    if types:
+        batch["token_type_ids"] = padded([window.types for window in windows], 0)
+    if characters is not None:
+        batch["characters"] = padded([character_ids(window.words, characters) for window in windows], [0] * WORD_LENGTH)
+    return batch
+
+
+def best_spans(
+    starts: Tensor, ends: Tensor, window: Window, longest: int
+) -> tuple[list[tuple[float, int, int]], float]:
+    """Return the candidates (score, first character, last character) of a window, and the score of no answer.
+
+    starts, ends: logits [T] of the window's tokens, -inf where an answer can neither begin nor end. Of the 20 best
+    starts and ends, those pairs count that are in order and at most `longest` tokens long.
+    """
+    none = float(starts[0] + ends[0])
+    found = []
+    count = min(_BEST, len(starts))
+    best_ends = ends.topk(count).indices.tolist()
+    for start in starts.topk(count).indices.tolist():
+        for end in best_ends:
+            if not start or not end or end < start or end - start >= longest:
+                continue
+            first, last = window.offsets[start], window.offsets[end]
+            if first is None or last is None:
+                continue
+            found.append((float(starts[start] + ends[end]), first[0], last[1]))
+    return found, none
+
+
+def pick(candidates: Sequence[tuple[float, int, int]], none: float | None, passage: str) -> Span:
+    """Return the span with the highest score among all windows of a passage, with its share of the softmax.
+
+    none: score of no answer, which wins where it is higher; None where there always is one.
+    """
+    by_place: dict[tuple[int, int], float] = {}
+    for score, first, last in candidates:  # two windows may hold the same span
+        by_place[first, last] = max(score, by_place.get((first, last), -math.inf))
+    scores = [*by_place.values(), *([] if none is None else [none])]
+    if not scores:
+        return Span("", -1, 1.0)
+    top = max(scores)
+    total = sum(math.exp(score - top) for score in scores)
+    if (none is not None and none == top) or not by_place:
+        return Span("", -1, 1 / total)
+    (first, last), _ = max(by_place.items(), key=lambda item: item[1])
+    return Span(passage[first:last], first, 1 / total)
