@@ -26,7 +26,7 @@ from transformers import (
 
 from zerogen.config import ContextConfig, TaskConfig
 from zerogen.plm.model import Plm
-from zerogen.records import Example
+from zerogen.records import Answer, Example
 
 TEXTS = [
     'The movie review in positive sentiment for movie "The Bird" is: "A bright, moving film about a family."',
@@ -132,4 +132,30 @@ def toy_rows(count: int) -> list[Example]:
         word = (good if i % 2 else bad)[i // 2 % 3]
         text = f"a {word} film number {i}" + " indeed" * (i % 5)
         rows.append(Example(f"row-{i}", text, "good" if i % 2 else "bad", context=f"film {i // 4}"))
+    return rows
+
+
+def toy_pairs(count: int) -> list[Example]:
+    """Pairs whose label says whether the text names the place of its context; four rows share a context."""
+    places = ["Rome", "Oslo", "Lima"]
+    rows = []
+    for i in range(count):
+        place, asked = places[i // 4 % 3], places[(i // 4 + i % 2) % 3]
+        context = f"The bird number {i // 4} lives in {place}."
+        rows.append(Example(f"row-{i}", f"It is in {asked}" + " indeed" * (i % 3), "bad" if i % 2 else "good", context))
+    return rows
+
+
+def toy_questions(count: int, unanswered: int = 0) -> list[Example]:
+    """Questions that are answered by the word behind `in` or behind `eats`; of the last ones nothing is said."""
+    places, foods = ["Rome", "Oslo", "Lima", "Bonn"], ["rice", "corn", "nuts"]
+    rows = []
+    for i in range(count):
+        place, food = places[i % 4], foods[i // 2 % 3]
+        context = "It is old. " * (i % 3) + f"The bird lives in {place} and eats {food}."
+        question, word = ("Where does it live?", place) if i % 2 else ("What does it eat?", food)
+        answers: tuple[Answer, ...] = (Answer(word, context.index(word)),)
+        if i >= count - unanswered:
+            question, answers = "When was it born?", ()
+        rows.append(Example(f"row-{i}", question, "question", context, answers=answers))
     return rows

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from zerogen.config import FilterConfig, ParseConfig
 from zerogen.filters import Filter, parse
-from zerogen.records import Continuation, Example
+from zerogen.records import Answer, Continuation, Example
 
 
 def row(text: str, label: str = "good", context: str | None = None) -> Example:
@@ -57,3 +59,32 @@ def test_a_rejected_text_is_not_remembered() -> None:
 def test_parse(text: str, finish: str, fallback: str, expected: tuple[str, str | None]) -> None:
     found = parse(Continuation(text, finish, 5, -1.0), ParseConfig(fallback=fallback))
     assert found == expected
+
+
+def test_a_text_that_ends_otherwise_is_rejected() -> None:
+    rule = ParseConfig(must_end="?")
+    assert parse(Continuation("Who was it?", "stop", 5, -1.0), rule) == ("Who was it?", None)
+    assert parse(Continuation("It was he", "stop", 5, -1.0), rule) == ("It was he", "wrong_end")
+    assert parse(Continuation("It was", "length", 5, -1.0), rule) == ("It was", "unfinished")
+
+
+def test_a_question_must_not_hold_its_answer() -> None:
+    filters = Filter(FilterConfig())
+    asked = Example("u", "Who was Ann Lee's friend in 1900?", "question", "passage", answers=(Answer("ann lee", 0),))
+    assert filters.reason(asked) == "holds_answer"
+    assert filters.reason(replace(asked, answers=(Answer("19", 0),))) is None  # no whole word
+    assert filters.reason(replace(asked, text="Who?", answers=(Answer("(A+", 0),))) is None
+
+
+def test_equal_questions_about_other_passages_stay() -> None:
+    filters = Filter(FilterConfig(), paired=True)
+    asked = Example("u", "Who was it?", "question", "one passage", answers=(Answer("one", 0),))
+    assert filters.reason(asked) is None
+    assert filters.reason(replace(asked, context="another passage")) is None
+    assert filters.reason(asked) == "duplicate"
+    assert filters.reason(replace(asked, answers=(Answer("passage", 4),))) == "label_conflict"
+
+
+def test_the_task_says_how_many_words_if_the_filter_does_not() -> None:
+    assert Filter(FilterConfig(), min_words=4).reason(row("three words here")) == "too_short"
+    assert Filter(FilterConfig(min_words=2), min_words=4).reason(row("three words here")) is None

@@ -7,8 +7,17 @@ from pathlib import Path
 import datasets
 import pytest
 
-from zerogen.config import DebiasConfig, DecodingConfig, FilterConfig, StopConfig, TaskConfig
-from zerogen.dataset import write_folder
+from zerogen.config import (
+    ContextConfig,
+    DebiasConfig,
+    DecodingConfig,
+    FilterConfig,
+    ParseConfig,
+    StopConfig,
+    TaskConfig,
+)
+from zerogen.contexts import Contexts
+from zerogen.dataset import load_synthetic, write_folder
 from zerogen.errors import UserError
 from zerogen.generator import Generator
 from zerogen.plm.model import Plm
@@ -77,22 +86,24 @@ def test_a_full_pool_needs_no_plm(task: TaskConfig, gpt2: Plm, tmp_path: Path) -
 
 
 def test_requests_are_shuffled_and_balanced(task: TaskConfig, gpt2: Plm) -> None:
-    requests = Generator(task, lambda: gpt2, DECODING, FILTERS, 1).requests(0)
-    pairs = [(request.context, request.label) for request in requests]
+    generator = Generator(task, lambda: gpt2, DECODING, FILTERS, 1)
+    drafts = generator.drafts(0)
+    pairs = [(draft.context, draft.label) for draft in drafts]
     assert len(pairs) == 32
     # Twice per label for every context; a context comes again where the PLM finds no new ones.
     assert all(count % 2 == 0 for count in Counter(pairs).values())
     assert all(Counter(pairs)[context, "bad"] == Counter(pairs)[context, "good"] for context, _ in pairs)
     assert pairs != sorted(pairs, key=lambda pair: pairs.index(pair))
-    assert all(request.prompt == f'A {request.label} "{request.context}": "' for request in requests)
+    assert all(generator.request(draft).prompt == f'A {draft.label} "{draft.context}": "' for draft in drafts)
 
 
 def test_counter_prompts_are_those_of_the_other_labels(task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
     task.debias.decay = 20.0
-    requests = Generator(task, lambda: gpt2, DECODING, FILTERS, 1).requests(0)
+    generator = Generator(task, lambda: gpt2, DECODING, FILTERS, 1)
     other = {"bad": "good", "good": "bad"}
-    for request in requests:
-        assert request.counters == {other[request.label]: f'A {other[request.label]} "{request.context}": "'}
+    for draft in generator.drafts(0):
+        counters = {other[draft.label]: f'A {other[draft.label]} "{draft.context}": "'}
+        assert generator.request(draft).counters == counters
     rows = generated(task, gpt2, 4, tmp_path)
     assert all(list(row.counter_logprob) == [other[row.label]] for row in rows)
     write_folder(rows, task, "tiny", tmp_path / "dataset")
@@ -107,12 +118,12 @@ def test_counter_prompts_are_those_of_the_other_labels(task: TaskConfig, gpt2: P
 
 def test_the_first_chunks_are_small_and_no_context_is_left_out(task: TaskConfig, gpt2: Plm) -> None:
     generator = Generator(task, lambda: gpt2, replace(DECODING, chunk_size=200), FILTERS, 1)
-    asked = [generator.requests(index) for index in range(4)]
-    assert [len(requests) for requests in asked] == [64, 128, 200, 200]
+    asked = [generator.drafts(index) for index in range(4)]
+    assert [len(drafts) for drafts in asked] == [64, 128, 200, 200]
     contexts = generator.contexts
-    assert contexts is not None
+    assert isinstance(contexts, Contexts)
     assert [chunk.asked[""] for chunk in contexts.journal.chunks][:2] == [64, 128]
-    used = [dict.fromkeys(str(request.context) for request in requests) for requests in asked]
+    used = [dict.fromkeys(str(draft.context) for draft in drafts) for drafts in asked]
     assert [text for names in used for text in sorted(names, key=contexts.texts.index)] == contexts.texts[:148]
 
 
@@ -182,3 +193,88 @@ def test_contexts_are_unique_until_there_are_no_new_ones(task: TaskConfig, gpt2:
     unique = len(contexts.texts)
     assert found[:unique] == contexts.texts
     assert sorted(found[unique : 2 * unique]) == sorted(contexts.texts)
+
+
+CONTEXTS = [f"{name} lives in {place}." for name in ("Ann", "Bob", "Eve") for place in ("Rome", "Oslo", "Lima")]
+
+
+@pytest.fixture
+def pair_task(tmp_path: Path) -> TaskConfig:
+    (tmp_path / "c.txt").write_text("\n".join(CONTEXTS))
+    return TaskConfig(
+        name="pairs",
+        kind="pair",
+        labels=["yes", "no"],
+        prompts={"yes": '"<C>" Yes: "', "no": '"<C>" No: "'},
+        context=ContextConfig(source=str(tmp_path / "c.txt"), per_label=2),
+        parse=ParseConfig([StopConfig("e"), StopConfig("i"), StopConfig(" ")]),  # soon
+        max_new_tokens=24,
+        min_words=1,
+    )
+
+
+@pytest.fixture
+def question_task(pair_task: TaskConfig) -> TaskConfig:
+    return replace(
+        pair_task,
+        kind="qa",
+        labels=["question"],
+        prompts={"question": '"<C>" "<Y>" answers: "'},
+        answers="rules",
+    )
+
+
+def test_texts_are_written_about_given_contexts(pair_task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
+    rows = generated(pair_task, gpt2, 12, tmp_path)
+    assert Counter(row.label for row in rows) == {"yes": 6, "no": 6}
+    assert {row.context for row in rows} <= set(CONTEXTS)
+    assert len({row.context for row in rows}) > 3
+    assert [row for row in generated(pair_task, gpt2, 20, tmp_path) if row.label == "yes"][:6] == [
+        row for row in rows if row.label == "yes"
+    ]
+    assert generated(pair_task, gpt2, 12, seed=2) != rows
+
+
+def test_questions_are_written_about_answers(question_task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
+    generator = Generator(question_task, lambda: gpt2, DECODING, FILTERS, 1)
+    drafts = generator.drafts(0)
+    assert len(drafts) == 32
+    for draft in drafts:
+        (answer,) = draft.answers
+        assert draft.context is not None
+        assert draft.context[answer.start :].startswith(answer.text)
+        assert generator.request(draft).prompt == f'"{draft.context}" "{answer.text}" answers: "'
+    assert all(count % 2 == 0 for count in Counter((draft.context, draft.answers) for draft in drafts).values())
+    rows = generated(question_task, gpt2, 10, tmp_path)
+    assert len({row.uid for row in rows}) == 10
+    assert generated(question_task, gpt2, 10, tmp_path) == rows  # as read back
+    write_folder(rows, question_task, "tiny", tmp_path / "dataset")
+    kept = datasets.load_from_disk(str(tmp_path / "dataset")).to_list()
+    assert list(kept[0]) == ["id", "title", "context", "question", "answers", "logprob"]
+    for row, other in zip(rows, kept, strict=True):
+        assert (row.uid, row.text, row.context) == (other["id"], other["question"], other["context"])
+        start = other["answers"]["answer_start"][0]
+        assert other["context"][start:].startswith(other["answers"]["text"][0])
+    read = load_synthetic(str(tmp_path / "dataset"), question_task, {})
+    assert [replace(row, logprob=None) for row in rows] == read
+
+
+def test_long_contexts_are_cut_around_the_answer_and_said(question_task: TaskConfig, gpt2: Plm) -> None:
+    long = "x y z " * 30 + "Rome" + " u v w" * 30  # gpt2 has 128 positions
+    assert question_task.context is not None
+    Path(question_task.context.source).write_text(long)
+    generator = Generator(question_task, lambda: gpt2, DECODING, FILTERS, 1)
+    prompt = generator.request(generator.drafts(0)[0]).prompt
+    assert "Rome" in prompt.split('" "Rome"')[0]
+    assert len(gpt2.encode(prompt)) <= 128 - 24
+    assert prompt.endswith('" "Rome" answers: "')
+    said: list[str] = []
+
+    class Heard(Quiet):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    with pytest.raises(UserError):  # one context, one answer: there are soon no new questions
+        strict = replace(FILTERS, min_acceptance=0.9)
+        list(Generator(question_task, lambda: gpt2, DECODING, strict, 1).extend(50, Heard()))
+    assert sum("longer than the 128 positions" in line for line in said) == 1

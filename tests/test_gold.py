@@ -1,15 +1,16 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import pytest
 
-from zerogen.config import GoldConfig, HoldoutConfig, TaskConfig
+from zerogen.config import ContextConfig, GoldConfig, HoldoutConfig, TaskConfig
 from zerogen.errors import UserError
-from zerogen.gold import load_gold, read_rows, stratified, stratified_order
-from zerogen.records import Example
-from zerogen.task import load_task
+from zerogen.gold import load_gold, read_contexts, read_rows, stratified, stratified_order
+from zerogen.records import Answer, Example
+from zerogen.task import load_task, override
 
 ROWS = [{"review": "so<br />good", "y": 1}, {"review": "  dull\n film ", "y": 0}, {"review": "fine", "y": 1}]
 
@@ -136,3 +137,100 @@ def test_a_stratified_sample_keeps_proportions_at_every_prefix() -> None:
     assert stratified(rows, 8, 2) != order[:8]
     with pytest.raises(UserError, match="limit=81: there are only 80 rows"):
         stratified(rows, 81, 1)
+
+
+PAIRS = [{"q": "Who?", "s": "Ann  met <b>Bob</b>.", "y": 0}, {"q": "Whom?", "s": "Ann met Bob.", "y": 1}]
+
+
+def pair_task(path: str) -> TaskConfig:
+    gold = GoldConfig(files={"train": path}, text="q", context="s", label="y", labels={0: "yes", 1: "no"})
+    gold.cleaning = {"</?b>": ""}
+    return TaskConfig(name="pairs", kind="pair", labels=["yes", "no"], gold={"own": gold})
+
+
+def test_both_texts_of_a_pair_are_read_and_cleaned(tmp_path: Path) -> None:
+    task = pair_task(write(tmp_path / "a.jsonl", PAIRS))
+    rows = load_gold(task, "train")
+    assert [(row.text, row.context, row.label) for row in rows] == [
+        ("Who?", "Ann met Bob.", "yes"),
+        ("Whom?", "Ann met Bob.", "no"),
+    ]
+    task.gold["own"].context = "sentence"
+    with pytest.raises(UserError, match="no column 'sentence'; there are: q, s, y"):
+        load_gold(task, "train")
+
+
+def test_held_out_pairs_are_other_pairs(tmp_path: Path) -> None:
+    rows = [{"q": f"Who {i % 5}?", "s": f"Sentence {i}.", "y": i % 2} for i in range(40)]
+    task = pair_task(write(tmp_path / "a.jsonl", rows))
+    task.gold["own"].holdout = HoldoutConfig(rows=10)
+    held, left = load_gold(task, "validation"), load_gold(task, "train")
+    assert [len(held), len(left)] == [10, 30]
+    assert not {row.content for row in held} & {row.content for row in left}
+
+
+PASSAGE = "Ann  met Bob in  Rome."
+ASKED = [
+    {
+        "id": "a",
+        "context": PASSAGE,
+        "question": "Where? ",
+        "answers": {"text": ["Rome", "in  Rome"], "answer_start": [17, 13]},
+    },
+    {"id": "b", "context": PASSAGE, "question": "Why?", "answers": {"text": [], "answer_start": []}},
+]
+
+
+def question_task(path: str) -> TaskConfig:
+    gold = GoldConfig(files={"train": path}, text="question", context="context", uid="id")
+    return TaskConfig(name="asked", kind="qa", labels=["question"], gold={"own": gold})
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_answers_stand_in_their_passage(tmp_path: Path, ending: str) -> None:
+    first, second = load_gold(question_task(write(tmp_path / f"a{ending}", ASKED)), "train")
+    assert (first.uid, first.text, first.context) == ("a", "Where?", PASSAGE)  # the passage as it is
+    assert first.answers == (Answer("Rome", 17), Answer("in  Rome", 13))
+    assert second.answers == ()
+
+
+def test_an_answer_that_stands_elsewhere_is_refused(tmp_path: Path) -> None:
+    moved = {**ASKED[0], "answers": {"text": ["Rome"], "answer_start": [16]}}
+    with pytest.raises(UserError, match="row 2: column 'answers': 'Rome' does not stand at 16 of the context"):
+        load_gold(question_task(write(tmp_path / "a.jsonl", [ASKED[0], moved])), "train")
+    with pytest.raises(UserError, match="allowed is {text: .*as in SQuAD"):
+        load_gold(question_task(write(tmp_path / "a.jsonl", [{**ASKED[0], "answers": "Rome"}])), "train")
+
+
+def test_contexts_from_a_file(tmp_path: Path) -> None:
+    task = pair_task("")
+    task.context = ContextConfig(source=str(tmp_path / "c.txt"))
+    with pytest.raises(UserError, match=r"c.txt: there is no such file; allowed are plm, gold or a file"):
+        read_contexts(task)
+    (tmp_path / "c.txt").write_text("one  line\n\n another \n")
+    assert read_contexts(task) == ["one line", "another"]
+    (tmp_path / "c.txt").write_text(" \n")
+    with pytest.raises(UserError, match="holds no text"):
+        read_contexts(task)
+    task.context.source = write(tmp_path / "c.jsonl", PAIRS)
+    assert read_contexts(task) == ["Ann  met <b>Bob</b>.", "Ann met Bob."]
+    task.gold["own"].context = "passage"
+    with pytest.raises(UserError, match="no column 'passage'"):
+        read_contexts(task)
+
+
+def test_data_dir_replaces_the_source_and_keeps_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    write(tmp_path / "pairs" / "train.jsonl", PAIRS)
+    write(tmp_path / "pairs" / "validation.parquet", PAIRS[:1])
+    task = pair_task("")
+    task.gold["own"] = replace(task.gold["own"], files={}, hub={"path": "nobody/has-this"}, splits={"train": "x"})
+    override(task, str(tmp_path), None, None)
+    assert [len(load_gold(task, split)) for split in ("train", "validation")] == [2, 1]
+    with pytest.raises(UserError, match="gold.files has no 'test' file"):
+        load_gold(task, "test")
+    with pytest.raises(UserError, match="data_dir=.*: there is no folder .*nowhere"):
+        override(replace(task, name="nowhere"), str(tmp_path), None, None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds none of train, validation and test as .jsonl, .csv or .parquet"):
+        override(replace(task, name="empty"), str(tmp_path), None, None)

@@ -30,3 +30,17 @@ def test_only_the_named_value_is_cut(budget: int) -> None:
 def test_a_budget_below_the_rest_is_an_error() -> None:
     with pytest.raises(ValueError, match="over its budget of 4"):
         render_within("[<C>]<X>", {"C": "0123", "X": "xyz"}, "C", 4, encode, decode)
+
+
+@pytest.mark.parametrize("budget", [7, 9, 12, 100])
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_what_must_stay_is_cut_around(budget: int, place: int) -> None:
+    value = "0123456789"
+    prompt = render_within("[<C>]<X>", {"C": value, "X": "xyz"}, "C", budget, encode, decode, (place, place + 1))
+    assert len(prompt) == min(budget, 15)
+    kept = prompt[1:].split("]")[0]
+    assert value[place] in kept
+    assert kept in value
+    sides = kept.index(value[place]), len(kept) - kept.index(value[place]) - 1
+    spare = place - sides[0], 9 - place - sides[1]
+    assert abs(sides[0] - sides[1]) <= 1 or 0 in spare  # as much on both sides, where there is as much

@@ -103,7 +103,7 @@ class TaskConfig:
     name: str = "???"
     """Name of the task, part of folder and file names."""
     kind: str = "classification"
-    """`classification` of a text, `pair` (of a text and its context), or `qa` (the text is a question, whose answer is a
+    """`classification` of a text, `pair` (of a text and its context), or `qa` (the answer to the text, a question, is a
     span of its context)."""
     labels: list[str] = field(default_factory=list)
     """Label names; their order defines the integer `Y` of exported rows. None for question answering."""

@@ -100,8 +100,8 @@ def card(rows: Sequence[Example], task: TaskConfig, plm: str | None) -> str:
         columns = _SQUAD_COLUMNS
     else:
         what = (
-            f"{len(rows):,} texts `X` that {plm or 'a language model'} wrote from prompts, with the label of the prompt; "
-            "nobody has read\nthem. Labels can be wrong and statements in the texts are made up."
+            f"{len(rows):,} texts `X` that {plm or 'a language model'} wrote from prompts, with the label of the "
+            "prompt; nobody has read them. Labels can be wrong and statements in the texts are made up."
             f"\n\n| label | rows |\n|---|---|\n{counts}"
         )
         columns = _COLUMNS

@@ -171,7 +171,8 @@ class Generator:
         self.cut += prompt != render(task.prompts[label], values)
         return prompt
 
-    def _request(self, draft: Example) -> Request:
+    def request(self, draft: Example) -> Request:
+        """Return what is asked of the PLM for a row. Raises `UserError` for a prompt that is too long for it."""
         counters = {}
         if self.task.debias.decay:
             others = (replace(draft, label=label) for label in self.task.labels if label != draft.label)
@@ -188,7 +189,7 @@ class Generator:
         works = [
             Work(
                 f"texts-{index:06d}",
-                [self._request(draft) for draft in drafts],
+                [self.request(draft) for draft in drafts],
                 [Stop(stop.text, stop.keep) for stop in self.task.parse.stop],
                 self.task.max_new_tokens,
                 derive(self.seed, "texts", index),

@@ -22,11 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m zerogen.predict` and of the console script `zerogen-predict`."""
     parser = ArgumentParser(
         prog="zerogen-predict",
-        description="Print the label and its probability for texts, or the answer to questions, by the small model that a "
-        "run has trained.",
-        epilog="Without TEXT and --file, texts are read from standard input, one a line. Where the model reads a text and "
-        'a context, each TEXT goes with --context, and lines are JSON: {"text": ..., "context": ...}, for answers '
-        '{"question": ..., "context": ...}.',
+        description="Print the label and its probability for texts, or the answer to questions, by the small model "
+        "that a run has trained.",
+        epilog="Without TEXT and --file, texts are read from standard input, one a line. Where the model reads a text "
+        "and a context, each TEXT goes with --context, and lines are JSON: {text, context}, for answers "
+        "{question, context}.",
     )
     parser.add_argument("folder", type=Path, help="run folder (or the tam/ folder inside it)")
     parser.add_argument("text", nargs="*", default=[], help="text to label, or question to answer")

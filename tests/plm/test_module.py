@@ -16,6 +16,7 @@ import torch
 
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.config import DebiasConfig, DecodingConfig, FilterConfig, PlmConfig, StopConfig, TaskConfig
+from zerogen.contexts import Contexts
 from zerogen.errors import ChildFailed
 from zerogen.generator import Generator
 from zerogen.lightning import quiet_lightning
@@ -195,11 +196,12 @@ def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig
         return generator.rows(n), generator
 
     rows, alone = generated(gpt2, 60)
-    assert alone.contexts is not None
+    assert isinstance(alone.contexts, Contexts)
     assert alone.contexts._exhausted()
     found, together = generated(Several(gpt2, at_once), 60)
+    assert isinstance(together.contexts, Contexts)
     assert found == rows
-    for journal, other in ((alone.journal, together.journal), (alone.contexts.journal, together.contexts.journal)):  # type: ignore[union-attr]
+    for journal, other in ((alone.journal, together.journal), (alone.contexts.journal, together.contexts.journal)):
         mine = [replace(chunk, seconds=0) for chunk in journal.chunks]
         assert mine == [replace(chunk, seconds=0) for chunk in other.chunks][: len(mine)]
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.conftest import toy_rows
 from zerogen.records import Example
-from zerogen.tam.data import Buckets, by_length, collate, split_heldout
+from zerogen.tam.data import Buckets, Encoded, by_length, collate, split_heldout
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -50,7 +50,7 @@ def test_prediction_batches_start_with_the_longest_row() -> None:
 
 
 def test_collate_pads_on_the_right() -> None:
-    batch = collate([([5, 6], 1), ([], 0)], pad=9)
+    batch = collate([Encoded([5, 6], [], 1), Encoded([], [], 0)], pad=9)
     assert batch["input_ids"].tolist() == [[5, 6], [9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1], [0, 0]]
     assert batch["labels"].tolist() == [1, 0]

@@ -1,5 +1,6 @@
 """Training is deterministic, keeps to itself, learns, and is saved in transformers' layout."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from tests.conftest import byte_tokenizer, toy_rows
-from zerogen.config import TamConfig, TrainerConfig
+from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
-from zerogen.tam.classifier import Classifier
+from zerogen.tam.learner import Classifier
 from zerogen.tam.lstm import LstmForSequenceClassification
 from zerogen.tam.train import FitReport, Tam, fit, load_tam
 
 LABELS = ["bad", "good"]
+TASK = TaskConfig(name="toy", labels=LABELS, max_length=64)
 TRAINER = TrainerConfig(lr=3e-3, epochs=4, batch_size=8)
 LONGER = TrainerConfig(lr=3e-3, epochs=15, batch_size=8, schedule="constant")
 
@@ -26,7 +28,7 @@ def config(request: pytest.FixtureRequest, tiny_encoder: Path) -> TamConfig:
 
 
 def trained(config: TamConfig, seed: int = 1, trainer: TrainerConfig = TRAINER) -> tuple[Tam, FitReport]:
-    return fit(toy_rows(120), LABELS, config, trainer, max_length=64, seed=seed)
+    return fit(toy_rows(120), TASK, config, trainer, seed=seed)
 
 
 def weights(tam: Tam) -> torch.Tensor:
@@ -84,7 +86,7 @@ def test_transformers_opens_a_saved_encoder(tiny_encoder: Path, tmp_path: Path) 
 
 
 def test_long_texts_are_cut_at_the_tasks_length(config: TamConfig) -> None:
-    tam, _ = fit(toy_rows(40), LABELS, config, TRAINER, max_length=12, seed=1)
+    tam, _ = fit(toy_rows(40), replace(TASK, max_length=12), config, TRAINER, seed=1)
     assert tam.tokenizer.model_max_length == 12
     long = "dull " * 200
     assert tam.predict([long + "a"]) == tam.predict([long + "b"])
@@ -121,15 +123,15 @@ def test_the_schedule_warms_up_and_decays_to_zero() -> None:
 
 def test_no_rows_or_a_foreign_label_is_refused(config: TamConfig) -> None:
     with pytest.raises(UserError, match="no rows"):
-        fit([], LABELS, config, TRAINER)
+        fit([], TASK, config, TRAINER)
     with pytest.raises(UserError, match="row row-1: label 'good' is not among bad, fine"):
-        fit(toy_rows(4), ["bad", "fine"], config, TRAINER)
+        fit(toy_rows(4), replace(TASK, labels=["bad", "fine"]), config, TRAINER)
 
 
 def test_a_folder_that_is_no_tam_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no trained model"):
         load_tam(tmp_path)
-    with pytest.raises(UserError, match="not a trained text classifier"):
+    with pytest.raises(UserError, match="not a trained task model"):
         load_tam(tiny_encoder)
 
 
@@ -141,7 +143,7 @@ def test_a_classifier_from_elsewhere_cuts_texts_at_its_positions(tiny_encoder: P
     byte_tokenizer().save_pretrained(tmp_path / "tam")
     tam = load_tam(tmp_path)  # the run folder around it will do
     assert tam.predict(["a" * 500 + str(i) for i in range(3)])[0].label in tam.labels
-    assert load_tam(tmp_path, dtype="float32").dtype == "float32"
+    assert load_tam(tmp_path, dtype="float32").use.dtype == "float32"
 
 
 def test_lstm_ids_of_unknown_words_and_padding() -> None:

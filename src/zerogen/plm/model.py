@@ -247,8 +247,8 @@ class Plm(Codec):
     ) -> Iterator[tuple[int, float]]:
         """Score texts: yield (index, mean natural-log probability of its tokens but the first), in any order.
 
-        batch_tokens: tokens scored at a time, padding included; a longer text is scored alone. begins: for each text the
-        character from which on tokens count, given what stands before; all by default. Raises ValueError for a text of
+        batch_tokens: tokens scored at a time, padding included; a longer text is scored alone. begins: the character of
+        each text from which on tokens count, given what stands before; all by default. Raises ValueError for a text of
         fewer than two tokens or of more than the model's positions, and FloatingPointError when a score is NaN.
         """
         encoded = [self.encode(prompt) for prompt in prompts]

@@ -25,10 +25,9 @@ def prompt_labels(
     """Predict the label of each row; its probabilities are the softmax over labels of mean token log-probabilities.
 
     The mean runs over the whole filled prompt but its first token, as in Ye et al. (2022); with scope=text over the
-    text and what stands behind it. With calibration=prior the same of the prompt with an empty text is subtracted, as in
-    the calibrated prompting of Ye et al. (2022, ProGen, https://arxiv.org/abs/2210.12329). What is too long for the PLM
-    is cut at the end of the context, in a prompt without one at the end of the text. Raises `UserError` when the task
-    has no scoring prompts.
+    text and what stands behind it. With calibration=prior the same of the prompt with an empty text is subtracted, as
+    in ProGen (Ye et al., 2022, https://arxiv.org/abs/2210.12329). What is too long for the PLM is cut at the end of the
+    context, in a prompt without one at the end of the text. Raises `UserError` when the task has no scoring prompts.
     """
     setting = setting or SettingConfig()
     if not task.scoring:

@@ -121,6 +121,7 @@ def best_spans(
     starts, ends: logits [T] of the window's tokens, -inf where an answer can neither begin nor end. Of the 20 best
     starts and ends, those pairs count that are in order and at most `longest` tokens long.
     """
+    starts, ends = starts[: len(window.ids)], ends[: len(window.ids)]  # without padding
     none = float(starts[0] + ends[0])
     found = []
     count = min(_BEST, len(starts))

@@ -1,0 +1,264 @@
+"""Pairs and question answering: what the TAMs learn, keep, and must not depend on."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerFast
+
+from tests.conftest import byte_tokenizer, toy_pairs, toy_questions
+from zerogen.config import TamConfig, TaskConfig, TrainerConfig
+from zerogen.errors import UserError
+from zerogen.records import Answer, Prediction, Span
+from zerogen.tam.bidaf import BidafForQuestionAnswering, character_ids
+from zerogen.tam.data import encode
+from zerogen.tam.lstm import two_streams, word_tokenizer
+from zerogen.tam.reader import pick, windows_of
+from zerogen.tam.train import Tam, Use, fit, in_order, load_tam
+from zerogen.tam.vectors import read_vectors
+
+PAIRS = TaskConfig(name="pairs", kind="pair", labels=["bad", "good"], max_length=64)
+ASKED = TaskConfig(name="asked", kind="qa", labels=["question"], max_length=64, answer_tokens=8)
+QUICK = TrainerConfig(lr=3e-3, epochs=2, batch_size=16)
+
+
+@pytest.fixture(params=["encoder", "lstm"])
+def config(request: pytest.FixtureRequest, tiny_encoder: Path) -> TamConfig:
+    if request.param == "lstm":
+        return TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=24, hidden=24, dropout=0.0)
+    return TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32")
+
+
+def trained(task: TaskConfig, config: TamConfig, trainer: TrainerConfig = QUICK, rows: int = 120) -> Tam:
+    examples = toy_pairs(rows) if task.kind == "pair" else toy_questions(rows)
+    return fit(examples, task, config, trainer, seed=1)[0]
+
+
+@pytest.mark.parametrize("task", [PAIRS, ASKED], ids=["pair", "qa"])
+def test_the_same_seed_gives_the_same_weights(task: TaskConfig, config: TamConfig) -> None:
+    before = torch.get_rng_state()
+    first, second = trained(task, config), trained(task, config)
+    assert torch.equal(before, torch.get_rng_state())
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("task", [PAIRS, ASKED], ids=["pair", "qa"])
+def test_it_learns_and_is_as_good_after_saving_and_loading(task: TaskConfig, config: TamConfig, tmp_path: Path) -> None:
+    trainer = TrainerConfig(lr=1e-2 if config.kind == "lstm" else 3e-3, epochs=70, batch_size=16, schedule="constant")
+    tam, report = fit(toy_pairs(240) if task.kind == "pair" else toy_questions(240), task, config, trainer, seed=1)
+    assert report.heldout_accuracy is not None
+    assert report.heldout_accuracy > 0.9
+    rows = toy_pairs(40) if task.kind == "pair" else toy_questions(40)
+    inputs = tam.inputs_of(rows)
+    found = tam.predict(inputs)
+    tam.save(tmp_path / "tam")
+    assert load_tam(tmp_path / "tam").predict(inputs) == found
+    if task.kind == "pair":
+        assert sum(row.label == one.label for row, one in zip(rows, found, strict=True)) >= 36
+    else:
+        assert sum(row.answers[0].text == one.text for row, one in zip(rows, found, strict=True)) >= 36
+        for row, one in zip(rows, found, strict=True):
+            assert row.context is not None
+            assert row.context[one.start :].startswith(one.text)
+            assert 0 < one.probability <= 1
+
+
+@pytest.mark.parametrize("task", [PAIRS, ASKED], ids=["pair", "qa"])
+def test_padding_and_order_do_not_change_a_prediction(task: TaskConfig, config: TamConfig) -> None:
+    tam = trained(task, config)
+    inputs = [("Where?", "In Rome."), ("What does it eat? " * 4, "It eats rice. " * 3), ("x", "y"), ("Who?", "")]
+    for one, found in zip(inputs, tam.predict(inputs), strict=True):
+        (alone,) = tam.predict([one])
+        if isinstance(found, Prediction):
+            assert list(alone.probabilities.values()) == pytest.approx(list(found.probabilities.values()), abs=1e-5)
+        else:
+            assert (alone.text, alone.start) == (found.text, found.start)
+            assert alone.probability == pytest.approx(found.probability, abs=1e-5)
+    assert tam.predict([]) == []
+
+
+def test_inputs_of_another_kind_are_refused(config: TamConfig) -> None:
+    tam = trained(PAIRS, config, replace(QUICK, epochs=1), rows=16)
+    with pytest.raises(TypeError, match=r"pairs: \(text, context\)"):
+        tam.predict(["a text"])
+    with pytest.raises(TypeError, match="pairs"):
+        tam.predict("a text")
+
+
+def test_the_task_says_which_text_comes_first(config: TamConfig) -> None:
+    inputs = [("text", "context")]
+    assert in_order(inputs, ["text", "context"]) == inputs
+    assert in_order(inputs, ["context", "text"]) == [("context", "text")]
+    tams = [
+        trained(replace(PAIRS, order=order), config, replace(QUICK, epochs=1), rows=16)
+        for order in (["text", "context"], ["context", "text"])
+    ]
+    tams[1].model.load_state_dict(tams[0].model.state_dict())
+    assert tams[1].predict([("Rome", "Where")]) == tams[0].predict([("Where", "Rome")])
+
+
+def test_two_streams_part_pairs() -> None:
+    ids = torch.tensor([[5, 6, 7, 8, 0], [9, 3, 0, 0, 0], [4, 4, 4, 2, 2]])
+    mask = (ids > 0).long()
+    types = torch.tensor([[0, 0, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 1, 1]])
+    streams, lengths = two_streams(ids, mask, types)
+    assert streams.tolist() == [[5, 6, 0], [0, 0, 0], [4, 4, 4], [7, 8, 0], [9, 3, 0], [2, 2, 0]]
+    assert lengths.tolist() == [2, 0, 3, 2, 2, 2]
+
+
+def word_reader(length: int) -> PreTrainedTokenizerFast:
+    tokenizer = word_tokenizer(["what is it the word of number " + " ".join(map(str, range(400)))], 1000, reading=True)
+    tokenizer.model_max_length = length
+    return tokenizer
+
+
+def test_windows_cover_a_passage_and_hold_the_answer_at_its_place() -> None:
+    passage = "".join(f"word {i}, " for i in range(300))
+    answer = Answer("word 150", passage.index("word 150"))
+    windows = windows_of(word_reader(64), ["what is it"], [passage], [answer])
+    assert len(windows) > 10
+    assert all(len(window.ids) <= 64 for window in windows)
+    covered = {place for window in windows for place in window.offsets if place}
+    assert all(any(first <= i < last for first, last in covered) for i in range(len(passage)) if passage[i].isalnum())
+    holding = [window for window in windows if window.start]
+    assert holding
+    for window in holding:
+        first, last = window.offsets[window.start], window.offsets[window.end]
+        assert first is not None
+        assert last is not None
+        assert passage[first[0] : last[1]] == "word 150"
+        assert window.words[window.start : window.end + 1] == ["word", "150"]
+    for window in windows:
+        places = [place for place in window.offsets if place]
+        if places[0][0] <= answer.start and places[-1][1] >= answer.start + len(answer.text):
+            assert window in holding
+
+
+def test_a_long_question_leaves_room_for_the_passage() -> None:
+    (window,) = windows_of(word_reader(32), ["what is it " * 40], ["the word"])
+    assert len(window.ids) <= 32
+    assert [word for word, place in zip(window.words, window.offsets, strict=True) if place] == ["the", "word"]
+
+
+def test_an_answer_in_a_far_window_is_found_by_its_characters(tiny_encoder: Path) -> None:
+    """A reader that loves one word finds it wherever it stands."""
+    tam = trained(ASKED, TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32"), replace(QUICK, epochs=1))
+    tam.tokenizer.model_max_length = 40
+    token = tam.tokenizer("Rome", add_special_tokens=False)["input_ids"]
+
+    class Loves(torch.nn.Module):
+        device = torch.device("cpu")
+        config = tam.model.config
+
+        def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+            starts = (input_ids == token[0]).float() * 9
+            ends = (input_ids == token[-1]).float() * 9
+            return type("Outputs", (), {"start_logits": starts, "end_logits": ends})
+
+    tam.model = Loves()
+    passage = "nothing here, " * 20 + "but Rome it was. " + "nothing here, " * 20
+    (found,) = tam.predict([("Where?", passage)])
+    assert (found.text, found.start) == ("Rome", passage.index("Rome"))
+
+
+def test_transformers_opens_a_saved_reader(tiny_encoder: Path, tmp_path: Path) -> None:
+    tam = trained(ASKED, TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32"))
+    tam.save(tmp_path)
+    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path)
+    assert torch.equal(model.qa_outputs.weight, tam.model.qa_outputs.weight)
+
+
+def test_questions_without_an_answer(config: TamConfig) -> None:
+    trainer = TrainerConfig(lr=1e-2 if config.kind == "lstm" else 3e-3, epochs=40, batch_size=16, schedule="constant")
+    rows = toy_questions(240, unanswered=80)
+    tam, _ = fit(rows, ASKED, config, trainer, seed=1)
+    assert tam.use.none
+    found = tam.predict(tam.inputs_of(rows[-10:] + rows[:10]))
+    assert sum(span.text == "" for span in found[:10]) >= 9
+    assert sum(span.text != "" for span in found[10:]) >= 9
+
+
+def test_the_best_span_among_windows() -> None:
+    candidates = [(1.0, 0, 2), (3.0, 4, 6), (3.0, 4, 6), (2.0, 0, 2)]
+    span = pick(candidates, None, "ab cdef")
+    assert (span.text, span.start) == ("de", 4)
+    assert span.probability == pytest.approx(1 / (1 + torch.tensor(-1.0).exp().item()))  # equal ones count once
+    assert pick(candidates, 5.0, "ab cdef").text == ""
+    assert pick([], None, "") == Span("", -1, 1.0)
+
+
+def test_bidaf_never_reads_padding_and_places_logits_on_the_passage(tmp_path: Path) -> None:
+    tam = trained(ASKED, TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=8, hidden=8))
+    assert isinstance(tam.model, BidafForQuestionAnswering)
+    known = {one: i + 2 for i, one in enumerate(tam.model.config.characters)}
+    assert character_ids(["It", "\u4e2d"], known)[0][:3] == [known["I"], known["t"], 0]
+    assert character_ids(["\u4e2d"], known)[0][0] == 1
+    encoded = encode(tam.tokenizer, [("where is it", "it lives in rome")])[0]
+    ids = torch.tensor([encoded.ids])
+    types = torch.tensor([encoded.types])
+    characters = torch.ones(1, len(encoded.ids), 16, dtype=torch.long)
+    with torch.no_grad():
+        plain = tam.model(ids, torch.ones_like(ids), types, characters)
+        wide = torch.nn.functional.pad
+        padded = tam.model(
+            wide(ids, (0, 6), value=7),
+            wide(torch.ones_like(ids), (0, 6)),
+            wide(types, (0, 6)),
+            wide(characters, (0, 0, 0, 6), value=3),
+        )
+    assert encoded.types == [0, 0, 0, 0, 1, 1, 1, 1]
+    torch.testing.assert_close(padded.start_logits[:, :8], plain.start_logits)
+    torch.testing.assert_close(padded.end_logits[:, :8], plain.end_logits)
+    assert plain.start_logits[0, 1:4].tolist() == [0.0, 0.0, 0.0]
+    assert plain.start_logits[0, 4:].abs().min() > 0
+
+
+def test_the_moving_average_is_what_is_kept(tiny_encoder: Path) -> None:
+    config = TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32")
+    plain = trained(ASKED, config, replace(QUICK, epochs=1))
+    averaged = trained(ASKED, config, replace(QUICK, epochs=1, ema=0.999))
+    fresh = trained(ASKED, config, replace(QUICK, epochs=1, lr=1e-12))
+    name = "qa_outputs.weight"
+    weights = [tam.model.state_dict()[name] for tam in (fresh, averaged, plain)]
+    assert not torch.equal(weights[1], weights[2])
+    # It stands between where training began and where it ended.
+    assert torch.dist(weights[0], weights[1]) < torch.dist(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("task", [PAIRS, ASKED], ids=["pair", "qa"])
+def test_training_starts_from_word_vectors(task: TaskConfig, tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_text("2 3\nROME 9 9 9\nrome 1.5 2.5 3.5\noslo 4 5 6\nnowhere 0 0 0\n")
+    config = TamConfig(name="lstm", kind="lstm", dtype="float32", hidden=8, vectors=str(path))
+    tam = trained(task, config, replace(QUICK, epochs=1, lr=1e-12))
+    table = tam.model.words if task.kind == "qa" else tam.model.embedding
+    assert table.weight.shape[1] == 3
+    place = tam.tokenizer.convert_tokens_to_ids("rome")
+    assert table.weight[place].tolist() == pytest.approx([1.5, 2.5, 3.5])
+
+
+def test_word_vectors_in_both_formats_and_wrong_files(tmp_path: Path) -> None:
+    text, binary = tmp_path / "v.txt", tmp_path / "v.bin"
+    text.write_text("rome 1 2\nOslo 3 4\n")
+    numbers = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).numpy().astype("<f4")
+    binary.write_bytes(b"2 2\nrome " + numbers[0].tobytes() + b"\nOslo " + numbers[1].tobytes() + b"\n")
+    for path in (text, binary):
+        found = read_vectors(path, {"rome": 5, "oslo": 7, "lima": 8})
+        assert {place: vector.tolist() for place, vector in found.items()} == {5: [1.0, 2.0], 7: [3.0, 4.0]}
+    wrong = {"rome 1 2\noslo 3\n": "'oslo' has 1 values", "rome a b\n": "v.txt:1: allowed is", "x 1\n": "none of the 1"}
+    for content, message in wrong.items():
+        text.write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_vectors(text, {"rome": 1})
+    with pytest.raises(UserError, match="there is no such file"):
+        read_vectors(tmp_path / "no", {})
+
+
+def test_models_that_want_no_types_get_none() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    assert all(row.types == [] for row in encode(tokenizer, [("a", "b")]))
+    assert Use(**{"kind": "qa"}).none is False

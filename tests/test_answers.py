@@ -1,0 +1,118 @@
+"""Answers are spans of their passages, and passages take turns."""
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from zerogen.answers import Spans, chosen, extractor, rule_spans
+from zerogen.errors import UserError
+from zerogen.progress import Quiet
+from zerogen.records import Answer, Example
+
+PASSAGE = (
+    'On 3 March 1887 Anne Sullivan, who had read "The Story of My Life", came to the small town of Tuscumbia. '
+    "Her teacher paid $25.50 a month. It was the 19th century; 40 percent of the children never saw a school."
+)
+
+
+def test_rules_find_dates_titles_numbers_names_and_noun_phrases() -> None:
+    assert [answer.text for answer in rule_spans(PASSAGE)] == [
+        "3 March 1887",
+        "Anne Sullivan",
+        "The Story of My Life",
+        "small town",
+        "Tuscumbia",
+        "$25.50",
+        "month",
+        "19th century",
+        "40 percent",
+        "school",
+    ]
+
+
+def test_spans_stand_where_they_say_and_do_not_overlap() -> None:
+    drawn = random.Random(0)
+    pieces = [
+        "The ",
+        "Élan",
+        " ",
+        "3,5",
+        "“q q”",
+        '"',
+        "\n",
+        "’s",
+        "U.S.",
+        "中文",
+        "a",
+        "-",
+        "July",
+        "1999",
+        ".",
+        "\u202e",
+        "New York",
+    ]
+    for _ in range(300):
+        passage = "".join(drawn.choices(pieces, k=40))
+        spans = rule_spans(passage)
+        assert all(span.text and passage[span.start :].startswith(span.text) for span in spans)
+        ends = [(span.start, span.start + len(span.text)) for span in spans]
+        assert all(end <= start for (_, end), (start, _) in pairwise(ends))
+        assert len({span.text.casefold() for span in spans}) == len(spans)
+
+
+def test_passages_take_turns_and_begin_again() -> None:
+    passages = [
+        f"{name} met {other} in {1900 + i}."
+        for i, (name, other) in enumerate([("Ann", "Bob"), ("Eve", "Dan"), ("Kim", "Lea")])
+    ]
+    stream = Spans(passages, rule_spans, seed=1)
+    pairs = stream.take(0, 9, Quiet())
+    assert sorted({passage for passage, _ in pairs[:3]}) == sorted(passages)
+    assert (
+        len({(passage, answer) for passage, answer in pairs}) == 6
+    )  # two of each: a first word may only begin a sentence
+    assert all(passage[answer.start :].startswith(answer.text) for passage, answer in pairs)
+    again = Spans(passages, rule_spans, seed=1)
+    assert again.take(0, 4, Quiet()) + again.take(4, 9, Quiet()) == pairs  # whatever is asked for at a time
+    assert Spans(passages, rule_spans, seed=2).take(0, 9, Quiet()) != pairs
+
+
+def test_passages_are_searched_when_their_turn_comes() -> None:
+    searched: list[str] = []
+
+    def find(passage: str) -> list[Answer]:
+        searched.append(passage)
+        return [Answer(passage, 0)]
+
+    Spans([str(i) for i in range(100)], find, seed=1).take(0, 5, Quiet())
+    assert len(searched) == 5
+
+
+def test_no_answer_anywhere_is_an_error() -> None:
+    with pytest.raises(UserError, match="answers: none was found in 2 contexts"):
+        Spans(["nothing here", "or there"], rule_spans, seed=1).take(0, 5, Quiet())
+
+
+def test_gold_answers_are_those_of_the_passage() -> None:
+    rows = [
+        Example("1", "Who?", "question", "Ann met Bob.", answers=(Answer("Ann", 0), Answer("Ann met", 0))),
+        Example("2", "Whom?", "question", "Ann met Bob.", answers=(Answer("Bob", 8),)),
+        Example("3", "Why?", "question", "Ann met Bob.", answers=()),
+    ]
+    find = extractor("gold", rows)
+    assert find("Ann met Bob.") == [Answer("Ann", 0), Answer("Bob", 8)]
+    assert find("Nobody met.") == []
+
+
+def test_spacy_is_an_error_where_it_is_missing_and_auto_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "spacy", None)
+    with pytest.raises(
+        UserError, match="answers=spacy: en_core_web_sm is not installed .*pip install spacy && python -m"
+    ):
+        extractor("spacy", [])
+    monkeypatch.setattr("zerogen.answers.find_spec", lambda name: None)
+    assert chosen("auto") == "rules"
+    assert extractor("auto", []) is rule_spans
+    monkeypatch.setattr("zerogen.answers.find_spec", lambda name: object())
+    assert chosen("auto") == "spacy"
