@@ -3,15 +3,17 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import toy_rows
+from tests.conftest import toy_pairs, toy_questions, toy_rows
 from zerogen import predict
-from zerogen.config import TamConfig, TrainerConfig
+from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.tam.train import fit
 
+TASK = TaskConfig(name="toy", labels=["bad", "good"], max_length=64)
 TEXTS = ["a dull film", 'a "lovely", bright film']
 
 
@@ -20,7 +22,7 @@ def folder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     run = tmp_path_factory.mktemp("run")
     config = TamConfig(name="tiny", model=str(tiny_encoder))
     trainer = TrainerConfig(lr=3e-3, epochs=15, batch_size=8, schedule="constant")
-    fit(toy_rows(120), ["bad", "good"], config, trainer, max_length=64, seed=1)[0].save(run / "tam")
+    fit(toy_rows(120), TASK, config, trainer, seed=1)[0].save(run / "tam")
     return run
 
 
@@ -86,3 +88,45 @@ def test_wrong_input(
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.fixture(scope="module", params=["pair", "qa"])
+def paired(request: pytest.FixtureRequest, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    task = replace(TASK, kind=request.param, labels=TASK.labels if request.param == "pair" else ["question"])
+    rows = toy_pairs(32) if request.param == "pair" else toy_questions(32)
+    config = TamConfig(name="tiny", model=str(tiny_encoder))
+    fit(rows, task, config, TrainerConfig(epochs=1), seed=1)[0].save(run / "tam")
+    return run
+
+
+def test_a_text_goes_with_its_context(
+    paired: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qa = json.loads((paired / "tam" / "config.json").read_text())["zerogen"]["kind"] == "qa"
+    predict.main([str(paired), "Where?", "Why?", "--context", "In Rome.", "--format", "jsonl"])
+    expected = capsys.readouterr().out
+    rows = [json.loads(line) for line in expected.splitlines()]
+    assert [row["question" if qa else "text"] for row in rows] == ["Where?", "Why?"]
+    assert all(("answer" if qa else "label") in row for row in rows)
+    path = tmp_path / "texts.jsonl"
+    name = "question" if qa else "text"
+    path.write_text("".join(json.dumps({name: text, "context": "In Rome."}) + "\n" for text in ("Where?", "Why?")))
+    predict.main([str(paired), "--file", str(path), "--format", "jsonl"])
+    assert capsys.readouterr().out == expected
+    allowed = f"1: no text '{name}'; allowed is {{{name}, context}}"
+    for content, message in (("Where?", "1: not JSON"), ('{"contxt": 1}', allowed)):
+        path.write_text(content)
+        with pytest.raises(SystemExit) as stop:
+            predict.main([str(paired), "--file", str(path)])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        predict.main([str(paired), "Where?"])
+    assert f"this model reads a {name} and a context" in capsys.readouterr().err
+
+
+def test_a_model_of_single_texts_takes_no_context(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        predict.main([str(folder), "a text", "--context", "x"])
+    assert "--context: this model reads a single text" in capsys.readouterr().err

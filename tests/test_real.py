@@ -31,7 +31,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_prompting_beats_chance_on_rotten_tomatoes() -> None:
     task = zerogen.load_task("rotten_tomatoes")
     rows = stratified(zerogen.load_gold(task, "validation"), 150, 0)
-    predictions = prompt_labels(zerogen.load_plm("smollm2"), task, [row.text for row in rows])
+    predictions = prompt_labels(zerogen.load_plm("smollm2"), task, rows)
     right = sum(prediction.label == row.label for prediction, row in zip(predictions, rows, strict=True))
     assert right / len(rows) > 0.6  # chance stays below with 99 % probability
 
@@ -167,3 +167,79 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "gpu=0: there is no such GPU" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+PASSAGES = [
+    f"{name} was born in {place} in {year} and studied {subject} at the university. Later {name} worked in {other}."
+    for name, place, year, subject, other in [
+        ("Anna Berg", "Vienna", 1901, "chemistry", "Boston"),
+        ("Otto Lind", "Prague", 1888, "music", "Lisbon"),
+        ("Mary Cole", "Dublin", 1923, "medicine", "Nairobi"),
+        ("Jean Roux", "Lyon", 1874, "law", "Montreal"),
+        ("Karl Stein", "Bremen", 1910, "botany", "Jakarta"),
+        ("Lucy Hart", "Leeds", 1935, "physics", "Geneva"),
+    ]
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gold data of three tasks in their own columns."""
+    folder = tmp_path_factory.mktemp("data")
+    years = [passage.split(" and ")[0][-4:] for passage in PASSAGES]
+    rows: dict[str, list[dict[str, object]]] = {
+        "qnli": [
+            {"question": "In which year was the person born?", "sentence": passage, "label": i % 2}
+            for i, passage in enumerate(PASSAGES)
+        ],
+        "rte": [
+            {"sentence1": passage, "sentence2": "The person went to a university.", "label": i % 2}
+            for i, passage in enumerate(PASSAGES)
+        ],
+        "squad": [
+            {"id": f"q{i}", "context": passage, "question": "In which year was the person born?",
+             "answers": {"text": [year], "answer_start": [passage.index(year)]}}
+            for i, (passage, year) in enumerate(zip(PASSAGES, years, strict=True))
+        ],
+    }  # fmt: skip
+    for task, of_task in rows.items():
+        (folder / task).mkdir()
+        for split, part in (("train", of_task[:4]), ("validation", of_task[4:])):
+            (folder / task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    return folder
+
+
+@pytest.mark.parametrize("task", ["qnli", "rte", "squad"])
+def test_the_three_settings_on_pairs_and_questions(data_dir: Path, task: str, tmp_path: Path) -> None:
+    done = command(
+        tmp_path, "-m", "setting=supervised,prompting,zerogen", f"task={task}", f"data_dir={data_dir}", "plm=smollm2",
+        "tam=minilm", "n=6", "trainer.epochs=1", "trainer.heldout=0.5", "task.min_words=3", "filter.min_acceptance=0",
+        "decoding.chunk_size=32", "task.debias.decay=0" if task == "rte" else "seed=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "outputs" / "results.csv").open() as file:
+        lines = {line["setting"]: line for line in csv.DictReader(file)}
+    assert set(lines) == {"supervised", "prompting", "zerogen"}
+    main, other = ("exact_match", "accuracy") if task == "squad" else ("accuracy", "exact_match")
+    assert all(0 <= float(line[main]) <= 1 and line[other] == "" for line in lines.values())
+    assert [lines[name]["n_train"] for name in ("supervised", "prompting", "zerogen")] == ["4", "0", "6"]
+    folder = tmp_path / lines["zerogen"]["folder"]
+    rows = [json.loads(line) for line in (folder / f"{task}-dataset.jsonl").read_text().splitlines()]
+    contexts = [row["context" if task == "squad" else "C"] for row in rows]
+    assert set(contexts) <= set(PASSAGES[:4])  # of the training split alone
+    if task == "squad":
+        for row in rows:
+            (text,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
+            assert row["context"][start:].startswith(text)
+            assert row["question"].endswith("?")
+            assert text.casefold() not in row["question"].casefold().split()
+        asked = [str(folder), "In which year was she born?", "--context", PASSAGES[5]]
+    else:
+        assert sorted(row["Y"] for row in rows) == [0, 0, 0, 1, 1, 1]
+        asked = [str(folder), "She was born.", "--context", PASSAGES[5]]
+    predict = [sys.executable, "-m", "zerogen.predict", *asked]
+    found = subprocess.run(predict, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.count("\t") == 2
+    predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [row["context"] for row in predictions] == PASSAGES[4:]
+    assert (folder / "dataset" / "README.md").read_text().startswith("---\ntask_categories:\n- ")

@@ -22,8 +22,8 @@ GET_SPACY = f"pip install spacy && python -m spacy download {SPACY_MODEL}"
 
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _UNIT = (
-    "percent|per cent|million|billion|trillion|thousand|hundred|years?|months?|weeks?|days?|hours?|minutes?|seconds?|century|centuries"
-    "|people|times|miles|km|kilomet(?:re|er)s|met(?:re|er)s|feet|acres|tons|tonnes|dollars|euros|pounds"
+    "percent|per cent|million|billion|trillion|thousand|hundred|years?|months?|weeks?|days?|hours?|minutes?|seconds?"
+    "|century|centuries|people|times|miles|km|kilomet(?:re|er)s|met(?:re|er)s|feet|acres|tons|tonnes|dollars|euros|pounds"
 )
 _NAME = r"(?:[A-Z]\w*(?:(?!['’]s\b)[.'’-]\w+)*)"
 _SMALL = "of the|of|the|de|la|von|van|and|for|&"

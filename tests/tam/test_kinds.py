@@ -14,6 +14,7 @@ from zerogen.errors import UserError
 from zerogen.records import Answer, Prediction, Span
 from zerogen.tam.bidaf import BidafForQuestionAnswering, character_ids
 from zerogen.tam.data import encode
+from zerogen.tam.learner import Learner
 from zerogen.tam.lstm import two_streams, word_tokenizer
 from zerogen.tam.reader import pick, windows_of
 from zerogen.tam.train import Tam, Use, fit, in_order, load_tam
@@ -47,7 +48,8 @@ def test_the_same_seed_gives_the_same_weights(task: TaskConfig, config: TamConfi
 
 @pytest.mark.parametrize("task", [PAIRS, ASKED], ids=["pair", "qa"])
 def test_it_learns_and_is_as_good_after_saving_and_loading(task: TaskConfig, config: TamConfig, tmp_path: Path) -> None:
-    trainer = TrainerConfig(lr=1e-2 if config.kind == "lstm" else 3e-3, epochs=70, batch_size=16, schedule="constant")
+    lr, epochs = (1e-2, 30) if config.kind == "lstm" else (3e-3, 70)
+    trainer = TrainerConfig(lr=lr, epochs=epochs, batch_size=16, schedule="constant")
     tam, report = fit(toy_pairs(240) if task.kind == "pair" else toy_questions(240), task, config, trainer, seed=1)
     assert report.heldout_accuracy is not None
     assert report.heldout_accuracy > 0.9
@@ -172,7 +174,8 @@ def test_transformers_opens_a_saved_reader(tiny_encoder: Path, tmp_path: Path) -
 
 
 def test_questions_without_an_answer(config: TamConfig) -> None:
-    trainer = TrainerConfig(lr=1e-2 if config.kind == "lstm" else 3e-3, epochs=40, batch_size=16, schedule="constant")
+    lr, epochs = (1e-2, 25) if config.kind == "lstm" else (3e-3, 40)
+    trainer = TrainerConfig(lr=lr, epochs=epochs, batch_size=16, schedule="constant")
     rows = toy_questions(240, unanswered=80)
     tam, _ = fit(rows, ASKED, config, trainer, seed=1)
     assert tam.use.none
@@ -262,3 +265,36 @@ def test_models_that_want_no_types_get_none() -> None:
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     assert all(row.types == [] for row in encode(tokenizer, [("a", "b")]))
     assert Use(**{"kind": "qa"}).none is False
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("task", [PAIRS, ASKED], ids=["pair", "qa"])
+def test_training_that_goes_on_ends_as_if_it_had_not_stopped(
+    task: TaskConfig, config: TamConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float | None
+) -> None:
+    rows = toy_pairs(60) if task.kind == "pair" else toy_questions(60)
+    trainer = TrainerConfig(lr=3e-3, epochs=4, batch_size=16, ema=ema)
+    config.dropout = 0.2
+    whole, report = fit(rows, task, config, trainer, seed=1)
+    path = tmp_path / "run" / "training.ckpt"
+    steps = 0
+    original = Learner.training_step
+
+    def stopped(self: Learner, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps > 10:  # in the third epoch
+            raise KeyError("stopped")
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Learner, "training_step", stopped)
+    with pytest.raises(KeyError, match="stopped"):
+        fit(rows, task, config, trainer, seed=1, checkpoint=path)
+    assert path.is_file()
+    steps = -100
+    found, again = fit(rows, task, config, trainer, seed=1, checkpoint=path)
+    assert steps + 100 < 12  # the first two epochs were not trained again
+    assert again == report
+    assert not path.exists()
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, found.model.state_dict()[name]), name

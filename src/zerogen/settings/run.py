@@ -158,6 +158,7 @@ class Run:
                 config.trainer,
                 seed=derive(config.seed, "fit"),
                 device=self.device,
+                checkpoint=self.folder() / f"training-{len(rows)}.ckpt",
                 progress=self.progress,
             )
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy

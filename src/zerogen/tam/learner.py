@@ -26,6 +26,9 @@ class Learner(pl.LightningModule):
         self.model, self.config, self.steps = model, config, steps
         self.correct, self.loss, self.seen = 0, 0.0, 0
         self._average: AveragedModel | None = None
+        if config.ema is not None:
+            self._average = AveragedModel(model, avg_fn=moving_average(config.ema), use_buffers=True)
+        self._random: dict[str, Any] = {}
 
     def judged(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, and for each of its B rows whether the model is right."""
@@ -35,8 +38,20 @@ class Learner(pl.LightningModule):
         return self.judged(batch)[0]
 
     def on_train_start(self) -> None:
-        if self.config.ema is not None:
-            self._average = AveragedModel(self.model, avg_fn=moving_average(self.config.ema), use_buffers=True)
+        if self._random:
+            torch.set_rng_state(self._random["cpu"].cpu())
+            if self._random["cuda"] is not None:
+                torch.cuda.set_rng_state(self._random["cuda"].cpu(), self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random state, from which dropouts are drawn, to what Lightning saves."""
+        checkpoint["random"] = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._random = checkpoint["random"]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._average is not None:
@@ -138,6 +153,16 @@ class BestEpoch(pl.Callback):
         self.accuracy: float | None = None
         self._best: tuple[float, float] | None = None
         self._weights: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.train_dataloader.batch_sampler.epoch = trainer.current_epoch  # more than 0 where training goes on
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "accuracy": self.accuracy, "best": self._best, "weights": self._weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epoch, self.accuracy = state_dict["epoch"], state_dict["accuracy"]
+        self._best, self._weights = state_dict["best"], state_dict["weights"]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.advance(len(batch["input_ids"]))

@@ -205,10 +205,13 @@ def fit(
     *,
     seed: int = 42,
     device: str | torch.device = "cpu",
+    checkpoint: Path | None = None,
     progress: Quiet | None = None,
 ) -> tuple[Tam, FitReport]:
     """Train a fresh TAM for a task on rows and return the weights of its best epoch on held-out rows.
 
+    checkpoint: file that training is saved to after every epoch, and goes on from where it is there; the result is that
+    of a training that was not interrupted. It must be of the same rows and configuration, and is deleted at the end.
     Same rows, configuration and seed give the same weights on the same machine; torch's global random state is left as
     it was. Raises `UserError` when a row's label is not among the task's or there are no rows.
     """
@@ -239,23 +242,42 @@ def fit(
         what = "windows" if task.kind == "qa" else "rows"
         with (progress or Quiet()).bar(f"training on {len(train):,} rows", size * trainer.epochs, what) as advance:
             best = BestEpoch(trainer.patience, advance)
+            saving = [] if checkpoint is None else [_every_epoch(checkpoint)]
+            going_on = checkpoint is not None and checkpoint.is_file()
             lightning = pl.Trainer(
                 accelerator="gpu" if cuda else "cpu",
                 devices=cuda or 1,
                 precision="bf16-mixed" if half_precision(tam.dtype, device) else "32-true",
                 max_epochs=trainer.epochs,
-                callbacks=[best],
+                callbacks=[best, *saving],
                 logger=False,
-                enable_checkpointing=False,
+                enable_checkpointing=bool(saving),
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
             )
-            lightning.fit(module, batches, checks)
+            # Weights and numbers, and what a callback keeps, that this program wrote itself.
+            lightning.fit(module, batches, checks, ckpt_path=str(checkpoint) if going_on else None, weights_only=False)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     model.config.zerogen = asdict(use)  # predictions after loading are made as they were here
     labels = [] if task.kind == "qa" else task.labels
     trained = Tam(model.to(device), tokenizer, labels, use)
     return trained, FitReport(len(train), len(heldout), best.epoch, best.accuracy)
+
+
+def _every_epoch(checkpoint: Path) -> Any:
+    """Return the callback that saves training to a file after every epoch, whole or not at all."""
+    import pytorch_lightning as pl
+
+    class EveryEpoch(pl.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            part = checkpoint.with_suffix(".part")
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(part)
+            part.replace(checkpoint)
+
+    return EveryEpoch()
 
 
 def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example]) -> tuple[Any, Any]:
@@ -362,4 +384,5 @@ def _loader(
         items,  # type: ignore[arg-type]
         batch_sampler=by_length(lengths, batch_size) if seed is None else Buckets(lengths, batch_size, seed),
         collate_fn=collated,
+        generator=torch.Generator(),  # else every epoch draws from the dropouts' random state
     )

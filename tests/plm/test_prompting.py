@@ -1,0 +1,82 @@
+"""PROMPTING: what is scored, what is cut, and how answers end."""
+
+import pytest
+import torch
+
+from tests.conftest import causal_model
+from zerogen.config import SettingConfig, TaskConfig
+from zerogen.errors import UserError
+from zerogen.plm.model import Plm
+from zerogen.plm.prompting import prompt_answers, prompt_labels, softmax
+from zerogen.records import Example
+
+PAIRS = TaskConfig(
+    name="pairs",
+    kind="pair",
+    labels=["yes", "no"],
+    scoring={"yes": '"<C>" It is right: "<X>"', "no": '"<C>" It is wrong: "<X>"'},
+)
+ROWS = [
+    Example("1", "The movie", "yes", "Is this the question?"),
+    Example("2", "A family", "no", "A bright, moving film"),
+    Example("3", "The movie", "no", "Yes."),
+]
+
+
+def token_logprobs(plm: Plm, prompt: str) -> list[float]:
+    """By the model's own forward, of all tokens but the first."""
+    ids = torch.tensor([plm.encode(prompt)])
+    logp = causal_model(plm.network.config.model_type)(ids).logits[0, :-1].log_softmax(-1)
+    found: list[float] = logp.gather(-1, ids[0, 1:, None]).squeeze(-1).tolist()
+    return found
+
+
+@pytest.mark.parametrize("calibration", ["none", "prior"])
+@pytest.mark.parametrize("scope", ["prompt", "text"])
+def test_scores_are_means_over_what_the_setting_says(plm: Plm, scope: str, calibration: str) -> None:
+    def score(label: str, context: str, text: str) -> float:
+        before = PAIRS.scoring[label].split("<X>")[0].replace("<C>", context)
+        values = token_logprobs(plm, before + text + '"')
+        spans = plm.tokenizer(before + text + '"', return_offsets_mapping=True)["offset_mapping"][1:]
+        if scope == "text":
+            values = [value for value, (_, end) in zip(values, spans, strict=True) if end > len(before)]
+        return sum(values) / len(values)
+
+    setting = SettingConfig("prompting", scope, calibration)
+    found = prompt_labels(plm, PAIRS, ROWS, setting)
+    for row, prediction in zip(ROWS, found, strict=True):
+        scores = {label: score(label, row.context or "", row.text) for label in PAIRS.labels}
+        if calibration == "prior":
+            scores = {label: value - score(label, row.context or "", "") for label, value in scores.items()}
+        assert prediction.probabilities == pytest.approx(softmax(scores), abs=1e-5)
+
+
+def test_the_context_is_cut_and_never_the_text(gpt2: Plm) -> None:
+    long = Example("1", "The movie is long", "yes", "word " * 300)
+    asked: list[str] = []
+    gpt2.logprob = lambda prompts, begins: asked.extend(prompts) or iter(enumerate([0.0] * len(prompts)))  # type: ignore[assignment, misc, func-returns-value]
+    prompt_labels(gpt2, PAIRS, [long])
+    assert all(prompt.endswith(': "The movie is long"') for prompt in asked)
+    assert all(100 < len(gpt2.encode(prompt)) <= 128 for prompt in asked)
+    with pytest.raises(UserError, match="scoring: the prompt without <C> is"):
+        prompt_labels(gpt2, PAIRS, [Example("1", "word " * 300, "yes", "short")])
+
+
+def test_answers_are_greedy_and_end_at_a_quote_or_a_line(plm: Plm) -> None:
+    task = TaskConfig(
+        name="asked", kind="qa", labels=["question"], scoring={"question": '"<C>" "<X>": "'}, answer_tokens=12
+    )
+    rows = [Example(str(i), text, "question", "Is this the question? Yes.") for i, text in enumerate(["Who?", "Why?"])]
+    found = prompt_answers(plm, task, rows)
+    for row, span in zip(rows, found, strict=True):
+        model = causal_model(plm.network.config.model_type)
+        ids = torch.tensor([plm.encode(f'"{row.context}" "{row.text}": "')])
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=0
+        )
+        written = plm.decode(out[0, ids.shape[1] :].tolist())
+        assert span.text == written.split('"')[0].split("\n")[0].strip()
+        assert span.start == (row.context or "").find(span.text) if span.text else -1
+        assert 0 < span.probability <= 1
+    with pytest.raises(UserError, match="scoring is empty"):
+        prompt_answers(plm, TaskConfig(name="asked", kind="qa", labels=["question"]), rows)
