@@ -209,7 +209,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("task", ["qnli", "rte", "squad"])
+@pytest.mark.parametrize("task", ["qnli", pytest.param("rte", marks=pytest.mark.long), "squad"])
 def test_the_three_settings_on_pairs_and_questions(data_dir: Path, task: str, tmp_path: Path) -> None:
     done = command(
         tmp_path, "-m", "setting=supervised,prompting,zerogen", f"task={task}", f"data_dir={data_dir}", "plm=smollm2",
