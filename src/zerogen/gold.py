@@ -189,7 +189,7 @@ def _hub_rows(task: TaskConfig, arguments: dict[str, Any], split: str) -> tuple[
         return datasets.load_dataset(**arguments, split=split), where
     except Exception as error:  # whatever a dataset's files, the Hub or a proxy in between may raise
         others = [f"task.gold_source={name}" for name, gold in task.gold.items() if gold.package]
-        instead = others[0] if others else "task=rotten_tomatoes"
+        instead = others[0] if others else "data_dir=FOLDER for files of your own, or task=rotten_tomatoes"
         raise UserError(
             f"gold data of task '{task.name}': {where} could not be loaded ({type(error).__name__}: {_short(error)}); "
             f"without a network use {instead} ({BUNDLED})"

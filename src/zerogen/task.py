@@ -37,6 +37,9 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
     if contexts is not None:
         if task.context is None:
             raise UserError(f"contexts={contexts}: task '{task.name}' has no context")
+        if contexts not in ("plm", "gold") and not Path(contexts).is_file():
+            near = nearest(contexts, ("plm", "gold"))
+            raise UserError(f"contexts={contexts}: there is no such file; allowed are plm, gold or a file{near}")
         task.context.source = contexts
     if answers is not None:
         if task.kind != "qa":

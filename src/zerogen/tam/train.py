@@ -274,7 +274,7 @@ def _every_epoch(checkpoint: Path) -> Any:
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             part = checkpoint.with_suffix(".part")
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(part)
+            trainer.save_checkpoint(part, weights_only=False)
             part.replace(checkpoint)
 
     return EveryEpoch()
