@@ -3,9 +3,9 @@
     python benchmarks/reference.py --data-dir FOLDER [--tasks qnli squad] [--lr 1e-4] [--epochs 3] [--seeds 0]
 
 The reference is what transformers' example scripts run_glue.py and run_qa.py do: the Trainer with its defaults,
-batches of 32, linear decay of the learning rate, pairs cut at 128 tokens, windows of 384 tokens that share 128, the last
-epoch's weights. Its predictions go through the same metrics. zerogen keeps a tenth of the rows to pick the epoch. Without
---lr the scripts' own 2e-5 and 3e-5 are taken; zerogen always trains as its option minilm says.
+batches of 32, linear decay of the learning rate, pairs cut at 128 tokens, windows of 384 tokens that share 128, the
+last epoch's weights. Its predictions go through the same metrics. zerogen keeps a tenth of the rows to pick the epoch.
+Without --lr the scripts' own 2e-5 and 3e-5 are taken; zerogen always trains as its option minilm says.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["task=squad", "task.labels=[a,b]"], "labels=.'a', 'b'.: question answering has none"),
         (["task=squad", "task.debias.decay=10"], "debias.decay=10.0: needs labels"),
         (["task=qnli", "task.order=[text]"], "order=.'text'.: allowed is .context, text. or .text, context."),
-        (["task=qnli", "task.gold.hub.context=null", "contexts=plm", "task.context.prompt=A"], "gold.hub.context has no"),
+        (["task=qnli", "task.gold.hub.context=null", "contexts=plm", "task.context.prompt=A"], "hub.context has no"),
         (["task=qnli", "task.prompts.entailment='no place'"], "prompts.entailment: 'no place' must hold <C>"),
         (["task=squad", "task.prompts.question='<C>'"], "prompts.question: '<C>' must hold <Y>"),
         (["task=qnli", "task.kind=pairs"], "kind: 'pairs' is unknown; .*did you mean 'pair'"),
