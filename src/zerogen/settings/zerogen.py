@@ -88,7 +88,8 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                 run.progress.say(f"{size:,} rows are already in {folder}")
             rows = generator.rows(size)
             chunks = used_chunks(generator.journal.chunks, rows)
-            contexts = generator.contexts
+            context = config.task.context
+            contexts = generator.contexts if context is not None and context.source == "plm" else None
             stage1 = contexts.chunks_for(generator.contexts_before(len(chunks))) if contexts else []
             outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
             outcome.tokens = sum(chunk.tokens for chunk in [*chunks, *stage1])
@@ -122,7 +123,10 @@ def first_outputs(chunk: Chunk, task: TaskConfig) -> str:
     for label in task.labels:
         for sample in [sample for sample in chunk.samples if sample["label"] == label][:2]:
             verdict = f"rejected: {sample['reason']}" if sample["reason"] else "accepted"
-            lines += [f"[{label}, {verdict}] {sample['prompt']}", f"    -> {sample['text']}"]
+            prompt = sample["prompt"]
+            if len(prompt) > 300:  # a passage in the middle
+                prompt = f"{prompt[:120]} ... {prompt[-160:]}"
+            lines += [f"[{label}, {verdict}] {prompt}", f"    -> {sample['text']}"]
     rejects = ", ".join(f"{reason} {count:,}" for reason, count in count_rejects([chunk]).items())
     asked = sum(chunk.asked.values())
     lines.append(f"of the first {asked:,} texts {len(chunk.rows):,} were accepted; rejected: {rejects or 'none'}")
