@@ -11,7 +11,6 @@ from typing import Any
 
 from zerogen.contexts import laps
 from zerogen.errors import UserError
-from zerogen.pool import Chunk
 from zerogen.progress import Quiet
 from zerogen.records import Answer, Example, derive
 
@@ -147,14 +146,10 @@ class Spans:
             self.pairs += islice(self._new, max(0, stop - len(self.pairs)))
         if not self.pairs:
             raise UserError(f"answers: none was found in {len(self.passages):,} contexts")
-        return [self.pairs[place] for _, place in laps(start, stop, len(self.pairs), self.seed, shuffled_from=1)]
+        return [self.pairs[place] for place in laps(start, stop, len(self.pairs), self.seed, shuffled_from=1)]
 
     def check_prompt(self) -> None:
         """Do nothing: there is no prompt."""
-
-    def chunks_for(self, count: int) -> list[Chunk]:
-        """Return no chunk: nothing was written."""
-        return []
 
     def _rounds(self) -> Iterator[tuple[str, Answer]]:
         order = list(range(len(self.passages)))

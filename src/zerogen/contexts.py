@@ -25,8 +25,8 @@ def chunk_size(index: int, largest: int) -> int:
     return min(largest, 64 << min(index, 32))
 
 
-def laps(start: int, stop: int, size: int, seed: int, shuffled_from: int) -> list[tuple[int, int]]:
-    """Return (lap, place) of numbers `start` to `stop` (exclusive) of an endless walk over `size` places.
+def laps(start: int, stop: int, size: int, seed: int, shuffled_from: int) -> list[int]:
+    """Return the places of steps `start` to `stop` (exclusive) of an endless walk over `size` places.
 
     From lap `shuffled_from` on, each lap has an order of its own.
     """
@@ -37,7 +37,7 @@ def laps(start: int, stop: int, size: int, seed: int, shuffled_from: int) -> lis
             orders[lap] = list(range(size))
             if lap >= shuffled_from:
                 Random(derive(seed, "lap", lap)).shuffle(orders[lap])
-        walked.append((lap, orders[lap][step]))
+        walked.append(orders[lap][step])
     return walked
 
 
@@ -49,14 +49,10 @@ class GivenContexts:
 
     def take(self, start: int, stop: int, progress: Quiet) -> list[str]:
         """Return contexts number `start` to `stop` (exclusive)."""
-        return [self.texts[place] for _, place in laps(start, stop, len(self.texts), self.seed, shuffled_from=0)]
+        return [self.texts[place] for place in laps(start, stop, len(self.texts), self.seed, shuffled_from=0)]
 
     def check_prompt(self) -> None:
         """Do nothing: there is no prompt."""
-
-    def chunks_for(self, count: int) -> list[Chunk]:
-        """Return no chunk: nothing was written."""
-        return []
 
 
 class Contexts:
@@ -88,7 +84,7 @@ class Contexts:
             raise UserError(
                 f"context.prompt='{self.config.prompt}': the PLM wrote no context behind it; it wrote: {examples}"
             )
-        return [self.texts[place] for _, place in laps(start, stop, len(self.texts), self.seed, shuffled_from=1)]
+        return [self.texts[place] for place in laps(start, stop, len(self.texts), self.seed, shuffled_from=1)]
 
     def check_prompt(self) -> None:
         """Raise `UserError` where the prompt leaves the PLM no room to write a context."""

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -236,7 +236,9 @@ def read_rows(path: Path) -> list[Row]:
     else:
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(_csv(file, path) if path.suffix == ".csv" else _jsonl(file, path))
+                rows = (
+                    list(_csv(file, path)) if path.suffix == ".csv" else [row for _, row in json_rows(file, str(path))]
+                )
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 text ({error})") from error
     if not rows:
@@ -244,17 +246,21 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _jsonl(lines: Iterable[str], path: Path) -> Iterable[Row]:
+def json_rows(lines: Iterable[str], where: str) -> Iterator[tuple[int, Row]]:
+    """Yield the number of each line that is not empty, and its JSON object.
+
+    where: names the lines' place. Raises `UserError` for a line that is not a JSON object.
+    """
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from error
+            raise UserError(f"{where}:{number}: not JSON ({error.msg} at column {error.colno})") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: allowed is a JSON object, found {type(row).__name__}")
-        yield row
+            raise UserError(f"{where}:{number}: allowed is a JSON object, found {type(row).__name__}")
+        yield number, row
 
 
 def _csv(lines: Iterable[str], path: Path) -> Iterable[Row]:

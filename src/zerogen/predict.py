@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from zerogen.console import ArgumentParser, reporting_errors
 from zerogen.errors import UserError, nearest
+from zerogen.gold import json_rows
 from zerogen.models import tam_folder
 from zerogen.records import Span
 
@@ -90,19 +91,10 @@ def inputs_of(kind: str, texts: Sequence[str], context: str | None, lines: Seque
     if context is not None:  # every line is a text of its own
         return [(line, context) for line in lines]
     inputs: list[Input] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}:{number}: not JSON ({error.msg} at column {error.colno})") from error
+    for number, row in json_rows(lines, where):
         for key in (name, "context"):
-            if not isinstance(row, dict) or not isinstance(row.get(key), str):
-                found = row if isinstance(row, dict) else {}
-                raise UserError(
-                    f"{where}:{number}: no text '{key}'; allowed is {{{name}, context}}{nearest(key, found)}"
-                )
+            if not isinstance(row.get(key), str):
+                raise UserError(f"{where}:{number}: no text '{key}'; allowed is {{{name}, context}}{nearest(key, row)}")
         inputs.append((row[name], row["context"]))
     return inputs
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from zerogen.config import TaskConfig
+from zerogen.contexts import Contexts
 from zerogen.dataset import load_synthetic
 from zerogen.generator import Generator
 from zerogen.gold import stratified, stratified_order
@@ -90,7 +91,8 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
             chunks = used_chunks(generator.journal.chunks, rows)
             context = config.task.context
             contexts = generator.contexts if context is not None and context.source == "plm" else None
-            stage1 = contexts.chunks_for(generator.contexts_before(len(chunks))) if contexts else []
+            written_for = generator.contexts_before(len(chunks))
+            stage1 = contexts.chunks_for(written_for) if isinstance(contexts, Contexts) else []
             outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
             outcome.tokens = sum(chunk.tokens for chunk in [*chunks, *stage1])
             # The pool remembers what its chunks cost, also where an earlier run wrote them.

@@ -82,9 +82,7 @@ class Tam:
 
     def inputs_of(self, rows: Sequence[Example]) -> list[Input]:
         """Return what `predict` reads of rows."""
-        if self.use.kind == "classification":
-            return [row.text for row in rows]
-        return [(row.text, row.context or "") for row in rows]
+        return inputs_of(self.use.kind, rows)
 
     def _run(self, batch: dict[str, torch.Tensor]) -> Any:
         device = self.model.device
@@ -183,6 +181,11 @@ def require(config: TamConfig, kind: str) -> None:
         _encoder(config, ["a", "b"], kind, 8)
     elif config.vectors is not None and not Path(config.vectors).is_file():
         raise UserError(f"tam.vectors={config.vectors}: there is no such file")
+
+
+def inputs_of(kind: str, rows: Sequence[Example]) -> list[Input]:
+    """Return what a TAM for a kind of task reads of rows: texts, or texts with their contexts."""
+    return [row.text if kind == "classification" else (row.text, row.context or "") for row in rows]
 
 
 def in_order(inputs: Sequence[Input], order: Sequence[str]) -> list[Input]:
@@ -367,8 +370,7 @@ def _loader(
             tokenizer, [row.text for row in rows], [row.context or "" for row in rows], answers
         )
     else:
-        pairs = task.kind == "pair"
-        inputs: list[Input] = [(row.text, row.context or "") if pairs else row.text for row in rows]
+        inputs = inputs_of(task.kind, rows)
         items = [
             replace(encoded, label=task.labels.index(row.label))
             for encoded, row in zip(encode(tokenizer, in_order(inputs, task.order)), rows, strict=True)
