@@ -254,7 +254,7 @@ def fit(
                 max_epochs=trainer.epochs,
                 callbacks=[best, *saving],
                 logger=False,
-                enable_checkpointing=bool(saving),
+                enable_checkpointing=False,  # its own would be written to the working directory
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
