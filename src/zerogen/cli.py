@@ -37,7 +37,7 @@ _KINDS = {
     "ListConfig": "a list such as [0,1]",
 }
 _HELP = """\
-zerogen: a small text classifier from label names and prompts alone.
+zerogen: a small task model from label names and prompts alone.
 
   python -m zerogen task=rotten_tomatoes setting=zerogen plm=smollm2 tam=minilm
   python -m zerogen -m setting=prompting,zerogen task=rotten_tomatoes,imdb
