@@ -1,4 +1,4 @@
-"""zerogen: train a small text classifier on what a language model writes from prompts.
+"""zerogen: train a small task model on what a language model writes from prompts.
 
 >>> task = zerogen.load_task("rotten_tomatoes")
 >>> rows = zerogen.generate(task, zerogen.load_plm("smollm2"), n=500)
