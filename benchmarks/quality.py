@@ -131,7 +131,7 @@ def main() -> None:
             print(line(title, "none", results, ""), flush=True)
         for setting in options.settings:
             # PROMPTING draws nothing: its result is the same for every seed.
-            seeds = options.seeds[:1] if setting == "prompting" else options.seeds
+            seeds = [0] if setting == "prompting" else options.seeds
             for tam in options.tams[:1] if setting == "prompting" else options.tams:
                 for n in options.sizes if setting == "zerogen" else [0]:
                     cells = [run_cell(options, name, setting, tam, n, seed) for seed in seeds]

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerFast
+from transformers import AutoModelForQuestionAnswering
 
 from tests.conftest import byte_tokenizer, toy_pairs, toy_questions
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
-from zerogen.records import Answer, Prediction, Span
+from zerogen.records import Prediction
 from zerogen.tam.bidaf import BidafForQuestionAnswering, character_ids
 from zerogen.tam.data import encode
-from zerogen.tam.learner import Learner
-from zerogen.tam.lstm import two_streams, word_tokenizer
-from zerogen.tam.reader import pick, windows_of
+from zerogen.tam.learner import Learner, moving_average
+from zerogen.tam.lstm import two_streams
+from zerogen.tam.reader import collate_windows, windows_of
 from zerogen.tam.train import Tam, Use, fit, in_order, load_tam
 from zerogen.tam.vectors import read_vectors
 
@@ -111,40 +111,6 @@ def test_two_streams_part_pairs() -> None:
     assert lengths.tolist() == [2, 0, 3, 2, 2, 2]
 
 
-def word_reader(length: int) -> PreTrainedTokenizerFast:
-    tokenizer = word_tokenizer(["what is it the word of number " + " ".join(map(str, range(400)))], 1000, reading=True)
-    tokenizer.model_max_length = length
-    return tokenizer
-
-
-def test_windows_cover_a_passage_and_hold_the_answer_at_its_place() -> None:
-    passage = "".join(f"word {i}, " for i in range(300))
-    answer = Answer("word 150", passage.index("word 150"))
-    windows = windows_of(word_reader(64), ["what is it"], [passage], [answer])
-    assert len(windows) > 10
-    assert all(len(window.ids) <= 64 for window in windows)
-    covered = {place for window in windows for place in window.offsets if place}
-    assert all(any(first <= i < last for first, last in covered) for i in range(len(passage)) if passage[i].isalnum())
-    holding = [window for window in windows if window.start]
-    assert holding
-    for window in holding:
-        first, last = window.offsets[window.start], window.offsets[window.end]
-        assert first is not None
-        assert last is not None
-        assert passage[first[0] : last[1]] == "word 150"
-        assert window.words[window.start : window.end + 1] == ["word", "150"]
-    for window in windows:
-        places = [place for place in window.offsets if place]
-        if places[0][0] <= answer.start and places[-1][1] >= answer.start + len(answer.text):
-            assert window in holding
-
-
-def test_a_long_question_leaves_room_for_the_passage() -> None:
-    (window,) = windows_of(word_reader(32), ["what is it " * 40], ["the word"])
-    assert len(window.ids) <= 32
-    assert [word for word, place in zip(window.words, window.offsets, strict=True) if place] == ["the", "word"]
-
-
 def test_an_answer_in_a_far_window_is_found_by_its_characters(tiny_encoder: Path) -> None:
     """A reader that loves one word finds it wherever it stands."""
     tam = trained(ASKED, TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32"), replace(QUICK, epochs=1))
@@ -184,15 +150,6 @@ def test_questions_without_an_answer(config: TamConfig) -> None:
     assert sum(span.text != "" for span in found[10:]) >= 9
 
 
-def test_the_best_span_among_windows() -> None:
-    candidates = [(1.0, 0, 2), (3.0, 4, 6), (3.0, 4, 6), (2.0, 0, 2)]
-    span = pick(candidates, None, "ab cdef")
-    assert (span.text, span.start) == ("de", 4)
-    assert span.probability == pytest.approx(1 / (1 + torch.tensor(-1.0).exp().item()))  # equal ones count once
-    assert pick(candidates, 5.0, "ab cdef").text == ""
-    assert pick([], None, "") == Span("", -1, 1.0)
-
-
 def test_bidaf_never_reads_padding_and_places_logits_on_the_passage(tmp_path: Path) -> None:
     tam = trained(ASKED, TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=8, hidden=8))
     assert isinstance(tam.model, BidafForQuestionAnswering)
@@ -217,6 +174,82 @@ def test_bidaf_never_reads_padding_and_places_logits_on_the_passage(tmp_path: Pa
     torch.testing.assert_close(padded.end_logits[:, :8], plain.end_logits)
     assert plain.start_logits[0, 1:4].tolist() == [0.0, 0.0, 0.0]
     assert plain.start_logits[0, 4:].abs().min() > 0
+
+
+def test_the_two_stream_lstm_computes_its_formula() -> None:
+    """One pair at a time, without padding, as Conneau et al. (2017) write it."""
+    tam = trained(PAIRS, TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=8, hidden=6))
+    pairs = [("the film was good fun", "good"), ("bad", "it was very bad and long")]
+    found = tam.predict(pairs)
+    model = tam.model
+    assert (model.config.layers, model.lstm.num_layers) == (2, 2)
+    with torch.no_grad():
+        for (text, context), prediction in zip(pairs, found, strict=True):
+            p, h = (
+                model.lstm(model.embedding(torch.tensor([tam.tokenizer(one)["input_ids"]])))[0][0].max(0).values
+                for one in (context, text)  # the order of the task
+            )
+            logits = model.classifier(torch.cat([p, h, (p - h).abs(), p * h])[None])[0]
+            expected = dict(zip(tam.labels, logits.softmax(-1).tolist(), strict=True))
+            assert prediction.probabilities == pytest.approx(expected, abs=1e-6)
+
+
+def test_bidaf_computes_its_formula() -> None:
+    """One question at a time, word by word, as Seo et al. (2017) write it; in a batch it is padded."""
+    tam = trained(ASKED, TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=8, hidden=6))
+    model: Any = tam.model
+    rows = [("where is it", "it lives in rome"), ("who", "anna lives here and bob in oslo , it is said")]
+    windows = windows_of(tam.tokenizer, [row[0] for row in rows], [row[1] for row in rows], spelled=True)
+    known = {one: i + 2 for i, one in enumerate(model.config.characters)}
+    batch = collate_windows(windows, 0, True, known)
+    del batch["starts"], batch["ends"], batch["inside"]
+    with torch.no_grad():
+        found = model(**batch)
+        for row, window in enumerate(windows):
+            embedded = torch.stack(
+                [_word_of_bidaf(model, *of, known) for of in zip(window.ids, window.words, strict=True)]
+            )
+            count = sum(place is not None for place in window.offsets)
+            parts = embedded[: len(window.ids) - count], embedded[len(window.ids) - count :]
+            question, passage = (model.contextual.lstm(part[None])[0][0] for part in parts)
+            scores = torch.stack(
+                [
+                    torch.stack(
+                        [model.similarity(torch.cat([word, asked, word * asked])).squeeze() for asked in question]
+                    )
+                    for word in passage
+                ]
+            )
+            attended = scores.softmax(1) @ question
+            back = scores.max(1).values.softmax(0) @ passage
+            flow = torch.cat([passage, attended, passage * attended, passage * back], 1)
+            modelled = model.modelling.lstm(flow[None])[0][0]
+            closed = model.closing.lstm(modelled[None])[0][0]
+            starts = model.start(torch.cat([flow, modelled], 1)).squeeze(1)
+            ends = model.end(torch.cat([flow, closed], 1)).squeeze(1)
+            for mine, logits, none in ((starts, found.start_logits, 0), (ends, found.end_logits, 1)):
+                torch.testing.assert_close(logits[row, len(window.ids) - count : len(window.ids)], mine)
+                assert logits[row, 0] == model.none[none]
+
+
+def _word_of_bidaf(model: Any, word: int, spelling: str, known: dict[str, int]) -> torch.Tensor:
+    letters = model.characters(torch.tensor(character_ids([spelling], known)))
+    spelled = model.filters(letters.transpose(1, 2))[0].max(1).values
+    made = torch.cat([model.words(torch.tensor(word)), spelled])
+    for layer in model.highway:
+        new, gate = layer(made).chunk(2)
+        made = gate.sigmoid() * new.relu() + (1 - gate.sigmoid()) * made
+    return made
+
+
+def test_the_papers_sizes_are_the_defaults() -> None:
+    sizes = {}
+    for kind, rows in (("classification", toy_pairs(20)), ("pair", toy_pairs(20)), ("qa", toy_questions(20))):
+        task = replace(ASKED if kind == "qa" else PAIRS, kind=kind)
+        model: Any = fit(rows, task, TamConfig(name="lstm", kind="lstm"), replace(QUICK, epochs=1), seed=1)[0].model
+        config = model.config
+        sizes[kind] = config.embedding, config.hidden, config.dropout, getattr(config, "layers", None)
+    assert sizes == {"classification": (100, 150, 0.5, 1), "pair": (100, 300, 0.5, 2), "qa": (100, 100, 0.2, None)}
 
 
 def test_the_moving_average_is_what_is_kept(tiny_encoder: Path) -> None:
@@ -260,10 +293,45 @@ def test_word_vectors_in_both_formats_and_wrong_files(tmp_path: Path) -> None:
         read_vectors(tmp_path / "no", {})
 
 
+def test_pairs_of_empty_texts_have_a_prediction(config: TamConfig) -> None:
+    assert trained(PAIRS, config).predict([("", "")])[0].label in PAIRS.labels
+
+
+def test_the_moving_average_follows_faster_at_first() -> None:
+    update = moving_average(0.5)
+    average, expected = torch.tensor(0.0), 0.0
+    for step, value in enumerate([1.0, 3.0, -2.0, 8.0]):
+        average = update(average, torch.tensor(value), torch.tensor(step))
+        share = min(0.5, (1 + step) / (10 + step))
+        expected = share * expected + (1 - share) * value
+        assert float(average) == pytest.approx(expected)
+    assert float(update(torch.tensor(0.0), torch.tensor(1.0), torch.tensor(1000))) == pytest.approx(0.5)
+
+
+def test_training_that_patience_has_ended_does_not_go_on(
+    config: TamConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its last save and its end."""
+    rows = toy_pairs(60)
+    trainer = TrainerConfig(lr=1e-12, epochs=9, batch_size=16, patience=1, schedule="constant")
+    path, kept = tmp_path / "training.ckpt", tmp_path / "kept.ckpt"
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda self, **_: self.rename(kept) if self == path else unlink(self))
+    whole, report = fit(rows, PAIRS, config, trainer, seed=1, checkpoint=path)
+    monkeypatch.undo()
+    state = torch.load(kept, weights_only=False)
+    assert state["epoch"] < 8  # it did stop early
+    kept.rename(path)
+    found, again = fit(rows, PAIRS, config, trainer, seed=1, checkpoint=path)
+    assert again == report
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, found.model.state_dict()[name]), name
+
+
 def test_models_that_want_no_types_get_none() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    assert all(row.types == [] for row in encode(tokenizer, [("a", "b")]))
+    assert all(row.types is None for row in encode(tokenizer, [("a", "b")]))
     assert Use(**{"kind": "qa"}).none is False
 
 

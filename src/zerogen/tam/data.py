@@ -79,10 +79,13 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of a text, or of a pair of them. types: 0 or 1 for the text of each token, empty for a single one."""
+    """Token ids of a text, or of a pair of them.
+
+    types: 0 or 1 for the text of each token of a pair; None for a single text, or where the model does not read them.
+    """
 
     ids: list[int]
-    types: list[int]
+    types: list[int] | None
     label: int = 0
 
 
@@ -93,7 +96,7 @@ def encode(tokenizer: Any, texts: Sequence[str | tuple[str, str]]) -> list[Encod
         return []
     if not pairs:
         found = tokenizer(list(texts), truncation=True, return_attention_mask=False, return_token_type_ids=False)
-        return [Encoded(ids, []) for ids in found["input_ids"]]
+        return [Encoded(ids, None) for ids in found["input_ids"]]
     found = tokenizer(
         [first for first, _ in pairs],
         [second for _, second in pairs],
@@ -101,7 +104,7 @@ def encode(tokenizer: Any, texts: Sequence[str | tuple[str, str]]) -> list[Encod
         return_attention_mask=False,
         return_token_type_ids=reads_types(tokenizer),
     )
-    types = found.get("token_type_ids") or [[]] * len(texts)
+    types = found.get("token_type_ids") or [None] * len(texts)
     return [Encoded(ids, of) for ids, of in zip(found["input_ids"], types, strict=True)]
 
 
@@ -111,13 +114,14 @@ def reads_types(tokenizer: Any) -> bool:
 
 
 def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
-    """Pad rows to input_ids and attention_mask (of pairs token_type_ids, too) [B, T] and labels [B]."""
+    """Pad rows to input_ids and attention_mask (token_type_ids, too, where rows have types) [B, T] and labels [B]."""
     width = max(1, *(len(row.ids) for row in rows))
     batch = {
         "input_ids": torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows]),
         "attention_mask": torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows]),
         "labels": torch.tensor([row.label for row in rows]),
     }
-    if any(row.types for row in rows):
-        batch["token_type_ids"] = torch.tensor([row.types + [0] * (width - len(row.types)) for row in rows])
+    types = [row.types for row in rows if row.types is not None]
+    if types:
+        batch["token_type_ids"] = torch.tensor([of + [0] * (width - len(of)) for of in types])
     return batch

@@ -156,6 +156,7 @@ class BestEpoch(pl.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         trainer.train_dataloader.batch_sampler.epoch = trainer.current_epoch  # more than 0 where training goes on
+        self._stop_without_progress(trainer, trainer.current_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "accuracy": self.accuracy, "best": self._best, "weights": self._weights}
@@ -173,7 +174,10 @@ class BestEpoch(pl.Callback):
         if self._best is None or score > self._best:
             self._best, self.epoch, self.accuracy = score, epoch, score[0]
             self._weights = {name: tensor.detach().clone() for name, tensor in pl_module.model.state_dict().items()}
-        elif self.patience is not None and epoch - self.epoch >= self.patience:
+        self._stop_without_progress(trainer, epoch)
+
+    def _stop_without_progress(self, trainer: Any, epoch: int) -> None:
+        if self._best is not None and self.patience is not None and epoch - self.epoch >= self.patience:
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:

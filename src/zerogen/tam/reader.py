@@ -22,7 +22,8 @@ class Window:
     """A question and a part of its passage, as token ids.
 
     row: which question. offsets: characters (start, end) of each token in the passage, None for one that is not of it;
-    the first token stands for no answer. words: text of the tokens. start, end: first and last token of the answer.
+    the first token stands for no answer. words: text of the tokens, empty where the model does not spell them. start,
+    end: first and last token of the answer.
     """
 
     row: int
@@ -35,55 +36,74 @@ class Window:
 
 
 def windows_of(
-    tokenizer: Any, questions: Sequence[str], passages: Sequence[str], answers: Sequence[Answer | None] = ()
+    tokenizer: Any,
+    questions: Sequence[str],
+    passages: Sequence[str],
+    answers: Sequence[Answer | None] = (),
+    spelled: bool = False,
 ) -> list[Window]:
-    """Cut each passage into windows that fit the tokenizer's maximum beside the question, STRIDE tokens shared.
+    """Cut each passage into windows that fit the tokenizer's maximum beside the question.
 
-    A question takes at most half of a window. answers: one per row, to learn from; a window that does not hold all of
-    it has none. A row whose passage has no token has one window all the same.
+    Neighbouring windows share STRIDE tokens, or half of what the longest question leaves for a passage where that is
+    less. A question takes at most half of a window. answers: one per row, to learn from; a window that does not hold
+    all of it has none. spelled: whether windows have `words`. A row whose passage has no token has one window all the
+    same.
     """
     if not questions:
         return []
     longest = tokenizer.model_max_length
-    most = max(1, longest // 2 - tokenizer.num_special_tokens_to_add(pair=True))
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    most = max(1, longest // 2 - special)
     asked = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     questions = [
         question if len(places) <= most else question[: places[most - 1][1]]
         for question, places in zip(questions, asked, strict=True)
     ]
+    room = longest - special - min(most, max(map(len, asked)))
     encoded = tokenizer(
         questions,
         list(passages),
         truncation="only_second",
         max_length=longest,
-        stride=min(STRIDE, longest // 4),
+        stride=min(STRIDE, room // 2),
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         return_token_type_ids=True,
     )
     made = []
-    for i, row in enumerate(encoded["overflow_to_sample_mapping"]):
+    rows = encoded["overflow_to_sample_mapping"]
+    for i, row in enumerate(rows):
         offsets, sequence = encoded["offset_mapping"][i], encoded.sequence_ids(i)
         places = [tuple(place) if of == 1 else None for place, of in zip(offsets, sequence, strict=True)]
-        texts = {0: questions[row], 1: passages[row]}
-        words = [
-            "" if of is None else texts[of][first:last] for (first, last), of in zip(offsets, sequence, strict=True)
-        ]
+        words: list[str] = []
+        if spelled:
+            texts = {None: "", 0: questions[row], 1: passages[row]}
+            words = [texts[of][first:last] for (first, last), of in zip(offsets, sequence, strict=True)]
         answer = answers[row] if answers else None
-        start, end = (0, 0) if answer is None else _tokens_of(answer, places)
+        start, end = 0, 0
+        if answer is not None:
+            open_left, open_right = rows[i - 1 : i] != [row], rows[i + 1 : i + 2] != [row]
+            start, end = _tokens_of(answer, places, open_left, open_right)
         made.append(Window(row, encoded["input_ids"][i], encoded["token_type_ids"][i], places, words, start, end))
     return made
 
 
-def _tokens_of(answer: Answer, places: Sequence[tuple[int, int] | None]) -> tuple[int, int]:
-    """Return the first and the last token of an answer; (0, 0) where not all of it is there."""
+def _tokens_of(answer: Answer, places: Sequence[tuple[int, int] | None], begins: bool, ends: bool) -> tuple[int, int]:
+    """Return the first and the last token of an answer; (0, 0) where not all of it is in the window.
+
+    begins, ends: whether the window is the first or the last one of its passage. White space, and what else a tokenizer
+    drops at the edges of an answer, need not be covered.
+    """
     first, last = answer.start, answer.start + len(answer.text)
-    touched = [i for i, place in enumerate(places) if place is not None and place[0] < last and place[1] > first]
+    inside = [i for i, place in enumerate(places) if place is not None]
+    touched = [i for i in inside if places[i][0] < last and places[i][1] > first]  # type: ignore[index]
     if not touched:
         return 0, 0
     start, end = touched[0], touched[-1]
-    whole = places[start][0] <= first and places[end][1] >= last  # type: ignore[index]
-    return (start, end) if whole else (0, 0)
+    # Only at the edge of a window that was cut there may a part of the answer be missing.
+    cut_left = start == inside[0] and not begins and places[start][0] > first  # type: ignore[index]
+    cut_right = end == inside[-1] and not ends and places[end][1] < last  # type: ignore[index]
+    return (0, 0) if cut_left or cut_right else (start, end)
 
 
 def collate_windows(

@@ -95,13 +95,16 @@ class Tam:
         for batch in by_length([len(row.ids) for row in encoded], batch_size):
             tensors = collate([encoded[i] for i in batch], self.tokenizer.pad_token_id)
             del tensors["labels"]
-            for i, row in zip(batch, self._run(tensors).logits.float().softmax(-1).tolist(), strict=True):
+            probabilities = self._run(tensors).logits.float().softmax(-1)
+            _refuse_nan(probabilities)
+            for i, row in zip(batch, probabilities.tolist(), strict=True):
                 done[i] = Prediction.of(dict(zip(self.labels, row, strict=True)))
             advance(len(batch))
         return [done[i] for i in range(len(inputs))]
 
     def _spans(self, inputs: Sequence[tuple[str, str]], batch_size: int, advance: Any) -> list[Span]:
-        windows = windows_of(self.tokenizer, [one[0] for one in inputs], [one[1] for one in inputs])
+        questions, passages = [one[0] for one in inputs], [one[1] for one in inputs]
+        windows = windows_of(self.tokenizer, questions, passages, spelled=_spells(self.model))
         candidates: list[list[tuple[float, int, int]]] = [[] for _ in inputs]
         none = [float("inf")] * len(inputs)
         left = [0] * len(inputs)
@@ -112,6 +115,7 @@ class Tam:
             inside = tensors.pop("inside")
             del tensors["starts"], tensors["ends"]
             starts, ends = span_logits(self._run(tensors), inside.to(self.model.device))
+            _refuse_nan(starts + ends)
             for i, first, last in zip(batch, starts.cpu(), ends.cpu(), strict=True):
                 row = windows[i].row
                 found, no_answer = best_spans(first, last, windows[i], self.use.answer_tokens)
@@ -120,8 +124,7 @@ class Tam:
                 left[row] -= 1
                 advance(int(not left[row]))
         return [
-            pick(candidates[row], none[row] if self.use.none else None, passage)
-            for row, (_, passage) in enumerate(inputs)
+            pick(candidates[row], none[row] if self.use.none else None, passage) for row, passage in enumerate(passages)
         ]
 
     def save(self, folder: Path) -> None:
@@ -230,7 +233,8 @@ def fit(
     device = torch.device(device)
     train, heldout = split_heldout(rows, trainer.heldout, seed)
     cuda = [device.index or 0] if device.type == "cuda" else []
-    use = Use(task.kind, list(task.order), tam.dtype, task.answer_tokens, any(not row.answers for row in rows))
+    unanswered = task.kind == "qa" and any(not row.answers for row in rows)
+    use = Use(task.kind, list(task.order), tam.dtype, task.answer_tokens, unanswered)
     with torch.random.fork_rng(devices=cuda), quiet_lightning():
         torch.manual_seed(derive(seed, "tam"))
         if tam.kind == "lstm":
@@ -353,10 +357,19 @@ def _bound(model: Any, tokenizer: Any) -> None:
     tokenizer.model_max_length = min(positions, tokenizer.model_max_length)
 
 
+def _refuse_nan(scores: torch.Tensor) -> None:
+    if scores.isnan().any():
+        raise FloatingPointError("a score of the task model is NaN")
+
+
+def _spells(model: Any) -> bool:
+    """Tell whether a model reads the characters of words."""
+    return hasattr(model.config, "characters")
+
+
 def _windows(windows: Sequence[Any], model: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
     """Collate windows for a model."""
-    spelled = getattr(model.config, "characters", None)
-    characters = None if spelled is None else {one: i + 2 for i, one in enumerate(spelled)}
+    characters = {one: i + 2 for i, one in enumerate(model.config.characters)} if _spells(model) else None
     return collate_windows(windows, tokenizer.pad_token_id, reads_types(tokenizer), characters)
 
 
@@ -366,9 +379,8 @@ def _loader(
     """Return batches for training, in an order drawn by `seed`, or for a check (seed None)."""
     if task.kind == "qa":
         answers = [row.answers[0] if row.answers else None for row in rows]
-        items: list[Any] = windows_of(
-            tokenizer, [row.text for row in rows], [row.context or "" for row in rows], answers
-        )
+        questions, passages = [row.text for row in rows], [row.context or "" for row in rows]
+        items: list[Any] = windows_of(tokenizer, questions, passages, answers, _spells(model))
     else:
         inputs = inputs_of(task.kind, rows)
         items = [
