@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zerogen import cli
-from zerogen.config import Config, help_of
+from zerogen.config import Config, TrainerConfig, help_of
 
 SPAM = """
 name: spam
@@ -16,6 +16,9 @@ labels: [ham, spam]
 prompts: {ham: 'A friend wrote: "', spam: 'An advertiser wrote: "'}
 scoring: {ham: 'A friend wrote: "<X>"', spam: 'An advertiser wrote: "<X>"'}
 """
+
+EMPTY = '{"question": "Why?", "sentence": " ", "label": 0}\n'
+ASKED = '{"id": "1", "question": "Who?", "context": "Ann.", "answers": {"text": ["Ann"], "answer_start": [0]}}\n'
 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
@@ -35,6 +38,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "spam.yaml").write_text(SPAM)
+    for place in ("data/qnli", "data/squad", "twice/qnli"):
+        (tmp_path / place).mkdir(parents=True)
+        for name in ("train.jsonl", "validation.jsonl"):
+            (tmp_path / place / name).write_text(ASKED if "squad" in place else EMPTY)
+    (tmp_path / "twice" / "qnli" / "train.csv").write_text(EMPTY)
+    (tmp_path / "data" / "none.txt").write_text("so it goes on and on\n")
+    (tmp_path / "data" / "c.jsonl").write_text('{"sentence": "A text."}\n{"sentence": null}\n')
+    (tmp_path / "data" / "d.jsonl").write_text('{"sentence": "A text."}\n{"sentense": "Another."}\n')
     return tmp_path
 
 
@@ -93,6 +104,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
           "trainer.lr=0"], "trainer.lr=0"),
         (["task=qnli", "data_dir=nowhere"], "data_dir=nowhere: there is no folder nowhere/qnli"),
         (["task=qnli", "contexts=golden"], "contexts=golden: there is no such file; allowed are .*did you mean 'gold'"),
+        (["task=qnli", "data_dir=data", "task.gold_source=hup"], "gold_source: 'hup' is unknown; .*did you mean 'hub'"),
+        (["task=qnli", "data_dir=twice"], "twice/qnli/train.jsonl and twice/qnli/train.csv are both there; keep one"),
+        (["--config-dir", "conf", "task=spam", "data_dir=data"], "data_dir=data: task 'spam' has no gold source"),
+        (["task=squad", "contexts=plm", "task.context.prompt=A"], "context.source=plm: question answering needs given"),
+        (["task=squad", "task.max_length=15"], "max_length=15: allowed is 16 or more for kind qa"),
+        (["task=qnli", "task.max_length=7"], "max_length=7: allowed is 8 or more for kind pair"),
+        (["task=squad", "data_dir=data", "contexts=data/none.txt", "answers=rules", "plm=smollm2", "tam=minilm"],
+         "answers: none was found in 1 contexts"),
+        (["task=qnli", "data_dir=data", "contexts=data/c.jsonl", "plm=smollm2", "tam=minilm"],
+         "c.jsonl: row 2: column 'sentence': None is not a text"),
+        (["task=qnli", "data_dir=data", "contexts=data/d.jsonl", "plm=smollm2", "tam=minilm"],
+         "d.jsonl: row 2: no column 'sentence'; .*did you mean 'sentense'"),
+        (["task=qnli", "data_dir=data", "plm=smollm2", "tam=minilm"],
+         "contexts=gold: the training rows of task 'qnli' have no context"),
         (["task=sst2", "answers=rules"], "answers=rules: task 'sst2' is not about question answering"),
         (["task=squad", "answers=rule"], "answers: 'rule' is unknown; .*did you mean 'rules'"),
         (["task=squad", "task.labels=[a,b]"], "labels=.'a', 'b'.: question answering has none"),
@@ -177,6 +202,26 @@ def test_a_checkpoint_lends_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["zerogen", "train=false", "tam.checkpoint=runs/first one/tam"])
     (config,) = cli.compose()
     assert config.tam.name == "first-one"
+
+
+def test_bidaf_takes_its_own_training_but_for_what_is_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trainer(*arguments: str) -> TrainerConfig:
+        monkeypatch.setattr(sys, "argv", ["zerogen", "tam=lstm", "plm=smollm2", *arguments])
+        return cli.compose()[0].trainer
+
+    assert (trainer("task=rotten_tomatoes").optimizer, trainer("task=qnli").optimizer) == ("adam", "adam")
+    bidaf = trainer("task=squad")
+    assert (bidaf.optimizer, bidaf.lr, bidaf.batch_size, bidaf.epochs, bidaf.ema) == ("adadelta", 0.5, 60, 20, 0.999)
+    assert (bidaf.schedule, bidaf.weight_decay, bidaf.gradient_clip) == ("constant", 0.0, 10.0)
+    given = trainer("task=squad", "trainer.lr=0.001", "trainer.batch_size=16")
+    assert (given.optimizer, given.lr, given.batch_size) == ("adadelta", 0.001, 16)
+    (folder / "conf" / "experiment").mkdir()
+    (folder / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n- override /task: squad\n- override /tam: lstm\n"
+        "trainer: {epochs: 3, lr: 0.01}\n"
+    )
+    mine = trainer("--config-dir", "conf", "experiment=mine")
+    assert (mine.epochs, mine.lr, mine.optimizer, mine.batch_size) == (3, 0.01, "adadelta", 60)
 
 
 def test_the_composed_configuration_is_shown(

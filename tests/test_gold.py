@@ -204,6 +204,24 @@ def test_an_answer_that_stands_elsewhere_is_refused(tmp_path: Path) -> None:
         load_gold(question_task(write(tmp_path / "a.jsonl", [{**ASKED[0], "answers": "Rome"}])), "train")
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": ["Ann"], "answer_start": [-len(PASSAGE)]},
+        {"text": "Ann", "answer_start": [0, 1, 2]},
+        {"text": [5], "answer_start": [0]},
+        {"text": ["Ann"], "answer_start": [False]},
+        {"text": ["Ann"], "answer_start": ["0"]},
+        {"text": ["Ann"], "answer_start": []},
+        {"text": ["Ann"]},
+        ["Ann"],
+    ],
+)
+def test_answers_of_another_form_are_refused(tmp_path: Path, answers: object) -> None:
+    with pytest.raises(UserError, match="row 1: column 'answers': .*(as in SQuAD|does not stand at -)"):
+        load_gold(question_task(write(tmp_path / "a.jsonl", [{**ASKED[0], "answers": answers}])), "train")
+
+
 def test_contexts_from_a_file(tmp_path: Path) -> None:
     task = pair_task("")
     task.context = ContextConfig(source=str(tmp_path / "c.txt"))

@@ -21,6 +21,64 @@ def test_bundled_tasks_are_valid_and_hold_the_papers_prompts(name: str) -> None:
     assert (task.context.max_new_tokens, task.max_new_tokens) == (10, 40)
 
 
+QNLI = 'Information: "<C>"\nQuestion (answer {}in above information): "'
+RTE = '"<C>"\nBased on the above description, the following sentence is definitely {}: "'
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [("qnli", QNLI.format(""), QNLI.format("not ")), ("rte", RTE.format("correct"), RTE.format("wrong"))],
+)
+def test_pairs_are_as_in_the_paper_and_in_glue(name: str, first: str, second: str) -> None:
+    task = load_task(name)
+    assert task.labels == ["entailment", "not_entailment"]
+    assert [task.prompts[label] for label in task.labels] == [first, second]
+    assert [task.scoring[label] for label in task.labels] == [first + '<X>"', second + '<X>"']
+    assert (task.debias.decay, task.debias.epsilon) == (200, 0.01)
+    assert (task.min_words, task.max_new_tokens) == (10, 40)
+    assert task.context is not None
+    assert task.context.source == "gold"
+    (gold,) = task.gold.values()
+    assert (gold.hub, gold.labels) == ({"path": "nyu-mll/glue", "name": name}, {0: "entailment", 1: "not_entailment"})
+    asked = name == "qnli"
+    # GLUE gives QNLI as (question, sentence), RTE as (sentence1, sentence2), of which sentence 2 is written.
+    assert task.order == (["text", "context"] if asked else ["context", "text"])
+    assert (gold.text, gold.context) == (("question", "sentence") if asked else ("sentence2", "sentence1"))
+    assert (task.parse.stop[0].text, task.parse.stop[0].keep) == (("?", True) if asked else ('"', False))
+    assert task.parse.must_end == ("?" if asked else "")
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "columns"),
+    [
+        ("mnli", {0: "entailment", 1: "neutral", 2: "contradiction"}, ("hypothesis", "premise")),
+        ("mrpc", {0: "different", 1: "equivalent"}, ("sentence2", "sentence1")),
+        ("qqp", {0: "different", 1: "duplicate"}, ("question2", "question1")),
+        ("ag_news", {0: "world", 1: "sports", 2: "business", 3: "technology"}, ("text", None)),
+    ],
+)
+def test_further_tasks_read_the_hubs_columns(
+    name: str, labels: dict[int, str], columns: tuple[str, str | None]
+) -> None:
+    task = load_task(name)
+    assert sorted(task.labels) == sorted(labels.values())
+    for gold in task.gold.values():
+        assert gold.labels == labels
+        assert (gold.text, gold.context) == columns
+    assert sorted(task.prompts) == sorted(task.scoring) == sorted(task.labels)
+
+
+@pytest.mark.parametrize("name", ["squad", "adversarial_qa"])
+def test_questions_are_as_in_the_paper(name: str) -> None:
+    task = load_task(name)
+    assert task.prompts == {"question": 'The context is: "<C>"\n"<Y>" is the answer of the following question: "'}
+    assert task.scoring == {"question": 'The context is: "<C>"\nThe answer to the question "<X>" is: "'}
+    assert (task.min_words, task.max_length, task.answer_tokens, task.answers) == (5, 384, 30, "auto")
+    assert (task.parse.must_end, task.parse.stop[0].keep) == ("?", True)
+    assert task.context is not None
+    assert (task.context.source, task.context.per_label) == ("gold", 2)
+
+
 def test_an_unknown_task_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'rotten_tomatoes'"):
         load_task("rotten_tomato")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from itertools import islice
+from itertools import count, islice
 from random import Random
 from typing import Any
 
@@ -111,6 +112,17 @@ def chosen(source: str) -> str:
     return "spacy" if find_spec("spacy") and find_spec(SPACY_MODEL) else "rules"
 
 
+def provenance(source: str) -> str:
+    """Name where answers come from, for hashes and reports: gold, rules, or spaCy's model with its version."""
+    source = chosen(source)
+    if source != "spacy":
+        return source
+    try:
+        return f"spacy {SPACY_MODEL} {version(SPACY_MODEL)}"
+    except PackageNotFoundError:  # an error when answers are to be found
+        return source
+
+
 def extractor(source: str, gold: Iterable[Example]) -> Extractor:
     """Return what finds the answers of a passage.
 
@@ -148,14 +160,17 @@ class Spans:
             raise UserError(f"answers: none was found in {len(self.passages):,} contexts")
         return [self.pairs[place] for place in laps(start, stop, len(self.pairs), self.seed, shuffled_from=1)]
 
-    def check_prompt(self) -> None:
-        """Do nothing: there is no prompt."""
+    def check(self) -> None:
+        """Raise `UserError` where no passage has an answer, or where what finds them cannot be had."""
+        self.take(0, 1, Quiet())
 
     def _rounds(self) -> Iterator[tuple[str, Answer]]:
         order = list(range(len(self.passages)))
         left: dict[int, list[Answer]] = {}
-        while order:
-            Random(derive(self.seed, "answers", len(left), len(order))).shuffle(order)
+        for number in count():
+            if not order:
+                return
+            Random(derive(self.seed, "answers", number)).shuffle(order)
             for place in order:
                 if place not in left:
                     left[place] = self.find(self.passages[place])

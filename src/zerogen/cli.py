@@ -8,7 +8,7 @@ import sys
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from zerogen.config import Config, check, help_of
+from zerogen.config import Config, TrainerConfig, check, help_of
 from zerogen.console import make_console, reporting_errors
 from zerogen.errors import UserError, nearest
 from zerogen.task import check_task, conf_dir, override, trainer_name
@@ -171,14 +171,22 @@ def typed(config: DictConfig, overrides: Sequence[str]) -> Config:
         place = Path(result.tam.checkpoint).absolute()
         result.tam.name = _file_name((place.parent if place.name == "tam" else place).name) or result.tam.name
     if own := trainer_name("", result.tam, result.task):  # options were picked before the task's kind was known
-        for name, value in OmegaConf.load(conf_dir() / "trainer" / f"{own}.yaml").items():
-            key = str(name)
-            if not {f"trainer.{key}", "trainer"} & given:
-                setattr(result.trainer, key, value)
+        _replace_trainer(result.trainer, own, given)
     override(result.task, result.data_dir, result.contexts, result.answers)
     check_task(result.task)
     check(result)
     return result
+
+
+def _replace_trainer(trainer: TrainerConfig, option: str, given: Collection[str]) -> None:
+    """Take the values of another trainer option, but for those that were given, here or in a file."""
+    folder = conf_dir() / "trainer"
+    picked, fitting = (OmegaConf.load(folder / f"{name}.yaml") for name in ("lstm", option))
+    for key, value in fitting.items():
+        name = str(key)
+        as_picked = getattr(trainer, name) == picked.get(name, getattr(TrainerConfig(), name))
+        if as_picked and not {f"trainer.{name}", "trainer"} & given:
+            setattr(trainer, name, value)
 
 
 def _file_name(text: str) -> str:

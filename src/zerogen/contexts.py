@@ -51,8 +51,8 @@ class GivenContexts:
         """Return contexts number `start` to `stop` (exclusive)."""
         return [self.texts[place] for place in laps(start, stop, len(self.texts), self.seed, shuffled_from=0)]
 
-    def check_prompt(self) -> None:
-        """Do nothing: there is no prompt."""
+    def check(self) -> None:
+        """Do nothing: the texts are there."""
 
 
 class Contexts:
@@ -86,7 +86,7 @@ class Contexts:
             )
         return [self.texts[place] for place in laps(start, stop, len(self.texts), self.seed, shuffled_from=1)]
 
-    def check_prompt(self) -> None:
+    def check(self) -> None:
         """Raise `UserError` where the prompt leaves the PLM no room to write a context."""
         plm, config = self.plm(), self.config
         length = len(plm.encode(config.prompt))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zerogen.answers import provenance
 from zerogen.config import ContextConfig, TaskConfig
 from zerogen.errors import UserError, unknown
 from zerogen.files import write_whole
@@ -91,6 +92,9 @@ def card(rows: Sequence[Example], task: TaskConfig, plm: str | None) -> str:
         made = "\n".join(["Prompts:\n", *(f"- {label}: `{prompt!r}`" for label, prompt in task.prompts.items())])
         if task.context:
             made += f"\n\nThe contexts {_came_from(task.context)}."
+        if task.kind == "qa":
+            found = provenance(task.answers)
+            made += f"\n\nThe answers {_ANSWERS.get(found, f'are named entities that {found} found')}."
     counts = "\n".join(f"| {label} | {sum(row.label == label for row in rows):,} |" for label in task.labels)
     if task.kind == "qa":
         what = (
@@ -131,6 +135,10 @@ def _came_from(context: ContextConfig) -> str:
     return f"are those of the file {Path(context.source).name}"
 
 
+_ANSWERS = {
+    "gold": "are those of the human-labelled training rows",
+    "rules": "are spans that rules found: dates, numbers, names, titles in quotes, noun phrases",
+}
 _COLUMNS = """\
 Columns: `C` the context of the prompt, `X` the text, `Y` and `label` the label as a number and as a name, `uid` chunk
 and request, `logprob` the mean log-probability of the text's tokens under the language model, and where the texts were
@@ -209,13 +217,14 @@ def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, name
     text, context = row.get("X"), row.get("C")
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: X is {text!r}; allowed is a text")
-    logprob = row.get("logprob")
+    if task.kind == "pair" and (not isinstance(context, str) or not context.strip()):
+        raise UserError(f"{where}: C is {context!r}; allowed is a text")
     return Example(
         uid=str(row.get("uid", index)),
         text=text,
         label=label,
         context=context if isinstance(context, str) and context else None,
-        logprob=logprob if isinstance(logprob, float) else None,
+        logprob=_logprob(row),
     )
 
 
@@ -225,4 +234,10 @@ def _question(row: dict[str, Any], where: str, index: int, task: TaskConfig) -> 
         if not isinstance(value, str) or not value.strip():
             raise UserError(f"{where}: {column} is {value!r}; allowed is a text")
     answers = read_answers(row.get("answers"), str(context), f"{where}: answers")
-    return Example(str(row.get("id", index)), str(question), task.labels[0], str(context), answers=answers)
+    uid = str(row.get("id", index))
+    return Example(uid, str(question), task.labels[0], str(context), _logprob(row), answers=answers)
+
+
+def _logprob(row: dict[str, Any]) -> float | None:
+    value = row.get("logprob")
+    return value if isinstance(value, float) else None

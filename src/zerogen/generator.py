@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
 from typing import Any
 
@@ -27,7 +27,24 @@ from zerogen.plm.work import Work, Writer, Written
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.progress import Quiet
 from zerogen.records import Answer, Example, Request, Stop, derive
-from zerogen.template import render, render_within
+from zerogen.template import render, shortened
+
+
+def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | Spans:
+    """Return the contexts of gold rows or of a file, for questions with the answers in them.
+
+    Raises `UserError` where they cannot be read or there are none.
+    """
+    assert task.context is not None
+    by_gold = task.context.source == "gold"
+    gold = load_gold(task, "train") if by_gold or (task.kind == "qa" and task.answers == "gold") else []
+    if by_gold:
+        texts = [row.context for row in gold if row.context and row.context.strip()]
+        if not texts:
+            raise UserError(f"contexts=gold: the training rows of task '{task.name}' have no context that is not empty")
+    else:
+        texts = read_contexts(task)
+    return Spans(texts, extractor(task.answers, gold), seed) if task.kind == "qa" else GivenContexts(texts, seed)
 
 
 class Generator:
@@ -38,7 +55,8 @@ class Generator:
     for n = 1,000 are the first of those for n = 2,000. A writer that writes several chunks at once may leave more of
     them than `n` needs; the rows are the same. `plm` is called when the first chunk has to be written.
 
-    contexts: what the task's contexts come from, None for a task without; opened when it is first asked for.
+    given: reads the contexts that the PLM does not write, see `given_contexts`; called when they are first asked for.
+    contexts: what the task's contexts come from, None for a task without.
     """
 
     def __init__(
@@ -50,6 +68,7 @@ class Generator:
         seed: int,
         journal: Journal | None = None,
         context_journal: Journal | None = None,
+        given: Callable[[], GivenContexts | Spans] | None = None,
     ) -> None:
         check_decoding(decoding)
         check_filter(filters)
@@ -66,24 +85,17 @@ class Generator:
         self.task, self.plm, self.decoding, self.filters, self.seed = task, plm, decoding, filters, seed
         self.journal = journal if journal is not None else Journal()
         self.context_journal = context_journal if context_journal is not None else Journal()
+        self.given = given or partial(given_contexts, task, seed)
         self.filter = Filter(filters, self.journal.rows(), task.min_words, paired=task.kind != "classification")
-        self.cut = 0  # prompts whose context was too long for the PLM
 
     @cached_property
     def contexts(self) -> Contexts | GivenContexts | Spans | None:
-        task = self.task
-        if task.context is None:
+        context = self.task.context
+        if context is None:
             return None
-        if task.context.source == "plm":
-            return Contexts(self.plm, task.context, self.decoding, self.filters, self.seed, self.context_journal)
-        by_gold = task.context.source == "gold"
-        gold = load_gold(task, "train") if by_gold or (task.kind == "qa" and task.answers == "gold") else []
-        texts = [row.context for row in gold if row.context] if by_gold else read_contexts(task)
-        return (
-            Spans(texts, extractor(task.answers, gold), self.seed)
-            if task.kind == "qa"
-            else GivenContexts(texts, self.seed)
-        )
+        if context.source == "plm":
+            return Contexts(self.plm, context, self.decoding, self.filters, self.seed, self.context_journal)
+        return self.given()
 
     def extend(self, n: int, progress: Quiet | None = None) -> Iterator[Chunk]:
         """Write chunks until each label has its share of `n` rows; yield each one after it was stored.
@@ -116,12 +128,12 @@ class Generator:
         """Return the training set of size `n`: the first rows of each label, in request order."""
         return list(first_per_label(self.journal.rows(), quotas(n, self.task.labels)))
 
-    def check_prompts(self) -> None:
-        """Raise `UserError` for a prompt that leaves the PLM no room to write."""
+    def check(self) -> None:
+        """Raise `UserError` where a prompt leaves the PLM no room, and where contexts or answers are missing."""
         for label in self.task.labels:
-            self._prompt(Example("", "", label))
+            self.request(Example("", "", label))
         if self.contexts is not None:
-            self.contexts.check_prompt()
+            self.contexts.check()
 
     def doubts(self) -> Iterator[str]:
         """Say for which prompts a text would end by chance only, and that answers are not found as in the paper."""
@@ -156,58 +168,56 @@ class Generator:
         Random(derive(self.seed, "requests", index)).shuffle(drafts)
         return [replace(draft, uid=f"{index:05d}-{i:04d}") for i, draft in enumerate(drafts)]
 
-    def _prompt(self, draft: Example) -> str:
-        plm, task, label = self.plm(), self.task, draft.label
+    def request(self, draft: Example) -> tuple[Request, bool]:
+        """Return what is asked of the PLM for a row, and whether its context had to be cut, around the answer if any.
+
+        Raises `UserError` for a prompt that is too long for the PLM.
+        """
+        plm, task = self.plm(), self.task
+        others = [label for label in task.labels if label != draft.label] if task.debias.decay else []
+        templates = {label: task.prompts[label] for label in [draft.label, *others]}
         budget = plm.max_positions - task.max_new_tokens
         values = {"C": draft.context or "", "Y": "".join(answer.text for answer in draft.answers)}
         around = [(answer.start, answer.start + len(answer.text)) for answer in draft.answers] or [(0, 0)]
         try:
-            prompt = render_within(task.prompts[label], values, "C", budget, plm.encode, plm.decode, around[0])
+            context = shortened(list(templates.values()), values, "C", budget, plm.encode, plm.decode, around[0])
         except ValueError as error:
             raise UserError(
-                f"task '{task.name}': prompts.{label}: {error}, which is what the {plm.max_positions} positions of "
-                f"{plm.name} leave beside max_new_tokens={task.max_new_tokens}"
+                f"task '{task.name}': prompts.{draft.label}: {error}, which is what the {plm.max_positions} positions "
+                f"of {plm.name} leave beside max_new_tokens={task.max_new_tokens}"
             ) from error
-        self.cut += prompt != render(task.prompts[label], values)
-        return prompt
-
-    def request(self, draft: Example) -> Request:
-        """Return what is asked of the PLM for a row. Raises `UserError` for a prompt that is too long for it."""
-        counters = {}
-        if self.task.debias.decay:
-            others = (replace(draft, label=label) for label in self.task.labels if label != draft.label)
-            counters = {other.label: self._prompt(other) for other in others}
-        return Request(draft.uid, self._prompt(draft), counters)
+        prompts = {label: render(template, {**values, "C": context}) for label, template in templates.items()}
+        prompt = prompts.pop(draft.label)
+        return Request(draft.uid, prompt, prompts), context != values["C"]
 
     def _write(self, progress: Quiet) -> Iterator[Chunk]:
         """Write as many chunks as the writer writes at once."""
         start = len(self.journal.chunks)
         if not start:  # who wrote an earlier chunk has checked them
-            self.check_prompts()
-        plm, known = self.plm(), self.cut
+            self.check()
+        plm = self.plm()
         chunks = [self.drafts(index, progress) for index in range(start, start + plm.at_once)]
+        asked = [[self.request(draft) for draft in drafts] for drafts in chunks]
         works = [
             Work(
                 f"texts-{index:06d}",
-                [self.request(draft) for draft in drafts],
+                [request for request, _ in requests],
                 [Stop(stop.text, stop.keep) for stop in self.task.parse.stop],
                 self.task.max_new_tokens,
                 derive(self.seed, "texts", index),
                 self.decoding,
                 self.task.debias,
             )
-            for index, drafts in enumerate(chunks, start)
+            for index, requests in enumerate(asked, start)
         ]
-        if self.cut and not known:
-            progress.say(
-                f"task '{self.task.name}': {self.cut:,} prompts of these chunks were longer than the "
-                f"{plm.max_positions} positions of {plm.name}; their contexts were cut (around the answer, if any)"
-            )
         with progress.bar("requests of this chunk", sum(len(work.requests) for work in works), "requests") as advance:
             for index, written in enumerate(plm.write(works, advance), start):
-                yield self._judge(index, chunks[index - start], works[index - start].requests, written)
+                cut = sum(was_cut for _, was_cut in asked[index - start])
+                yield self._judge(index, chunks[index - start], works[index - start].requests, written, cut)
 
-    def _judge(self, index: int, drafts: Sequence[Example], requests: Sequence[Request], written: Written) -> Chunk:
+    def _judge(
+        self, index: int, drafts: Sequence[Example], requests: Sequence[Request], written: Written, cut: int
+    ) -> Chunk:
         rows: list[Example] = []
         rejects: dict[str, Counter[str]] = {label: Counter() for label in self.task.labels}
         shown: Counter[str] = Counter()
@@ -230,6 +240,7 @@ class Generator:
             samples,
             written.tokens,
             written.seconds,
+            cut,
         )
 
     def _check_acceptance(self, labels: Sequence[str]) -> None:

@@ -100,14 +100,18 @@ def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: st
 
 def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
     """Check the reference answers of a question against its context; one that is not at its place is an error."""
-    try:
-        answers = [
-            Answer(text, start) for text, start in zip(found["text"], found["answer_start"], strict=True) if text
-        ]
-    except (TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{where}: {found!r}: allowed is {{text: [...], answer_start: [...]}}, as in SQuAD") from error
+    texts, starts = (found.get("text"), found.get("answer_start")) if isinstance(found, dict) else (None, None)
+    if (
+        not isinstance(texts, list)
+        or not isinstance(starts, list)
+        or len(texts) != len(starts)
+        or not all(isinstance(text, str) for text in texts)
+        or not all(type(start) is int for start in starts)  # True is an int, too
+    ):
+        raise UserError(f"{where}: {found!r}: allowed is {{text: [...], answer_start: [...]}}, as in SQuAD")
+    answers = [Answer(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
     for answer in answers:
-        if not isinstance(answer.start, int) or context[answer.start : answer.start + len(answer.text)] != answer.text:
+        if answer.start < 0 or context[answer.start : answer.start + len(answer.text)] != answer.text:
             raise UserError(f"{where}: '{answer.text}' does not stand at {answer.start} of the context")
     return tuple(answers)
 
@@ -129,11 +133,14 @@ def read_contexts(task: TaskConfig) -> list[str]:
     else:
         gold = source_of(task)
         column = (gold.context if gold else None) or "context"
-        rows = read_rows(path)
-        if column not in rows[0]:
-            raise missing_column(str(path), column, rows[0])
-        texts = [str(row[column]) for row in rows]
-    texts = [text for text in texts if text]
+        texts = []
+        for number, row in enumerate(read_rows(path), 1):
+            if column not in row:
+                raise missing_column(f"{path}: row {number}", column, row)
+            if not isinstance(row[column], str):
+                raise UserError(f"{path}: row {number}: column '{column}': {row[column]!r} is not a text")
+            texts.append(row[column])
+    texts = [text for text in texts if text.strip()]
     if not texts:
         raise UserError(f"contexts={path}: the file holds no text")
     return texts

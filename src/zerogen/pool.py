@@ -19,7 +19,8 @@ class Chunk:
     """What came of one chunk of requests.
 
     rows: accepted, in request order. asked and rejects count requests, by label and by (label, reason).
-    samples: the first outputs of each label and the first rejected ones of each reason, to look at.
+    samples: the first outputs of each label and the first rejected ones of each reason, to look at. cut: how many of
+    the requests hold a part of their context only.
     """
 
     index: int
@@ -29,6 +30,7 @@ class Chunk:
     samples: list[dict[str, Any]]
     tokens: int
     seconds: float
+    cut: int = 0
 
     def accepted(self) -> Counter[str]:
         """Return the number of accepted rows per label."""

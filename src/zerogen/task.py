@@ -21,13 +21,21 @@ QUESTION = "question"  # the key of a prompt in question answering
 
 def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answers: str | None) -> None:
     """Let the keys of a run that say where data comes from replace what the task says. Raises `UserError`."""
-    if data_dir is not None and task.gold:
+    if data_dir is not None:
+        if not task.gold:
+            raise UserError(f"data_dir={data_dir}: task '{task.name}' has no gold source that names the columns")
         name = task.gold_source or next(iter(task.gold))
+        if name not in task.gold:
+            raise unknown(f"task '{task.name}': gold_source", name, task.gold)
         folder = Path(data_dir) / task.name
         if not folder.is_dir():
             raise UserError(f"data_dir={data_dir}: there is no folder {folder}")
-        files = {path.stem: str(path) for ending in FILE_ENDINGS for path in folder.glob(f"*{ending}")}
-        files = {split: path for split, path in files.items() if split in SPLITS}
+        files: dict[str, str] = {}
+        for path in (folder / f"{split}{ending}" for split in SPLITS for ending in FILE_ENDINGS):
+            if path.is_file():
+                if path.stem in files:
+                    raise UserError(f"data_dir={data_dir}: {files[path.stem]} and {path} are both there; keep one")
+                files[path.stem] = str(path)
         if not files:
             raise UserError(
                 f"data_dir={data_dir}: {folder} holds none of train, validation and test as .jsonl, .csv or .parquet"
@@ -129,6 +137,10 @@ def check_task(task: TaskConfig) -> None:
                 raise UserError(f"{where}: {field}.{label} holds <C>, but the task has no context.prompt to write it")
     if task.context is not None:
         written = task.context.source == "plm"
+        if written and task.kind == "qa":
+            raise UserError(
+                f"{where}: context.source=plm: question answering needs given passages; allowed are gold or a file"
+            )
         if written and (not task.context.prompt or placeholders(task.context.prompt)):
             raise UserError(f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders")
         if task.context.source == "gold" and not any(gold.context for gold in task.gold.values()):
@@ -141,8 +153,11 @@ def check_task(task: TaskConfig) -> None:
         raise UserError(f"{where}: order={task.order}: allowed is [context, text] or [text, context]")
     if task.min_words < 0 or task.answer_tokens < 1:
         raise UserError(f"{where}: allowed is min_words >= 0 and answer_tokens >= 1")
-    if task.max_new_tokens < 1 or task.max_length < 2:
-        raise UserError(f"{where}: allowed is max_new_tokens >= 1 and max_length >= 2")
+    if task.max_new_tokens < 1:
+        raise UserError(f"{where}: max_new_tokens={task.max_new_tokens}: allowed is 1 or more")
+    least = {"classification": 3, "pair": 8, "qa": 16}[task.kind]  # a token of each text beside the special ones
+    if task.max_length < least:
+        raise UserError(f"{where}: max_length={task.max_length}: allowed is {least} or more for kind {task.kind}")
     if task.parse.fallback not in ("none", "sentence"):
         raise unknown(f"{where}: parse.fallback", task.parse.fallback, ("none", "sentence"))
     if not task.parse.stop or not all(stop.text for stop in task.parse.stop):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 _PLACEHOLDER = re.compile(r"<(\w+)>")
+_BROKEN = "\ufffd"
 
 
 def placeholders(template: str) -> list[str]:
@@ -18,8 +19,8 @@ def render(template: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
-def render_within(
-    template: str,
+def shortened(
+    templates: Sequence[str],
     values: Mapping[str, str],
     cut: str,
     budget: int,
@@ -27,25 +28,29 @@ def render_within(
     decode: Callable[[list[int]], str],
     around: tuple[int, int] = (0, 0),
 ) -> str:
-    """Fill a template so that it takes at most `budget` tokens, by shortening the value named `cut`.
+    """Return the value named `cut`, shortened so that each template, filled, takes at most `budget` tokens.
 
-    around: characters (start, end) of that value that stay, with as much as fits on both sides of them; by default its
-    beginning stays. Raises ValueError when the rest of the template alone is longer than the budget.
+    So all templates of a row hold the same part of it. around: characters (start, end) of the value that stay, with as
+    much as fits on both sides of them; by default its beginning stays. Raises ValueError when the rest of a template
+    alone is longer than the budget.
     """
-    prompt = render(template, values)
-    excess = len(encode(prompt)) - budget
-    if excess <= 0:
-        return prompt
-    start, end = around
-    value = values[cut]
+
+    def excess(value: str) -> int:
+        return max(len(encode(render(template, {**values, cut: value}))) for template in templates) - budget
+
+    value, (start, end) = values[cut], around
+    over = excess(value)
+    if over <= 0:
+        return value
     before, after = encode(value[:start]) if start else [], encode(value[end:])
     # Cutting may merge tokens at the seam differently, so the result is measured again.
-    while excess > 0 and (before or after):
-        left = max(len(before) + len(after) - excess, 0)
+    while over > 0 and (before or after):
+        left = max(len(before) + len(after) - over, 0)
         first = min(len(before), max(left // 2, left - len(after)))
         before, after = before[len(before) - first :], after[: left - first]
-        prompt = render(template, {**values, cut: decode(before) + value[start:end] + decode(after)})
-        excess = len(encode(prompt)) - budget
-    if excess > 0:
-        raise ValueError(f"the prompt without <{cut}> is {excess} tokens over its budget of {budget}")
-    return prompt
+        # A character of several tokens may be cut in two: what is left of it is no character.
+        kept = decode(before).lstrip(_BROKEN) + value[start:end] + decode(after).rstrip(_BROKEN)
+        over = excess(kept)
+    if over > 0:
+        raise ValueError(f"the prompt without <{cut}> is {over} tokens over its budget of {budget}")
+    return kept

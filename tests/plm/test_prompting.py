@@ -1,5 +1,7 @@
 """PROMPTING: what is scored, what is cut, and how answers end."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,7 +45,8 @@ def test_scores_are_means_over_what_the_setting_says(plm: Plm, scope: str, calib
         return sum(values) / len(values)
 
     setting = SettingConfig("prompting", scope, calibration)
-    found = prompt_labels(plm, PAIRS, ROWS, setting)
+    found, cut = prompt_labels(plm, PAIRS, ROWS, setting)
+    assert cut == 0
     for row, prediction in zip(ROWS, found, strict=True):
         scores = {label: score(label, row.context or "", row.text) for label in PAIRS.labels}
         if calibration == "prior":
@@ -55,6 +58,13 @@ def test_the_context_is_cut_and_never_the_text(gpt2: Plm) -> None:
     long = Example("1", "The movie is long", "yes", "word " * 300)
     asked: list[str] = []
     gpt2.logprob = lambda prompts, begins: asked.extend(prompts) or iter(enumerate([0.0] * len(prompts)))  # type: ignore[assignment, misc, func-returns-value]
+    task = replace(PAIRS, scoring={"yes": '"<C>" It is right: "<X>"', "no": '"<C>" It is entirely wrong: "<X>"'})
+    for calibration in ("none", "prior"):
+        asked.clear()
+        assert prompt_labels(gpt2, task, [long, ROWS[0]], SettingConfig("prompting", "prompt", calibration))[1] == 1
+        contexts = {prompt.split('" It is')[0] for prompt in asked}
+        assert len(contexts) == 2  # the same part for all labels, and for the prior
+    asked.clear()
     prompt_labels(gpt2, PAIRS, [long])
     assert all(prompt.endswith(': "The movie is long"') for prompt in asked)
     assert all(100 < len(gpt2.encode(prompt)) <= 128 for prompt in asked)
@@ -62,12 +72,36 @@ def test_the_context_is_cut_and_never_the_text(gpt2: Plm) -> None:
         prompt_labels(gpt2, PAIRS, [Example("1", "word " * 300, "yes", "short")])
 
 
+@pytest.mark.parametrize("template", ['"<X>" is about "<C>"', 'It is about <C>: "<X>"'])
+def test_the_text_is_found_beside_a_context_that_was_cut(gpt2: Plm, template: str) -> None:
+    task = replace(PAIRS, scoring={"yes": template, "no": template})
+    begun: list[str] = []
+    gpt2.logprob = (
+        lambda prompts, begins: (  # type: ignore[assignment, misc]
+            begun.extend(prompt[begin:] for prompt, begin in zip(prompts, begins, strict=True))
+            or iter(enumerate([0.0] * len(prompts)))
+        )
+    )
+    prompt_labels(gpt2, task, [Example("1", "The movie", "yes", "word " * 300)], SettingConfig("prompting", "text"))
+    assert all(text.startswith('The movie"') for text in begun)
+
+
+def test_a_prior_needs_something_to_score(gpt2: Plm) -> None:
+    task = replace(PAIRS, scoring={"yes": '"<C>" so: "<X>', "no": '"<C>" not so: "<X>'})
+    with pytest.raises(UserError, match=r"calibration=prior with .*scoring.yes ends in <X>"):
+        prompt_labels(gpt2, task, ROWS, SettingConfig("prompting", "text", "prior"))
+    task = replace(PAIRS, scoring={"yes": '"<C>" so: "<X>"', "no": '"<C>" not so: "<X>'})
+    with pytest.raises(UserError, match=r"scoring.no ends in <X>"):
+        prompt_labels(gpt2, task, ROWS, SettingConfig("prompting", "text", "prior"))
+
+
 def test_answers_are_greedy_and_end_at_a_quote_or_a_line(plm: Plm) -> None:
     task = TaskConfig(
         name="asked", kind="qa", labels=["question"], scoring={"question": '"<C>" "<X>": "'}, answer_tokens=12
     )
     rows = [Example(str(i), text, "question", "Is this the question? Yes.") for i, text in enumerate(["Who?", "Why?"])]
-    found = prompt_answers(plm, task, rows)
+    found, cut = prompt_answers(plm, task, rows)
+    assert cut == 0
     for row, span in zip(rows, found, strict=True):
         model = causal_model(plm.network.config.model_type)
         ids = torch.tensor([plm.encode(f'"{row.context}" "{row.text}": "')])

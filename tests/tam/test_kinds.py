@@ -17,7 +17,7 @@ from zerogen.tam.data import encode
 from zerogen.tam.learner import Learner, moving_average
 from zerogen.tam.lstm import two_streams
 from zerogen.tam.reader import collate_windows, windows_of
-from zerogen.tam.train import Tam, Use, fit, in_order, load_tam
+from zerogen.tam.train import Tam, Use, fit, in_order, load_tam, require
 from zerogen.tam.vectors import read_vectors
 
 PAIRS = TaskConfig(name="pairs", kind="pair", labels=["bad", "good"], max_length=64)
@@ -284,13 +284,31 @@ def test_word_vectors_in_both_formats_and_wrong_files(tmp_path: Path) -> None:
     for path in (text, binary):
         found = read_vectors(path, {"rome": 5, "oslo": 7, "lima": 8})
         assert {place: vector.tolist() for place, vector in found.items()} == {5: [1.0, 2.0], 7: [3.0, 4.0]}
-    wrong = {"rome 1 2\noslo 3\n": "'oslo' has 1 values", "rome a b\n": "v.txt:1: allowed is", "x 1\n": "none of the 1"}
+    text.write_text(". 9 9\n. . . 7 8\nnew york 5 6\r\n\nrome 1 2 \nother a b\n")
+    assert {place: vector.tolist() for place, vector in read_vectors(text, {"rome": 5, "new york": 6}).items()} == {
+        5: [1.0, 2.0],
+        6: [5.0, 6.0],
+    }
+    wrong = {
+        "rome 1 2\noslo 3\n": "v.txt:2: 'oslo' has 1 values, the first word 2",
+        "rome a b\n": "v.txt:1: allowed is a word and its 2 numbers",
+        "x 1\n": "none of the 1",
+        "rome nan 1\n": "'rome' has a value that is not finite",
+        "rome\n": "v.txt:1: 'rome' has 0 values",
+    }
     for content, message in wrong.items():
         text.write_text(content)
         with pytest.raises(UserError, match=message):
             read_vectors(text, {"rome": 1})
     with pytest.raises(UserError, match="there is no such file"):
         read_vectors(tmp_path / "no", {})
+    binary.write_bytes(b"2 0\n")
+    with pytest.raises(UserError, match="2 words of 0 values"):
+        read_vectors(binary, {"rome": 1})
+    for content, message in {"": "holds no word", "rome a b\n": "v.txt:1: allowed is"}.items():
+        text.write_text(content)
+        with pytest.raises(UserError, match=message):
+            require(TamConfig(name="lstm", kind="lstm", vectors=str(text)), "pair")
 
 
 def test_pairs_of_empty_texts_have_a_prediction(config: TamConfig) -> None:

@@ -10,7 +10,7 @@ from zerogen.errors import UserError
 from zerogen.plm.model import Plm
 from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, Request, Span, Stop
-from zerogen.template import placeholders, render, render_within
+from zerogen.template import placeholders, render, shortened
 
 _ANSWERS_AT_A_TIME = 512
 
@@ -21,27 +21,44 @@ def prompt_labels(
     rows: Sequence[Example],
     setting: SettingConfig | None = None,
     progress: Quiet | None = None,
-) -> list[Prediction]:
-    """Predict the label of each row; its probabilities are the softmax over labels of mean token log-probabilities.
+) -> tuple[list[Prediction], int]:
+    """Predict the label of each row; return the predictions and how many rows were too long for the PLM.
 
-    The mean runs over the whole filled prompt but its first token, as in Ye et al. (2022); with scope=text over the
-    text and what stands behind it. With calibration=prior the same of the prompt with an empty text is subtracted, as
-    in ProGen (Ye et al., 2022, https://arxiv.org/abs/2210.12329). What is too long for the PLM is cut at the end of the
-    context, in a prompt without one at the end of the text. Raises `UserError` when the task has no scoring prompts.
+    The probabilities are the softmax over labels of mean token log-probabilities. The mean runs over the whole filled
+    prompt but its first token, as in Ye et al. (2022); with scope=text over the text and what stands behind it. With
+    calibration=prior the same of the prompt with an empty text is subtracted, as in ProGen (Ye et al., 2022,
+    https://arxiv.org/abs/2210.12329). What is too long is cut at the end of the context, in prompts without one at the
+    end of the text, and for all labels at the same place. Raises `UserError` when the task has no scoring prompts, or
+    when nothing would be scored without a text.
     """
     setting = setting or SettingConfig()
     if not task.scoring:
         raise UserError(
             f"task '{task.name}': scoring is empty; setting=prompting needs one for each of {', '.join(task.labels)}"
         )
-    prompts, begins = [], []
+    templates = [task.scoring[label] for label in task.labels]
+    prior = setting.calibration == "prior"
+    for label, template in zip(task.labels, templates, strict=True):
+        if prior and setting.scope == "text" and template.endswith("<X>"):
+            raise UserError(
+                f"setting.calibration=prior with setting.scope=text: task '{task.name}': scoring.{label} ends in <X>, "
+                'so that without a text nothing is left to score; let something follow, such as a closing quote: <X>"'
+            )
+    part = "C" if any("C" in placeholders(template) for template in templates) else "X"
+    prompts: list[str] = []
+    begins: list[int] = []
+    cut = 0
     try:
         for row in rows:
-            for label in task.labels:
-                for text in (row.text, "") if setting.calibration == "prior" else (row.text,):
-                    prompt, begin = _filled(plm, task.scoring[label], row.context or "", text)
-                    prompts.append(prompt)
-                    begins.append(begin if setting.scope == "text" else 0)
+            values = {"C": row.context or "", "X": row.text}
+            fits = shortened(templates, values, part, plm.max_positions, plm.encode, plm.decode)
+            cut += fits != values[part]
+            for template in templates:
+                for given in ({}, {"X": ""}) if prior else ({},):
+                    filled = {**values, part: fits, **given}
+                    prompts.append(render(template, filled))
+                    behind = render(template[template.index("<X>") :], filled)
+                    begins.append(len(prompts[-1]) - len(behind) if setting.scope == "text" else 0)
         scores = [0.0] * len(prompts)
         with (progress or Quiet()).bar("scoring filled prompts", len(prompts), "prompts") as advance:
             for index, score in plm.logprob(prompts, begins=begins):
@@ -49,44 +66,36 @@ def prompt_labels(
                 advance(1)
     except ValueError as error:
         raise UserError(f"task '{task.name}': scoring: {error}") from error
-    if setting.calibration == "prior":
-        scores = [own - prior for own, prior in zip(scores[::2], scores[1::2], strict=True)]
+    if prior:
+        scores = [own - without for own, without in zip(scores[::2], scores[1::2], strict=True)]
     width = len(task.labels)
     return [
         Prediction.of(softmax(dict(zip(task.labels, scores[i : i + width], strict=True))))
         for i in range(0, len(scores), width)
-    ]
+    ], cut
 
 
-def _filled(plm: Plm, template: str, context: str, text: str) -> tuple[str, int]:
-    """Fill a scoring prompt; return it with the place of its text."""
-    values = {"C": context, "X": text}
-    cut = "C" if "C" in placeholders(template) else "X"
-    prompt = render_within(template, values, cut, plm.max_positions, plm.encode, plm.decode)
-    # Behind the text nothing else is cut: what stands there tells where the text begins.
-    behind = render(template[template.index("<X>") :], values)
-    return prompt, len(prompt) - len(behind) if cut == "C" else template.index("<X>")
-
-
-def prompt_answers(plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Quiet | None = None) -> list[Span]:
+def prompt_answers(
+    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Quiet | None = None
+) -> tuple[list[Span], int]:
     """Let the PLM complete the answer to each question: greedily, up to a closing quote or else to the end of the line.
 
-    A span's place is where its text first stands in the context, its probability that of the mean token. Raises
-    `UserError` when the task has no scoring prompt.
+    Return the answers and how many contexts were too long for the PLM, which are cut at their end. A span's place is
+    where its text first stands in the context, its probability that of the mean token. Raises `UserError` when the
+    task has no scoring prompt.
     """
     if not task.scoring:
         raise UserError(f"task '{task.name}': scoring is empty; setting=prompting needs one, for question")
     template = task.scoring[task.labels[0]]
     stops = [Stop('"'), Stop("\n")]
     budget = plm.max_positions - task.answer_tokens
+    requests, cut = [], 0
     try:
-        requests = [
-            Request(
-                row.uid,
-                render_within(template, {"C": row.context or "", "X": row.text}, "C", budget, plm.encode, plm.decode),
-            )
-            for row in rows
-        ]
+        for row in rows:
+            values = {"C": row.context or "", "X": row.text}
+            fits = shortened([template], values, "C", budget, plm.encode, plm.decode)
+            cut += fits != values["C"]
+            requests.append(Request(row.uid, render(template, {**values, "C": fits})))
     except ValueError as error:
         raise UserError(f"task '{task.name}': scoring: {error}") from error
     found: list[Span] = []
@@ -102,7 +111,7 @@ def prompt_answers(plm: Plm, task: TaskConfig, rows: Sequence[Example], progress
                 text = written.text.strip()
                 place = (row.context or "").find(text) if text else -1
                 found.append(Span(text, place, math.exp(written.logprob)))
-    return found
+    return found, cut
 
 
 def softmax(scores: dict[str, float]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from zerogen.answers import provenance
 from zerogen.config import Config
 from zerogen.dataset import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
@@ -93,7 +94,9 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
         "seconds": {stage: round(seconds, 2) for stage, seconds in run.seconds.items()},
         "tokens": outcome.tokens,
         "requests": outcome.asked,
+        "cut": outcome.cut,
         "rejects": outcome.rejects,
+        "answers": provenance(config.task.answers) if outcome.asked and config.task.kind == "qa" else None,
         "peak_memory_mb": peak_memory_mb(run),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "asked_for": asked_for(config),

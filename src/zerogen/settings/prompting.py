@@ -11,12 +11,14 @@ def prompting(run: Run) -> Outcome:
     rows, task = run.gold, run.config.task
     plm = run.load_plm()
     with run.stage("prompt"):
-        predictions = (
+        predictions, cut = (
             prompt_answers(plm, task, rows, run.progress)
             if task.kind == "qa"
             else prompt_labels(plm, task, rows, run.config.setting, run.progress)
         )
-    outcome = Outcome(tokens=plm.tokens)
+    outcome = Outcome(tokens=plm.tokens, cut=cut)
+    if cut:
+        run.progress.say(f"{cut:,} of {len(rows):,} gold rows were too long for {plm.name} and were cut")
     run.score(predictions, outcome)
     run.progress.say(describe(outcome))
     return outcome

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.answers import chosen
+from zerogen.answers import provenance
 from zerogen.config import Config
 from zerogen.errors import UserError
 from zerogen.gold import load_gold, source_of, stratified
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
     from zerogen.pool import Chunk
     from zerogen.tam.train import Tam
 
-POOL_FORMAT = 5  # raise it when the same configuration and seed give other rows
-RUN_FORMAT = 5  # raise it when the same rows and configuration give another TAM or other metrics
+POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
+RUN_FORMAT = 6  # raise it when the same rows and configuration give another TAM or other metrics
 
 
 @dataclass
 class Outcome:
     """What a setting arrives at. metrics and predictions are empty for a task without gold data.
 
+    cut: how many prompts held only a part of their context (or text), because the PLM has too few positions.
     trend: one entry per trained TAM: its number of training rows and its metrics.
     """
 
@@ -51,6 +52,7 @@ class Outcome:
     rows: list[Example] = field(default_factory=list)
     rejects: dict[str, int] = field(default_factory=dict)
     asked: int = 0
+    cut: int = 0
     tokens: int = 0
 
 
@@ -231,7 +233,7 @@ class Run:
             "format": POOL_FORMAT,
             "task": [task.name, task.labels, task.prompts, task.max_new_tokens],
             "kind": [task.kind, task.min_words],
-            "context": None if task.context is None else [asdict(task.context), self._given_key()],
+            "context": self._given_key(),
             "parse": asdict(task.parse),
             "debias": asdict(task.debias),
             "plm": self._plm_key(),
@@ -241,20 +243,33 @@ class Run:
         }
 
     def _given_key(self) -> Any:
-        """Identify the contexts and answers that the PLM does not write."""
+        """Identify contexts and answers: by what is read of files and gold data, not by where it lies."""
         task = self.config.task
-        if task.context is None or task.context.source == "plm":
+        context = task.context
+        if context is None:
             return None
-        answers = chosen(task.answers) if task.kind == "qa" else None
-        if task.context.source == "gold" or answers == "gold":
-            return [answers, self._gold_key(), digest(task.context.source)]
-        return [answers, digest(task.context.source)]
+        key = asdict(context)
+        if context.source == "plm":
+            return key
+        answers = provenance(task.answers) if task.kind == "qa" else None
+        gold = source_of(task)
+        if context.source != "gold":
+            key["source"] = [digest(context.source), gold.context if gold else None]
+        key["answers"] = answers
+        if gold is not None and "gold" in (context.source, answers):
+            split = gold.splits.get("train", "train")
+            key["gold"] = {
+                "from": [gold.hub, digest(gold.folder or ""), gold.package, digest(gold.files.get(split, "")), split],
+                "read": [gold.context, gold.answers, gold.where, gold.cleaning, gold.holdout and asdict(gold.holdout)],
+            }
+        return key
 
     def _gold_key(self) -> Any:
         source = source_of(self.config.task)
         if source is None:
             return None
-        return [asdict(source), {k: digest(v) for k, v in source.files.items()}, digest(source.folder or "")]
+        files = {split: digest(path) for split, path in source.files.items()}
+        return asdict(source) | {"files": files, "folder": digest(source.folder or "")}
 
     def _key(self) -> dict[str, Any]:
         config = self.config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from filelock import FileLock, Timeout
 from zerogen.config import TaskConfig
 from zerogen.contexts import Contexts
 from zerogen.dataset import load_synthetic
-from zerogen.generator import Generator
+from zerogen.generator import Generator, given_contexts
 from zerogen.gold import stratified, stratified_order
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.progress import Quiet
@@ -57,14 +58,15 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
     config, folder = run.config, run.pool_folder()
     shown = False
     sizes = points(config.n, config.log_every, run.known)
+    given = cache(partial(given_contexts, config.task, config.seed))  # read once, also for a trend
     with ExitStack() as stack:
         plm = stack.enter_context(run.writer(folder / "works"))
         for size in sizes:
             written = Journal.open(folder / "texts.jsonl")
             if len(list(first_per_label(written.rows(), quotas(size, config.task.labels)))) < size:
                 # A PLM that cannot be had and a prompt that is too long are found before anything is written.
-                asked = Generator(config.task, plm, config.decoding, config.filter, config.seed)
-                asked.check_prompts()
+                asked = Generator(config.task, plm, config.decoding, config.filter, config.seed, given=given)
+                asked.check()
                 for doubt in asked.doubts() if size == sizes[0] else ():
                     run.progress.say(doubt)
             with exclusive(folder, run.progress):
@@ -76,6 +78,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                     config.seed,
                     Journal.open(folder / "texts.jsonl", repair=True),
                     Journal.open(folder / "contexts.jsonl", repair=True),
+                    given,
                 )
                 reused = len(generator.journal.chunks)
                 have = len(generator.rows(size))
@@ -94,6 +97,12 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
             written_for = generator.contexts_before(len(chunks))
             stage1 = contexts.chunks_for(written_for) if isinstance(contexts, Contexts) else []
             outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
+            outcome.cut = sum(chunk.cut for chunk in chunks)
+            if outcome.cut:
+                run.progress.say(
+                    f"{outcome.cut:,} of {outcome.asked:,} contexts were too long for the PLM and were cut, around "
+                    "the answer if there is one"
+                )
             outcome.tokens = sum(chunk.tokens for chunk in [*chunks, *stage1])
             # The pool remembers what its chunks cost, also where an earlier run wrote them.
             run.seconds["contexts"] = sum(chunk.seconds for chunk in stage1)

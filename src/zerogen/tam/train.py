@@ -21,7 +21,7 @@ from zerogen.tam.data import Buckets, by_length, collate, encode, reads_types, s
 from zerogen.tam.learner import BestEpoch, Classifier, Learner, SpanLearner, span_logits
 from zerogen.tam.lstm import LstmConfig, LstmForSequenceClassification, word_tokenizer
 from zerogen.tam.reader import best_spans, collate_windows, pick, windows_of
-from zerogen.tam.vectors import read_vectors
+from zerogen.tam.vectors import check_vectors, read_vectors
 
 Input = str | tuple[str, str]  # a text, or a text and its context
 _OWN: dict[str, Any] = {"zerogen-lstm": LstmForSequenceClassification, "zerogen-bidaf": BidafForQuestionAnswering}
@@ -179,11 +179,11 @@ def identity(config: TamConfig) -> str:
 
 
 def require(config: TamConfig, kind: str) -> None:
-    """Raise `UserError` where the weights that training starts from cannot be had."""
+    """Raise `UserError` where the weights or vectors that training starts from cannot be had."""
     if config.kind == "encoder":
         _encoder(config, ["a", "b"], kind, 8)
-    elif config.vectors is not None and not Path(config.vectors).is_file():
-        raise UserError(f"tam.vectors={config.vectors}: there is no such file")
+    elif config.vectors is not None:
+        check_vectors(Path(config.vectors))
 
 
 def inputs_of(kind: str, rows: Sequence[Example]) -> list[Input]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,45 +19,67 @@ def read_vectors(path: Path, vocabulary: dict[str, int]) -> dict[int, Tensor]:
     case only, the lower-case one wins, else the first. Raises `UserError` for a file that is not there, not in that
     format, or holds none of the words.
     """
-    if not path.is_file():
-        raise UserError(f"tam.vectors={path}: there is no such file")
     found: dict[int, Tensor] = {}
-    width = 0
-    for word, values in (_binary if path.suffix == ".bin" else _text)(path):
-        width = width or len(values)
-        if len(values) != width:
-            raise UserError(f"tam.vectors={path}: '{word}' has {len(values)} values, the first word {width}")
-        place = vocabulary.get(word.lower())
-        if place is not None and (place not in found or word == word.lower()):
+    for word, values in _read(path, lambda word: word.lower() in vocabulary):
+        place = vocabulary[word.lower()]
+        if place not in found or word == word.lower():
+            if not np.isfinite(values).all():
+                raise UserError(f"tam.vectors={path}: '{word}' has a value that is not finite")
             found[place] = torch.from_numpy(values.astype(np.float32))
     if not found:
         raise UserError(f"tam.vectors={path}: holds none of the {len(vocabulary):,} words of the training texts")
     return found
 
 
-def _text(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    with path.open(encoding="utf-8", errors="replace") as file:
+def check_vectors(path: Path) -> None:
+    """Raise `UserError` for a file that does not begin as word vectors do."""
+    if next(_read(path, lambda word: True), None) is None:
+        raise UserError(f"tam.vectors={path}: holds no word")
+
+
+def _read(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
+    if not path.is_file():
+        raise UserError(f"tam.vectors={path}: there is no such file")
+    return (_binary if path.suffix == ".bin" else _text)(path, wanted)
+
+
+def _text(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
+    width = 0
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, 1):
-            word, *values = line.rstrip().split(" ")
-            if number == 1 and len(values) == 1:  # word2vec's head: words and width
+            fields = line.strip().split(" ")
+            if number == 1 and len(fields) == 2:  # word2vec's head: words and width
+                continue
+            if fields == [""]:
+                continue
+            width = width or len(fields) - 1
+            word = " ".join(fields[: len(fields) - width])  # which may hold spaces
+            if not word or not width:
+                has = f"'{fields[0][:40]}' has {len(fields) - 1} values, the first word {width}"
+                raise UserError(f"tam.vectors={path}:{number}: {has}")
+            if not wanted(word):
                 continue
             try:
-                yield word, np.array(values, dtype=np.float32)
+                yield word, np.array(fields[-width:], dtype=np.float32)
             except ValueError as error:
-                raise UserError(f"tam.vectors={path}:{number}: allowed is a word and its numbers") from error
+                raise UserError(f"tam.vectors={path}:{number}: allowed is a word and its {width} numbers") from error
 
 
-def _binary(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _binary(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.ndarray]]:
     with path.open("rb") as file:
         try:
             words, width = map(int, file.readline().split())
         except ValueError as error:
             raise UserError(f"tam.vectors={path}: not word2vec's binary format") from error
+        if words < 1 or width < 1:
+            raise UserError(f"tam.vectors={path}: {words} words of {width} values; allowed is 1 or more of each")
         for _ in range(words):
-            word = b""
+            letters = b""
             while (letter := file.read(1)) not in (b" ", b""):
-                word += letter
+                letters += letter
             values = file.read(4 * width)
             if len(values) < 4 * width:
                 raise UserError(f"tam.vectors={path}: the file ends early")
-            yield word.decode("utf-8", "replace").lstrip("\n"), np.frombuffer(values, dtype="<f4")
+            word = letters.decode("utf-8", "replace").lstrip("\n")
+            if wanted(word):
+                yield word, np.frombuffer(values, dtype="<f4")
