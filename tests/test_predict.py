@@ -5,12 +5,14 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import toy_pairs, toy_questions, toy_rows
 from zerogen import predict
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig
+from zerogen.records import Span
 from zerogen.tam.train import fit
 
 TASK = TaskConfig(name="toy", labels=["bad", "good"], max_length=64)
@@ -100,6 +102,13 @@ def paired(request: pytest.FixtureRequest, tiny_encoder: Path, tmp_path_factory:
     return run
 
 
+def test_a_line_has_three_columns_whatever_the_texts_hold() -> None:
+    file = io.StringIO()
+    given: list[Any] = [("Who\tis it?", "He\nleft.")]
+    predict.write(given, [Span("He\nleft", 0, 0.5)], "text", file)
+    assert file.getvalue() == "He left\t0.5000\tWho is it?\n"
+
+
 def test_a_text_goes_with_its_context(
     paired: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +118,8 @@ def test_a_text_goes_with_its_context(
     rows = [json.loads(line) for line in expected.splitlines()]
     assert [row["question" if qa else "text"] for row in rows] == ["Where?", "Why?"]
     assert all(("answer" if qa else "label") in row for row in rows)
+    if qa:
+        assert all("In Rome."[row["start"] :].startswith(row["answer"]) for row in rows)
     path = tmp_path / "texts.jsonl"
     name = "question" if qa else "text"
     path.write_text("".join(json.dumps({name: text, "context": "In Rome."}) + "\n" for text in ("Where?", "Why?")))

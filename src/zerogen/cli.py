@@ -8,7 +8,8 @@ import sys
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -178,15 +179,18 @@ def typed(config: DictConfig, overrides: Sequence[str]) -> Config:
     return result
 
 
-def _replace_trainer(trainer: TrainerConfig, option: str, given: Collection[str]) -> None:
+def _replace_trainer(trainer: TrainerConfig, option: str, given: set[str]) -> None:
     """Take the values of another trainer option, but for those that were given, here or in a file."""
     folder = conf_dir() / "trainer"
-    picked, fitting = (OmegaConf.load(folder / f"{name}.yaml") for name in ("lstm", option))
-    for key, value in fitting.items():
-        name = str(key)
-        as_picked = getattr(trainer, name) == picked.get(name, getattr(TrainerConfig(), name))
-        if as_picked and not {f"trainer.{name}", "trainer"} & given:
-            setattr(trainer, name, value)
+    schema = OmegaConf.structured(TrainerConfig)
+    picked, fitting = (
+        OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(folder / f"{name}.yaml")))
+        for name in ("lstm", option)
+    )
+    for field in fields(TrainerConfig):
+        as_picked = getattr(trainer, field.name) == getattr(picked, field.name)
+        if as_picked and not given & {f"trainer.{field.name}", "trainer"}:
+            setattr(trainer, field.name, getattr(fitting, field.name))
 
 
 def _file_name(text: str) -> str:

@@ -225,7 +225,8 @@ class FilterConfig:
     max_words: int | None = None
     """Longer texts are rejected."""
     duplicates: bool = False
-    """Keep texts that were generated before (under the same or another label)."""
+    """Keep texts that were generated before (under the same or another label; of pairs and questions about the same
+    context, since elsewhere they mean something else)."""
     min_acceptance: float = 0.02
     """A label whose acceptance stays below this share stops the run."""
     patience: int = 512
@@ -271,7 +272,8 @@ class Config:
     answers: str | None = None
     """question answering: where answers come from, auto, spacy, rules or gold"""
     dataset: str | None = None
-    """train on this synthetic file (JSONL with C, X, Y or label) or datasets folder instead of generating"""
+    """train on this synthetic file (JSONL with C, X, Y or label; for questions SQuAD's columns) or datasets folder
+    instead of generating"""
     dataset_labels: Any = None
     """what an integer Y means in that file, {0: positive, 1: negative}"""
     limit: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         tam = load_tam(folder, device)
         where = str(options.file or "standard input")
-        inputs = inputs_of(tam.use.kind, options.text, options.context, lines, where)
+        inputs = read_inputs(tam.use.kind, options.text, options.context, lines, where)
         write(inputs, tam.predict(inputs), options.format, sys.stdout)
         sys.stdout.flush()
 
@@ -74,7 +75,7 @@ def read_lines(path: Path | None) -> list[str]:
     return lines
 
 
-def inputs_of(kind: str, texts: Sequence[str], context: str | None, lines: Sequence[str], where: str) -> list[Input]:
+def read_inputs(kind: str, texts: Sequence[str], context: str | None, lines: Sequence[str], where: str) -> list[Input]:
     """Return what a TAM of a kind reads, from texts of the command line or from lines.
 
     Raises `UserError` for a context that is missing or not wanted, and for a line that is not JSON with the two texts.
@@ -100,26 +101,32 @@ def inputs_of(kind: str, texts: Sequence[str], context: str | None, lines: Seque
 
 
 def write(inputs: Sequence[Input], predictions: Sequence[Any], style: str, file: TextIO) -> None:
-    """Write a line per input: label (or answer), probability and text, as tab-separated text, JSON or CSV."""
-    rows = []
+    """Write a line per input: label (or answer), probability and text, as tab-separated text, JSON or CSV.
+
+    JSON also says where an answer begins in its context, -1 for none.
+    """
+    rows: list[dict[str, Any]] = []
     for given, found in zip(inputs, predictions, strict=True):
         text = given if isinstance(given, str) else given[0]
         if isinstance(found, Span):
-            rows.append(("answer", found.text, found.probability, "question", text))
+            probability, start = round(found.probability, 4), {"start": found.start} if style == "jsonl" else {}
+            rows.append({"answer": found.text, "probability": probability, "question": text} | start)
         else:
-            rows.append(("label", found.label, found.probabilities[found.label], "text", text))
+            probability = round(found.probabilities[found.label], 4)
+            rows.append({"label": found.label, "probability": probability, "text": text})
     if style == "csv":
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((rows[0][0], "probability", rows[0][3]) if rows else ())
-        writer.writerows((value, round(probability, 4), text) for _, value, probability, _, text in rows)
-        return
-    for name, value, probability, of, text in rows:
-        if style == "jsonl":
-            file.write(
-                json.dumps({name: value, "probability": round(probability, 4), of: text}, ensure_ascii=False) + "\n"
-            )
-        else:
-            file.write(f"{value}\t{probability:.4f}\t{text}\n")
+        writer.writerows([[*rows[0]], *(row.values() for row in rows)] if rows else [])
+    elif style == "jsonl":
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        for value, probability, text in (row.values() for row in rows):
+            # A line each, and three columns, whatever the texts hold.
+            file.write("\t".join((_one_line(value), f"{probability:.4f}", _one_line(text))) + "\n")
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[\t\r\n]+", " ", text)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class Tam:
 
     def inputs_of(self, rows: Sequence[Example]) -> list[Input]:
         """Return what `predict` reads of rows."""
-        return inputs_of(self.use.kind, rows)
+        return _inputs_of(self.use.kind, rows)
 
     def _run(self, batch: dict[str, torch.Tensor]) -> Any:
         device = self.model.device
@@ -186,7 +186,7 @@ def require(config: TamConfig, kind: str) -> None:
         check_vectors(Path(config.vectors))
 
 
-def inputs_of(kind: str, rows: Sequence[Example]) -> list[Input]:
+def _inputs_of(kind: str, rows: Sequence[Example]) -> list[Input]:
     """Return what a TAM for a kind of task reads of rows: texts, or texts with their contexts."""
     return [row.text if kind == "classification" else (row.text, row.context or "") for row in rows]
 
@@ -382,7 +382,7 @@ def _loader(
         questions, passages = [row.text for row in rows], [row.context or "" for row in rows]
         items: list[Any] = windows_of(tokenizer, questions, passages, answers, _spells(model))
     else:
-        inputs = inputs_of(task.kind, rows)
+        inputs = _inputs_of(task.kind, rows)
         items = [
             replace(encoded, label=task.labels.index(row.label))
             for encoded, row in zip(encode(tokenizer, in_order(inputs, task.order)), rows, strict=True)

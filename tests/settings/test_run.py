@@ -1,0 +1,119 @@
+"""What makes a pool of generated rows another one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from zerogen.config import Config, ContextConfig, GoldConfig, HoldoutConfig, PlmConfig, TaskConfig
+from zerogen.settings.run import Run
+
+Change = Callable[[Config, Path], None]
+
+
+def write(path: Path, passage: str) -> str:
+    answers = {"text": ["Ann"], "answer_start": [0]}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"id": "1", "question": "Who?", "context": passage, "answers": answers}) + "\n")
+    return str(path)
+
+
+def config(folder: Path) -> Config:
+    files = {split: write(folder / f"{split}.jsonl", "Ann came.") for split in ("train", "validation")}
+    gold = GoldConfig(files=files, text="question", context="context", uid="id")
+    (folder / "plm").mkdir(exist_ok=True)
+    (folder / "plm" / "config.json").write_text("{}")
+    (folder / "c.txt").write_text("Ann came.\n")
+    task = TaskConfig(
+        name="asked",
+        kind="qa",
+        labels=["question"],
+        prompts={"question": '"<C>" "<Y>": "'},
+        context=ContextConfig(source="gold"),
+        answers="rules",
+        gold={"own": gold},
+    )
+    return Config(task=task, plm=PlmConfig(name="tiny", model=str(folder / "plm"), dtype="float32"))
+
+
+def pool(config: Config) -> str:
+    return Run(config, [torch.device("cpu")]).pool_folder().name
+
+
+def gold(config: Config) -> GoldConfig:
+    return config.task.gold["own"]
+
+
+def source(config: Config) -> ContextConfig:
+    assert config.task.context is not None
+    return config.task.context
+
+
+def elsewhere(config: Config, folder: Path) -> None:
+    gold(config).files["train"] = write(folder / "other" / "t.jsonl", "Ann came.")
+
+
+def another(config: Config, folder: Path) -> None:
+    write(folder / "train.jsonl", "Ann went.")
+
+
+def of_a_file(config: Config, folder: Path) -> None:
+    source(config).source = str(folder / "c.txt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config, _: setattr(gold(config), "evaluate_on", "test"),
+        lambda config, _: gold(config).labels.update({0: "question"}),
+        lambda config, folder: write(folder / "validation.jsonl", "Ann went."),
+        lambda config, folder: (folder / "gold").write_text("a file of that name"),
+        lambda config, _: setattr(config, "n", 77),
+        elsewhere,
+    ],
+)
+def test_what_does_not_shape_rows_keeps_the_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = pool(config(tmp_path))
+    changed = config(tmp_path)
+    change(changed, tmp_path)
+    assert pool(changed) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        another,
+        of_a_file,
+        lambda config, _: setattr(gold(config), "context", "passage"),
+        lambda config, _: setattr(gold(config), "where", {"id": 1}),
+        lambda config, _: setattr(gold(config), "holdout", HoldoutConfig(rows=1)),
+        lambda config, _: setattr(config.task, "answers", "gold"),
+        lambda config, _: setattr(config.task, "min_words", 9),
+        lambda config, _: setattr(config, "seed", 77),
+    ],
+)
+def test_what_shapes_rows_makes_another_pool(tmp_path: Path, change: Change) -> None:
+    before = pool(config(tmp_path))
+    changed = config(tmp_path)
+    change(changed, tmp_path)
+    assert pool(changed) != before
+
+
+def test_a_context_file_is_its_content(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    of_a_file(first, tmp_path)
+    before = pool(first)
+    (tmp_path / "d.txt").write_text("Ann came.\n")
+    source(first).source = str(tmp_path / "d.txt")
+    write(tmp_path / "train.jsonl", "Ann went.")  # which is not read
+    assert pool(first) == before
+    (tmp_path / "d.txt").write_text("Ann went.\n")
+    assert pool(first) != before
+    again = pool(first)
+    first.task.answers = "gold"
+    assert pool(first) != again
