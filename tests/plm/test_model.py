@@ -610,3 +610,14 @@ def test_a_model_that_scales_its_logits_is_not_cut_in_halves() -> None:
     out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8, pad_token_id=0)
     found = plm.generate(requests([text, "A"]), DecodingConfig(top_k=1), NEVER, 8, seed=0)[0]
     assert found.text == plm.decode(out[0, ids.shape[1] :].tolist())
+
+
+def test_long_rows_are_decoded_a_few_at_a_time(gpt2: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values of the rows under way take an eighth of the memory at most."""
+    config = gpt2.network.config
+    a_token = 2 * 4 * config.num_hidden_layers * config.hidden_size  # keys and values in float32
+    monkeypatch.setattr("zerogen.plm.model.physical_memory", lambda: 8 * 100 * 50 * a_token)
+    assert gpt2.rows_at_a_time(DecodingConfig(), 100) == 50
+    assert gpt2.rows_at_a_time(DecodingConfig(), 10) == 192
+    assert gpt2.rows_at_a_time(DecodingConfig(), 100_000) == 1
+    assert gpt2.rows_at_a_time(DecodingConfig(batch_size=7), 100) == 7

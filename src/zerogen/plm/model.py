@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -189,12 +190,13 @@ class Plm(Codec):
         """Return how many rows of at most `capacity` tokens are decoded at a time, counter-prompts included."""
         if decoding.batch_size is not None:
             return decoding.batch_size
-        if self.device.type != "cuda":
-            return _ROWS_ON_CPU
         config, model = self.network.config, self.network.model
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         cache = 2 * config.num_hidden_layers * heads * width * capacity * model.dtype.itemsize
+        if self.device.type != "cuda":
+            # Of all memory, not of what is free now: the same machine decodes as many rows in every run.
+            return max(1, min(_ROWS_ON_CPU, physical_memory() // 8 // cache))
         logits = 6 * 4 * config.vocab_size  # and what the sampler makes of them, in float32
         rows = int(0.7 * self._free) // (cache + logits)
         # A power of two: what else needs a little memory on that GPU does not change it.
@@ -268,6 +270,11 @@ class Plm(Codec):
         """Return which token of a text is the first that reaches behind a character, but never its very first one."""
         spans = self.tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
         return max(1, next((i for i, (_, end) in enumerate(spans) if end > place), len(spans) - 1))
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def load_plm(config: PlmConfig, device: torch.device) -> Plm:
