@@ -16,7 +16,12 @@ labels: [ham, spam]
 prompts: {ham: 'A friend wrote: "', spam: 'An advertiser wrote: "'}
 scoring: {ham: 'A friend wrote: "<X>"', spam: 'An advertiser wrote: "<X>"'}
 """
-
+ASK = """
+name: ask
+kind: qa
+context: {source: data/none.txt}
+prompts: {question: '"<C>" "<Y>" answers: "'}
+"""
 EMPTY = '{"question": "Why?", "sentence": " ", "label": 0}\n'
 ASKED = '{"id": "1", "question": "Who?", "context": "Ann.", "answers": {"text": ["Ann"], "answer_start": [0]}}\n'
 
@@ -38,6 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "spam.yaml").write_text(SPAM)
+    (tmp_path / "conf" / "task" / "ask.yaml").write_text(ASK)
     for place in ("data/qnli", "data/squad", "twice/qnli"):
         (tmp_path / place).mkdir(parents=True)
         for name in ("train.jsonl", "validation.jsonl"):
@@ -131,6 +137,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["task=qnli", "setting=prompting", "setting.scope=texts"], "setting.scope: 'texts' is unknown.*did you mean"),
         (["task=qnli", "setting=prompting", "setting.calibration=on"], "setting.calibration"),
         (["tam=lstm", "task=rotten_tomatoes", "plm=smollm2", "tam.vectors=glove.txt"], "tam.vectors=glove.txt: there"),
+        (["tam=minilm", "task=rotten_tomatoes", "plm=smollm2", "tam.vectors=glove.txt"], "an encoder has its own"),
+        (["task=squad", "data_dir=data", "task.context.source=data/non.txt", "plm=smollm2", "tam=minilm"],
+         "context.source=data/non.txt: there is no such file; .*did you mean 'none.txt'"),
+        (["--config-dir", "conf", "task=ask", "answers=gold", "plm=smollm2", "tam=minilm"],
+         "answers=gold: task 'ask' has no gold data"),
         (["trainer.ema=1"], "trainer.ema=1.0: allowed is 0 < ema < 1, or null"),
         (["--nope"], "unrecognized arguments: --nope"),
         (["--config-dir", "conf", "task=spam", "task.context.per_label=2"], "task.context.per_label=2: sets a key"),

@@ -200,8 +200,16 @@ def test_an_answer_that_stands_elsewhere_is_refused(tmp_path: Path) -> None:
     moved = {**ASKED[0], "answers": {"text": ["Rome"], "answer_start": [16]}}
     with pytest.raises(UserError, match="row 2: column 'answers': 'Rome' does not stand at 16 of the context"):
         load_gold(question_task(write(tmp_path / "a.jsonl", [ASKED[0], moved])), "train")
-    with pytest.raises(UserError, match="allowed is {text: .*as in SQuAD"):
-        load_gold(question_task(write(tmp_path / "a.jsonl", [{**ASKED[0], "answers": "Rome"}])), "train")
+    with pytest.raises(UserError, match="row 1: column 'answers': 'Oslo' does not stand in the context"):
+        load_gold(question_task(write(tmp_path / "a.jsonl", [{**ASKED[0], "answers": "Oslo"}])), "train")
+
+
+def test_an_answer_may_be_a_plain_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('id,question,context,answers\n1,Where?,"Ann was in Rome, in Rome.",Rome\n2,Why?,Ann.,\n')
+    first, second = load_gold(question_task(str(path)), "train")
+    assert first.answers == (Answer("Rome", 11),)
+    assert second.answers == ()
 
 
 @pytest.mark.parametrize(
@@ -218,7 +226,7 @@ def test_an_answer_that_stands_elsewhere_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_answers_of_another_form_are_refused(tmp_path: Path, answers: object) -> None:
-    with pytest.raises(UserError, match="row 1: column 'answers': .*(as in SQuAD|does not stand at -)"):
+    with pytest.raises(UserError, match="row 1: column 'answers': .*(as in SQuAD, or a text|does not stand at -)"):
         load_gold(question_task(write(tmp_path / "a.jsonl", [{**ASKED[0], "answers": answers}])), "train")
 
 

@@ -125,13 +125,26 @@ def test_a_text_goes_with_its_context(
     path.write_text("".join(json.dumps({name: text, "context": "In Rome."}) + "\n" for text in ("Where?", "Why?")))
     predict.main([str(paired), "--file", str(path), "--format", "jsonl"])
     assert capsys.readouterr().out == expected
-    allowed = f"1: no text '{name}'; allowed is {{{name}, context}}"
-    for content, message in (("Where?", "1: not JSON"), ('{"contxt": 1}', allowed)):
+    allowed = f"1: has no '{name}'; allowed is {{{name}, context}}"
+    for content, message in (
+        ("Where?", "1: not JSON"),
+        ('{"contxt": 1}', allowed),
+        (json.dumps({name: "Why?", "context": 3}), "1: 'context' is 3; allowed is a text"),
+    ):
         path.write_text(content)
         with pytest.raises(SystemExit) as stop:
             predict.main([str(paired), "--file", str(path)])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+    for contexts, message in (
+        (["--context", "a", "--context", "b"], "--context: given 2 times for 3 texts; allowed is one, or one for each"),
+        (["--context", " "], "--context: is empty"),
+    ):
+        with pytest.raises(SystemExit):
+            predict.main([str(paired), "Where?", "Why?", "Who?", *contexts])
+        assert message in capsys.readouterr().err
+    inputs = predict.read_inputs("qa", ["Where?", "Why?"], ["In Rome.", "For fun."], [], "")
+    assert inputs == [("Where?", "In Rome."), ("Why?", "For fun.")]
     with pytest.raises(SystemExit):
         predict.main([str(paired), "Where?"])
     assert f"this model reads a {name} and a context" in capsys.readouterr().err

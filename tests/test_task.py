@@ -97,7 +97,7 @@ def test_an_unknown_task_names_the_nearest() -> None:
         ),
         ({"prompts": {"bad": "<X>", "good": "<C>"}}, "'<X>' is unknown"),
         ({"scoring": {"bad": "<X>", "good": "nothing"}}, "scoring.good.*must hold <X>"),
-        ({"context": None}, "no context.prompt"),
+        ({"context": None}, "no context.source or context.prompt"),
         ({"prompts": {"bad": "a", "good": "b"}}, "none of the prompts holds <C>"),
         ({"gold": {"own": GoldConfig()}}, "gold.own has no source"),
         ({"gold": {"own": GoldConfig(folder="x", labels={0: "goood"})}}, "labels.0: 'goood' is unknown.*'good'"),

@@ -365,6 +365,8 @@ def check_tam(tam: TamConfig) -> None:
     if tam.hidden is not None:
         _between("tam.hidden", tam.hidden, "null, or 1 or more", tam.hidden >= 1)
     _between("tam.vocabulary", tam.vocabulary, "3 or more", tam.vocabulary >= 3)
+    if tam.kind == "encoder" and tam.vectors:
+        raise UserError(f"tam.vectors={tam.vectors}: an encoder has its own; allowed with tam=lstm")
     if tam.kind == "encoder" and not tam.model:
         raise UserError("tam.model: has no value; an encoder needs a Hub id, a folder or package:NAME")
 

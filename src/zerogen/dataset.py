@@ -131,7 +131,7 @@ def _came_from(context: ContextConfig) -> str:
     if context.source == "plm":
         return f"`C` were written behind the prompt `{context.prompt}`"
     if context.source == "gold":
-        return "are texts of the training split of the human-labelled data, without their labels"
+        return "are texts of the training split of the human-labelled data"
     return f"are those of the file {Path(context.source).name}"
 
 

@@ -37,6 +37,8 @@ def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | Spans:
     """
     assert task.context is not None
     by_gold = task.context.source == "gold"
+    if task.kind == "qa" and task.answers == "gold" and not task.gold:
+        raise UserError(f"answers=gold: task '{task.name}' has no gold data; allowed are auto, spacy and rules")
     gold = load_gold(task, "train") if by_gold or (task.kind == "qa" and task.answers == "gold") else []
     if by_gold:
         texts = [row.context for row in gold if row.context and row.context.strip()]

@@ -99,7 +99,16 @@ def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: st
 
 
 def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
-    """Check the reference answers of a question against its context; one that is not at its place is an error."""
+    """Return the reference answers of a question, spans of its context.
+
+    found: as in SQuAD, {text: [...], answer_start: [...]}, or the text of the one answer, which is where the context
+    first holds it; empty for a question without an answer. Raises `UserError` for anything else, and for an answer that
+    is not at its place.
+    """
+    if isinstance(found, str):
+        if found.strip() and found not in context:
+            raise UserError(f"{where}: '{found}' does not stand in the context")
+        return (Answer(found, context.index(found)),) if found.strip() else ()
     texts, starts = (found.get("text"), found.get("answer_start")) if isinstance(found, dict) else (None, None)
     if (
         not isinstance(texts, list)
@@ -108,7 +117,7 @@ def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
         or not all(isinstance(text, str) for text in texts)
         or not all(type(start) is int for start in starts)  # True is an int, too
     ):
-        raise UserError(f"{where}: {found!r}: allowed is {{text: [...], answer_start: [...]}}, as in SQuAD")
+        raise UserError(f"{where}: {found!r}: allowed is {{text: [...], answer_start: [...]}} as in SQuAD, or a text")
     answers = [Answer(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
     for answer in answers:
         if answer.start < 0 or context[answer.start : answer.start + len(answer.text)] != answer.text:
@@ -123,9 +132,10 @@ def read_contexts(task: TaskConfig) -> list[str]:
     """
     assert task.context is not None
     path = Path(task.context.source)
+    if not path.is_file():
+        near = nearest(str(path), ["plm", "gold", *(file.name for file in path.parent.glob("*") if file.is_file())])
+        raise UserError(f"context.source={path}: there is no such file; allowed are plm, gold or a file{near}")
     if path.suffix == ".txt":
-        if not path.is_file():
-            raise UserError(f"contexts={path}: there is no such file; allowed are plm, gold or a file")
         try:
             texts = [" ".join(line.split()) for line in path.read_text(encoding="utf-8-sig").split("\n")]
         except UnicodeDecodeError as error:
@@ -142,7 +152,7 @@ def read_contexts(task: TaskConfig) -> list[str]:
             texts.append(row[column])
     texts = [text for text in texts if text.strip()]
     if not texts:
-        raise UserError(f"contexts={path}: the file holds no text")
+        raise UserError(f"context.source={path}: the file holds no text")
     return texts
 
 

@@ -27,12 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Print the label and its probability for texts, or the answer to questions, by the small model "
         "that a run has trained.",
         epilog="Without TEXT and --file, texts are read from standard input, one a line. Where the model reads a text "
-        "and a context, each TEXT goes with --context, and lines are JSON: {text, context}, for answers "
+        "and a context, each TEXT goes with a --context, and lines are JSON: {text, context}, for answers "
         "{question, context}.",
     )
     parser.add_argument("folder", type=Path, help="run folder (or the tam/ folder inside it)")
     parser.add_argument("text", nargs="*", default=[], help="text to label, or question to answer")
-    parser.add_argument("--context", help="the other text of the pair, or the passage that answers the question")
+    parser.add_argument(
+        "--context",
+        action="append",
+        default=[],
+        help="the other text of the pair, or the passage that answers the question: one for all TEXTs, or one for each",
+    )
     parser.add_argument("--file", type=Path, help="file of texts, one a line")
     parser.add_argument(
         "--format", choices=("text", "jsonl", "csv"), default="text", help="default: text (tab-separated)"
@@ -75,27 +80,37 @@ def read_lines(path: Path | None) -> list[str]:
     return lines
 
 
-def read_inputs(kind: str, texts: Sequence[str], context: str | None, lines: Sequence[str], where: str) -> list[Input]:
+def read_inputs(
+    kind: str, texts: Sequence[str], contexts: Sequence[str], lines: Sequence[str], where: str
+) -> list[Input]:
     """Return what a TAM of a kind reads, from texts of the command line or from lines.
 
-    Raises `UserError` for a context that is missing or not wanted, and for a line that is not JSON with the two texts.
+    Raises `UserError` for contexts that are missing, empty or not wanted, and for a line that is not JSON with the two
+    texts.
     """
     if kind == "classification":
-        if context is not None:
+        if contexts:
             raise UserError("--context: this model reads a single text; leave it out")
         return list(texts or lines)
     name = "question" if kind == "qa" else "text"
+    if any(not context.strip() for context in contexts):
+        raise UserError("--context: is empty; allowed is a text")
+    if len(contexts) not in (0, 1, len(texts or lines)):
+        raise UserError(
+            f"--context: given {len(contexts)} times for {len(texts or lines)} texts; allowed is one, or one for each"
+        )
+    if contexts:
+        given = list(texts or lines)  # every line is a text of its own
+        return [(text, contexts[place % len(contexts)]) for place, text in enumerate(given)]
     if texts:
-        if context is None:
-            raise UserError(f"--context: this model reads a {name} and a context; give the context")
-        return [(text, context) for text in texts]
-    if context is not None:  # every line is a text of its own
-        return [(line, context) for line in lines]
+        raise UserError(f"--context: this model reads a {name} and a context; give the context")
     inputs: list[Input] = []
     for number, row in json_rows(lines, where):
         for key in (name, "context"):
-            if not isinstance(row.get(key), str):
-                raise UserError(f"{where}:{number}: no text '{key}'; allowed is {{{name}, context}}{nearest(key, row)}")
+            if key not in row:
+                raise UserError(f"{where}:{number}: has no '{key}'; allowed is {{{name}, context}}{nearest(key, row)}")
+            if not isinstance(row[key], str) or not row[key].strip():
+                raise UserError(f"{where}:{number}: '{key}' is {row[key]!r}; allowed is a text")
         inputs.append((row[name], row["context"]))
     return inputs
 

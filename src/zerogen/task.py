@@ -134,7 +134,9 @@ def check_task(task: TaskConfig) -> None:
                 lacking = " and ".join(f"<{name}>" for name in sorted(needed - found))
                 raise UserError(f"{where}: {field}.{label}: '{prompt}' must hold {lacking}")
             if field == "prompts" and "C" in found and task.context is None:
-                raise UserError(f"{where}: {field}.{label} holds <C>, but the task has no context.prompt to write it")
+                raise UserError(
+                    f"{where}: {field}.{label} holds <C>, but the task has no context.source or context.prompt"
+                )
     if task.context is not None:
         written = task.context.source == "plm"
         if written and task.kind == "qa":
@@ -142,7 +144,10 @@ def check_task(task: TaskConfig) -> None:
                 f"{where}: context.source=plm: question answering needs given passages; allowed are gold or a file"
             )
         if written and (not task.context.prompt or placeholders(task.context.prompt)):
-            raise UserError(f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders")
+            raise UserError(
+                f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders, behind "
+                "which the PLM writes contexts; or let context.source say where they are"
+            )
         if task.context.source == "gold" and not any(gold.context for gold in task.gold.values()):
             raise UserError(f"{where}: context.source=gold: none of its gold sources has a context column")
         if task.context.per_label < 1 or task.context.max_new_tokens < 1:

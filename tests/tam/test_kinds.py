@@ -1,5 +1,7 @@
 """Pairs and question answering: what the TAMs learn, keep, and must not depend on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from transformers import AutoModelForQuestionAnswering
 from tests.conftest import byte_tokenizer, toy_pairs, toy_questions
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
+from zerogen.progress import Advance, Quiet
 from zerogen.records import Prediction
 from zerogen.tam.bidaf import BidafForQuestionAnswering, character_ids
 from zerogen.tam.data import encode
@@ -30,6 +33,26 @@ def config(request: pytest.FixtureRequest, tiny_encoder: Path) -> TamConfig:
     if request.param == "lstm":
         return TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=24, hidden=24, dropout=0.0)
     return TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32")
+
+
+class Heard(Quiet):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.done = self.total = 0
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        self.done, self.total = 0, total
+
+        def advance(steps: int) -> None:
+            self.done += steps
+
+        yield advance
 
 
 def trained(task: TaskConfig, config: TamConfig, trainer: TrainerConfig = QUICK, rows: int = 120) -> Tam:
@@ -269,7 +292,11 @@ def test_training_starts_from_word_vectors(task: TaskConfig, tmp_path: Path) -> 
     path = tmp_path / "v.txt"
     path.write_text("2 3\nROME 9 9 9\nrome 1.5 2.5 3.5\noslo 4 5 6\nnowhere 0 0 0\n")
     config = TamConfig(name="lstm", kind="lstm", dtype="float32", hidden=8, vectors=str(path))
-    tam = trained(task, config, replace(QUICK, epochs=1, lr=1e-12))
+    heard = Heard()
+    rows = toy_pairs(120) if task.kind == "pair" else toy_questions(120)
+    tam, _ = fit(rows, task, config, replace(QUICK, epochs=1, lr=1e-12), seed=1, progress=heard)
+    known = sum(word in tam.tokenizer.get_vocab() for word in ("rome", "oslo", "nowhere"))
+    assert heard.said == [f"{path} has vectors for {known} of {len(tam.tokenizer)} words"]
     table = tam.model.words if task.kind == "qa" else tam.model.embedding
     assert table.weight.shape[1] == 3
     place = tam.tokenizer.convert_tokens_to_ids("rome")
@@ -380,7 +407,10 @@ def test_training_that_goes_on_ends_as_if_it_had_not_stopped(
         fit(rows, task, config, trainer, seed=1, checkpoint=path)
     assert path.is_file()
     steps = -100
-    found, again = fit(rows, task, config, trainer, seed=1, checkpoint=path)
+    heard = Heard()
+    found, again = fit(rows, task, config, trainer, seed=1, checkpoint=path, progress=heard)
+    assert [line.partition(" rows ")[2] for line in heard.said] == ["goes on from its last finished epoch"]
+    assert heard.done == heard.total  # of the bar
     assert steps + 100 < 12  # the first two epochs were not trained again
     assert again == report
     assert not path.exists()

@@ -38,7 +38,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
             *_names(result),
             *([str(result["seed"])] if several else []),
             f"{result['n_train']:,}",
-            *([f"{found[0]:.1%}", f"{found[1]:.3f}"] if found else ["-", "-"]),
+            *([f"{found[0]:.1%}", f"{found[1]:.1%}"] if found else ["-", "-"]),
             f"{sum(result['seconds'].values()):,.0f}",
         )
     return table
@@ -51,12 +51,9 @@ def aggregate_table(aggregates: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in aggregates:
         cells = []
-        for metric, (scale, digits) in zip(row["mean"], ((100, 1), (1, 3)), strict=False):
+        for metric, mean in row["mean"].items():
             spread = row["standard_deviation"][metric]
-            cells.append(
-                f"{row['mean'][metric] * scale:.{digits}f}"
-                + ("" if spread is None else f" ± {spread * scale:.{digits}f}")
-            )
+            cells.append(f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}"))
         table.add_row(*_names(row), f"{row['n_train']:,}", str(len(row["seeds"])), *(cells or ["-", "-"]))
     return table
 

@@ -310,7 +310,7 @@ def describe(outcome: Outcome) -> str:
         return said + f"{shown} on {len(outcome.predictions):,} gold rows"
     said += "trained; nothing was evaluated, the task has no gold data"
     if outcome.heldout_accuracy is not None:
-        said += f" (it agrees with {outcome.heldout_accuracy:.1%} of the held-out synthetic labels)"
+        said += f" (it is right about {outcome.heldout_accuracy:.1%} of the held-out synthetic rows)"
     return said
 
 

@@ -157,6 +157,7 @@ class BestEpoch(pl.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         trainer.train_dataloader.batch_sampler.epoch = trainer.current_epoch  # more than 0 where training goes on
         self._stop_without_progress(trainer, trainer.current_epoch)
+        self.advance(trainer.current_epoch * len(trainer.train_dataloader.dataset))
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "accuracy": self.accuracy, "best": self._best, "weights": self._weights}

@@ -230,7 +230,7 @@ def fit(
     for row in rows:
         if row.label not in task.labels:
             raise UserError(f"row {row.uid}: label '{row.label}' is not among {', '.join(task.labels)}")
-    device = torch.device(device)
+    device, progress = torch.device(device), progress or Quiet()
     train, heldout = split_heldout(rows, trainer.heldout, seed)
     cuda = [device.index or 0] if device.type == "cuda" else []
     unanswered = task.kind == "qa" and any(not row.answers for row in rows)
@@ -238,7 +238,7 @@ def fit(
     with torch.random.fork_rng(devices=cuda), quiet_lightning():
         torch.manual_seed(derive(seed, "tam"))
         if tam.kind == "lstm":
-            model, tokenizer = _from_scratch(tam, task, train)
+            model, tokenizer = _from_scratch(tam, task, train, progress)
         else:
             model, tokenizer = _encoder(tam, task.labels, task.kind, task.max_length)
         batches = _loader(model, tokenizer, train, task, trainer.batch_size, derive(seed, "batches"))
@@ -247,10 +247,12 @@ def fit(
         module = learner(model, trainer, steps=len(batches) * trainer.epochs)
         size = len(batches.dataset)
         what = "windows" if task.kind == "qa" else "rows"
-        with (progress or Quiet()).bar(f"training on {len(train):,} rows", size * trainer.epochs, what) as advance:
+        with progress.bar(f"training on {len(train):,} rows", size * trainer.epochs, what) as advance:
             best = BestEpoch(trainer.patience, advance)
             saving = [] if checkpoint is None else [_every_epoch(checkpoint)]
             going_on = checkpoint is not None and checkpoint.is_file()
+            if going_on:
+                progress.say(f"training on {len(train):,} rows goes on from its last finished epoch")
             lightning = pl.Trainer(
                 accelerator="gpu" if cuda else "cpu",
                 devices=cuda or 1,
@@ -287,7 +289,7 @@ def _every_epoch(checkpoint: Path) -> Any:
     return EveryEpoch()
 
 
-def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example]) -> tuple[Any, Any]:
+def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example], progress: Quiet) -> tuple[Any, Any]:
     """Return an untrained LSTM, or BiDAF, with the vocabulary of the rows."""
     texts = list(dict.fromkeys(text for row in rows for text in (row.text, row.context) if text))
     if task.kind == "classification":  # which never reads the context
@@ -295,6 +297,8 @@ def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example]) -> 
     tokenizer = word_tokenizer(texts, tam.vocabulary, reading=task.kind == "qa")
     tokenizer.model_max_length = task.max_length
     vectors = read_vectors(Path(tam.vectors), tokenizer.get_vocab()) if tam.vectors else {}
+    if vectors:
+        progress.say(f"{tam.vectors} has vectors for {len(vectors):,} of {len(tokenizer):,} words")
     embedding = len(next(iter(vectors.values()))) if vectors else tam.embedding
     hidden = tam.hidden or {"classification": 150, "pair": 300, "qa": 100}[task.kind]
     if task.kind == "qa":
