@@ -375,7 +375,7 @@ def check_size(key: str, value: int | None, task: TaskConfig) -> None:
     """Check that a number of rows holds one of each label. Raises `UserError`."""
     labels = len(task.labels)
     if value is not None and value < labels:
-        raise UserError(f"{key}={value}: task '{task.name}' has {labels} labels; allowed is {labels} or more")
+        raise UserError(f"{key}={value}: allowed is {labels} or more, the number of labels of task '{task.name}'")
 
 
 def check(config: Config) -> None:

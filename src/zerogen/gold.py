@@ -191,8 +191,8 @@ def _rows(task: TaskConfig, gold: GoldConfig, split: str) -> tuple[Iterable[Row]
     else:
         if name not in gold.files:
             raise UserError(
-                f"task '{task.name}': gold.files has no '{name}' file, which is needed here; there are: "
-                f"{', '.join(gold.files)}{nearest(name, gold.files)}"
+                f"task '{task.name}': its gold data has no file for the {name} split, which is needed here (files, or "
+                f"data_dir); there are: {', '.join(gold.files.values())}{nearest(name, gold.files)}"
             )
         path = Path(gold.files[name])
     return read_rows(path), str(path)

@@ -1,4 +1,4 @@
-"""What makes a pool of generated rows another one."""
+"""What makes a pool of generated rows another one, and what is said of a result."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from zerogen.config import Config, ContextConfig, GoldConfig, HoldoutConfig, PlmConfig, TaskConfig
-from zerogen.settings.run import Run
+from zerogen.records import Prediction, Span
+from zerogen.settings.run import Outcome, Run, describe
 
 Change = Callable[[Config, Path], None]
 
@@ -117,3 +118,10 @@ def test_a_context_file_is_its_content(tmp_path: Path) -> None:
     again = pool(first)
     first.task.answers = "gold"
     assert pool(first) != again
+
+
+@pytest.mark.parametrize(("second", "said"), [("good", "gold rows"), ("bad", "gold rows; it predicts 'bad' only")])
+def test_a_model_that_predicts_one_label_only_is_named(second: str, said: str) -> None:
+    metrics = {"accuracy": 0.5, "macro_f1": 1 / 3, "confusion": {}}
+    predictions: list[Prediction | Span] = [Prediction("bad", {}), Prediction(second, {})]
+    assert describe(Outcome(n_train=4, metrics=metrics, predictions=predictions)).endswith(said)

@@ -307,7 +307,9 @@ def describe(outcome: Outcome) -> str:
     said = f"n={outcome.n_train:,}: " if outcome.n_train else ""
     if outcome.metrics:
         shown = ", ".join(f"{MAIN[name]} {value:.1%}" for name, value in numbers(outcome.metrics).items())
-        return said + f"{shown} on {len(outcome.predictions):,} gold rows"
+        predicted = {found.label for found in outcome.predictions if isinstance(found, Prediction)}
+        only = f"; it predicts '{predicted.pop()}' only" if len(predicted) == 1 else ""
+        return said + f"{shown} on {len(outcome.predictions):,} gold rows{only}"
     said += "trained; nothing was evaluated, the task has no gold data"
     if outcome.heldout_accuracy is not None:
         said += f" (it is right about {outcome.heldout_accuracy:.1%} of the held-out synthetic rows)"
