@@ -18,7 +18,7 @@ from zerogen.records import Prediction
 from zerogen.tam.bidaf import BidafForQuestionAnswering, character_ids
 from zerogen.tam.data import encode
 from zerogen.tam.learner import Learner, moving_average
-from zerogen.tam.lstm import two_streams
+from zerogen.tam.lstm import BiLstm, two_streams
 from zerogen.tam.reader import collate_windows, windows_of
 from zerogen.tam.train import Tam, Use, fit, in_order, load_tam, require
 from zerogen.tam.vectors import read_vectors
@@ -199,17 +199,53 @@ def test_bidaf_never_reads_padding_and_places_logits_on_the_passage(tmp_path: Pa
     assert plain.start_logits[0, 4:].abs().min() > 0
 
 
+def torchs(lstm: BiLstm) -> torch.nn.LSTM:
+    """Return torch's bidirectional LSTM with the same weights."""
+    first = lstm.forwards[0]
+    layers = len(lstm.forwards)
+    whole = torch.nn.LSTM(first.input_size, first.hidden_size, layers, batch_first=True, bidirectional=True)
+    for layer in range(layers):
+        for side, suffix in ((lstm.forwards[layer], ""), (lstm.backwards[layer], "_reverse")):
+            for name, tensor in side.named_parameters():
+                getattr(whole, name.replace("_l0", f"_l{layer}{suffix}")).data.copy_(tensor)
+    return whole
+
+
+def test_both_directions_are_torchs_for_rows_of_any_length() -> None:
+    torch.manual_seed(1)
+    lstm = BiLstm(5, 4, layers=2).eval()
+    rows, lengths = torch.randn(3, 7, 5), torch.tensor([7, 1, 4])
+    found = lstm(rows, lengths)
+    for row, length, states in zip(rows, lengths.tolist(), found, strict=True):
+        torch.testing.assert_close(states[:length], torchs(lstm)(row[None, :length])[0][0])
+        assert not states[length:].any()
+
+
+def test_a_single_text_is_read_by_its_two_final_states() -> None:
+    task = replace(PAIRS, kind="classification")
+    config = TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=8, hidden=6)
+    tam, _ = fit(toy_pairs(60), task, config, QUICK, seed=1)
+    texts = ["the film was good", "bad", ""]
+    with torch.no_grad():
+        for text, prediction in zip(texts, tam.predict(texts), strict=True):
+            ids = torch.tensor([tam.tokenizer(text)["input_ids"] or [0]])
+            _, (final, _) = torchs(tam.model.lstm)(tam.model.embedding(ids))
+            logits = tam.model.classifier(final.transpose(0, 1).flatten(1))[0]
+            expected = dict(zip(tam.labels, logits.softmax(-1).tolist(), strict=True))
+            assert prediction.probabilities == pytest.approx(expected, abs=1e-6)
+
+
 def test_the_two_stream_lstm_computes_its_formula() -> None:
     """One pair at a time, without padding, as Conneau et al. (2017) write it."""
     tam = trained(PAIRS, TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=8, hidden=6))
     pairs = [("the film was good fun", "good"), ("bad", "it was very bad and long")]
     found = tam.predict(pairs)
     model = tam.model
-    assert (model.config.layers, model.lstm.num_layers) == (2, 2)
+    assert (model.config.layers, len(model.lstm.forwards)) == (2, 2)
     with torch.no_grad():
         for (text, context), prediction in zip(pairs, found, strict=True):
             p, h = (
-                model.lstm(model.embedding(torch.tensor([tam.tokenizer(one)["input_ids"]])))[0][0].max(0).values
+                torchs(model.lstm)(model.embedding(torch.tensor([tam.tokenizer(one)["input_ids"]])))[0][0].max(0).values
                 for one in (context, text)  # the order of the task
             )
             logits = model.classifier(torch.cat([p, h, (p - h).abs(), p * h])[None])[0]
@@ -234,7 +270,7 @@ def test_bidaf_computes_its_formula() -> None:
             )
             count = sum(place is not None for place in window.offsets)
             parts = embedded[: len(window.ids) - count], embedded[len(window.ids) - count :]
-            question, passage = (model.contextual.lstm(part[None])[0][0] for part in parts)
+            question, passage = (torchs(model.contextual)(part[None])[0][0] for part in parts)
             scores = torch.stack(
                 [
                     torch.stack(
@@ -246,8 +282,8 @@ def test_bidaf_computes_its_formula() -> None:
             attended = scores.softmax(1) @ question
             back = scores.max(1).values.softmax(0) @ passage
             flow = torch.cat([passage, attended, passage * attended, passage * back], 1)
-            modelled = model.modelling.lstm(flow[None])[0][0]
-            closed = model.closing.lstm(modelled[None])[0][0]
+            modelled = torchs(model.modelling)(flow[None])[0][0]
+            closed = torchs(model.closing)(modelled[None])[0][0]
             starts = model.start(torch.cat([flow, modelled], 1)).squeeze(1)
             ends = model.end(torch.cat([flow, closed], 1)).squeeze(1)
             for mine, logits, none in ((starts, found.start_logits, 0), (ends, found.end_logits, 1)):

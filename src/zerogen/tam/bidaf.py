@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from zerogen.tam.lstm import two_streams
+from zerogen.tam.lstm import BiLstm, two_streams
 
 WORD_LENGTH = 16  # characters of a word that are read
 
@@ -36,23 +36,6 @@ class BidafConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-class _Lstm(nn.Module):
-    """A bidirectional LSTM over padded rows [B, T, D] of known lengths [B]; returns states [B, T, 2H]."""
-
-    def __init__(self, width: int, hidden: int, layers: int, dropout: float) -> None:
-        super().__init__()
-        between = dropout if layers > 1 else 0.0
-        self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=True, dropout=between)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.dropout(rows), lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        states, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=rows.shape[1])
-        return states
-
-
 class BidafForQuestionAnswering(PreTrainedModel):
     """Character CNN, highway, contextual LSTM, attention flow, modelling LSTM, pointers. Padding is never attended to.
 
@@ -70,10 +53,10 @@ class BidafForQuestionAnswering(PreTrainedModel):
         self.characters = nn.Embedding(len(config.characters) + 2, each, padding_idx=0)
         self.filters = nn.Conv1d(each, filters, kernel_size=5)
         self.highway = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(2))
-        self.contextual = _Lstm(width, hidden, 1, dropout)
+        self.contextual = BiLstm(width, hidden)
         self.similarity = nn.Linear(6 * hidden, 1)
-        self.modelling = _Lstm(8 * hidden, hidden, 2, dropout)
-        self.closing = _Lstm(2 * hidden, hidden, 1, dropout)
+        self.modelling = BiLstm(8 * hidden, hidden, 2, dropout)
+        self.closing = BiLstm(2 * hidden, hidden)
         self.start, self.end = nn.Linear(10 * hidden, 1), nn.Linear(10 * hidden, 1)
         self.none = nn.Parameter(torch.zeros(2))  # logits of no answer
         self.dropout = nn.Dropout(dropout)
@@ -96,13 +79,14 @@ class BidafForQuestionAnswering(PreTrainedModel):
         )
         rows = self._embedded(input_ids, characters)  # [B, T, D]
         rows = rows.repeat(2, 1, 1).gather(1, places[:, :, None].expand(-1, -1, rows.shape[-1]))  # [2B, S, D]
-        states = self.contextual(rows, lengths)
+        states = self.contextual(self.dropout(rows), lengths.clamp(min=1))
         question, passage = states.chunk(2)  # [B, S, 2H]
         before, behind = lengths.chunk(2)
         question, passage = question[:, : int(before.max())], passage[:, : max(1, int(behind.max()))]
         steps = torch.arange(length, device=input_ids.device)
         in_question = steps[: question.shape[1]] < before[:, None]
-        in_passage = steps[: passage.shape[1]] < behind.clamp(min=1)[:, None]
+        behind = behind.clamp(min=1)  # an empty passage is one of padding
+        in_passage = steps[: passage.shape[1]] < behind[:, None]
 
         # w [c; q; c * q] without making all pairs: [B, N, M]
         of_passage, of_question, of_both = self.similarity.weight[0].chunk(3)
@@ -113,9 +97,9 @@ class BidafForQuestionAnswering(PreTrainedModel):
         weights = scores.amax(-1).masked_fill(~in_passage, -torch.inf).softmax(-1)  # [B, N]
         to_passage = (weights[:, None] @ passage).expand_as(passage)
         flow = torch.cat([passage, to_question, passage * to_question, passage * to_passage], -1)  # [B, N, 8H]
-        modelled = self.modelling(flow, behind)  # [B, N, 2H]
+        modelled = self.modelling(self.dropout(flow), behind)  # [B, N, 2H]
         starts = self.start(self.dropout(torch.cat([flow, modelled], -1))).squeeze(-1)  # [B, N]
-        closed = self.closing(modelled, behind)
+        closed = self.closing(self.dropout(modelled), behind)
         ends = self.end(self.dropout(torch.cat([flow, closed], -1))).squeeze(-1)
         return QuestionAnsweringModelOutput(
             start_logits=self._placed(starts, before, in_passage, length, self.none[0]),

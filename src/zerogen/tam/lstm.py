@@ -35,6 +35,33 @@ class LstmConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
+class BiLstm(nn.Module):
+    """Layers of LSTMs that read rows in both directions; padding behind a row is not read.
+
+    Each direction is an LSTM of its own over padded rows, the second one over rows that are turned around: twice as
+    fast on a processor as torch's packed sequences.
+    """
+
+    def __init__(self, width: int, hidden: int, layers: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        widths = [width, *[2 * hidden] * (layers - 1)]
+        self.forwards = nn.ModuleList(nn.LSTM(each, hidden, batch_first=True) for each in widths)
+        self.backwards = nn.ModuleList(nn.LSTM(each, hidden, batch_first=True) for each in widths)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """Return the last layer's states [B, T, 2H] of rows [B, T, D] with lengths [B], 0 behind a row's end."""
+        steps = torch.arange(rows.shape[1], device=rows.device)
+        inside = (steps < lengths[:, None])[:, :, None]
+        # Where each step of a row that is turned around comes from; it is its own inverse.
+        turned = torch.where(inside[:, :, 0], lengths[:, None] - 1 - steps, steps)[:, :, None]
+        for layer, (onward, backward) in enumerate(zip(self.forwards, self.backwards, strict=True)):
+            given = self.dropout(rows) if layer else rows
+            found = backward(given.gather(1, turned.expand_as(given)))[0]
+            rows = torch.cat([onward(given)[0], found.gather(1, turned.expand_as(found))], -1) * inside
+        return rows
+
+
 class LstmForSequenceClassification(PreTrainedModel):
     """A bidirectional LSTM. Padding is never read.
 
@@ -50,14 +77,7 @@ class LstmForSequenceClassification(PreTrainedModel):
         super().__init__(config)
         width = 2 * config.hidden
         self.embedding = nn.Embedding(config.vocab_size, config.embedding, padding_idx=0)
-        self.lstm = nn.LSTM(
-            config.embedding,
-            config.hidden,
-            num_layers=config.layers,
-            dropout=config.dropout if config.layers > 1 else 0.0,
-            batch_first=True,
-            bidirectional=True,
-        )
+        self.lstm = BiLstm(config.embedding, config.hidden, config.layers, config.dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier: nn.Module = nn.Linear(width, config.num_labels)
         if config.pair:
@@ -83,25 +103,23 @@ class LstmForSequenceClassification(PreTrainedModel):
         token_type_ids: of a pair, [B, T], 0 for the words of the first text and 1 for those of the second behind it.
         """
         if not self.config.pair:
-            final = self._read(input_ids, attention_mask.sum(-1))[1]
+            states, lengths = self._read(input_ids, attention_mask.sum(-1))
+            last = states[torch.arange(len(states), device=states.device), lengths - 1]
+            final = torch.cat([last[:, : self.config.hidden], states[:, 0, self.config.hidden :]], -1)  # [B, 2H]
             return SequenceClassifierOutput(logits=self.classifier(self.dropout(final)))
         assert token_type_ids is not None
         ids, lengths = two_streams(input_ids, attention_mask, token_type_ids)
-        states = self._read(ids, lengths)[0]  # [2B, T, 2H]
-        real = torch.arange(states.shape[1], device=states.device) < lengths.clamp(min=1)[:, None]
+        states, lengths = self._read(ids, lengths)  # [2B, T, 2H]
+        real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
         pooled = states.masked_fill(~real[:, :, None], -torch.inf).amax(1)  # [2B, 2H]
         p, h = pooled.chunk(2)
         logits = self.classifier(self.dropout(torch.cat([p, h, (p - h).abs(), p * h], -1)))
         return SequenceClassifierOutput(logits=logits)
 
     def _read(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last layer's states [B, T, 2H] of ids [B, T], and the final ones of both directions [B, 2H]."""
-        embedded = self.dropout(self.embedding(ids))  # [B, T, E]
-        lengths = lengths.clamp(min=1).cpu()  # an empty text reads one padding token
-        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-        states, (final, _) = self.lstm(packed)  # final: [2 * layers, B, H]
-        padded, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True)
-        return padded, torch.cat([final[-2], final[-1]], -1)
+        """Return the last layer's states [B, T, 2H] of ids [B, T], and lengths [B]; an empty text is one of padding."""
+        lengths = lengths.clamp(min=1)
+        return self.lstm(self.dropout(self.embedding(ids)), lengths), lengths
 
 
 def two_streams(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
