@@ -162,13 +162,17 @@ def test_both_texts_of_a_pair_are_read_and_cleaned(tmp_path: Path) -> None:
         load_gold(task, "train")
 
 
-def test_held_out_pairs_are_other_pairs(tmp_path: Path) -> None:
-    rows = [{"q": f"Who {i % 5}?", "s": f"Sentence {i}.", "y": i % 2} for i in range(40)]
+def test_held_out_pairs_are_about_other_contexts(tmp_path: Path) -> None:
+    rows = [{"q": f"Who {i}?", "s": f"Sentence {i % 8}.", "y": i % 2} for i in range(40)]
     task = pair_task(write(tmp_path / "a.jsonl", rows))
-    task.gold["own"].holdout = HoldoutConfig(rows=10)
-    held, left = load_gold(task, "validation"), load_gold(task, "train")
-    assert [len(held), len(left)] == [10, 30]
-    assert not {row.content for row in held} & {row.content for row in left}
+    for wanted, got in [(10, 10), (12, 15)]:
+        task.gold["own"].holdout = HoldoutConfig(rows=wanted)
+        held, left = load_gold(task, "validation"), load_gold(task, "train")
+        assert [len(held), len(left)] == [got, 40 - got]
+        assert not {row.context for row in held} & {row.context for row in left}
+    task.gold["own"].holdout = HoldoutConfig(rows=36)  # which takes the last context, too
+    with pytest.raises(UserError, match="holdout.rows=36: allowed is fewer than the 40 unique rows"):
+        load_gold(task, "validation")
 
 
 PASSAGE = "Ann  met Bob in  Rome."

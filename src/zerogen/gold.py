@@ -50,17 +50,27 @@ def load_gold(task: TaskConfig, split: str) -> list[Example]:
 
 
 def _held_out(rows: Sequence[Example], gold: GoldConfig) -> set[tuple[str, str]]:
-    """Pick the texts of the validation split by a seeded hash, so that equal texts never end on both sides."""
+    """Pick the contents of the validation split by a seeded hash: equal texts never end on both sides, nor do contexts.
+
+    Whole contexts are taken until there are holdout.rows, so there may be a few more.
+    """
     assert gold.holdout is not None
-    texts = {row.content for row in rows}
-    if len(texts) <= gold.holdout.rows:
-        raise UserError(f"gold holdout.rows={gold.holdout.rows}: allowed is fewer than the {len(texts)} unique texts")
-    seed = gold.holdout.seed
+    wanted, seed = gold.holdout.rows, gold.holdout.seed
+    groups: dict[str, dict[tuple[str, str], None]] = {}
+    for row in rows:
+        groups.setdefault(row.context or row.text, {})[row.content] = None
 
-    def drawn(content: tuple[str, str]) -> bytes:
-        return hashlib.sha256("\0".join(filter(None, (str(seed), *content))).encode()).digest()
+    def drawn(group: str) -> bytes:
+        return hashlib.sha256(f"{seed}\0{group}".encode()).digest()
 
-    return set(sorted(texts, key=drawn)[: gold.holdout.rows])
+    chosen: set[tuple[str, str]] = set()
+    for group in sorted(groups, key=drawn):
+        if len(chosen) >= wanted:
+            return chosen
+        chosen.update(groups[group])
+    raise UserError(
+        f"gold holdout.rows={wanted}: allowed is fewer than the {len(chosen)} unique rows, with a context left to train on"
+    )
 
 
 def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: str, split: str) -> list[Example]:

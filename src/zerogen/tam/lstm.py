@@ -103,23 +103,24 @@ class LstmForSequenceClassification(PreTrainedModel):
         token_type_ids: of a pair, [B, T], 0 for the words of the first text and 1 for those of the second behind it.
         """
         if not self.config.pair:
-            states, lengths = self._read(input_ids, attention_mask.sum(-1))
+            lengths = attention_mask.sum(-1).clamp(min=1)
+            states = self._read(input_ids, lengths)
             last = states[torch.arange(len(states), device=states.device), lengths - 1]
             final = torch.cat([last[:, : self.config.hidden], states[:, 0, self.config.hidden :]], -1)  # [B, 2H]
             return SequenceClassifierOutput(logits=self.classifier(self.dropout(final)))
         assert token_type_ids is not None
         ids, lengths = two_streams(input_ids, attention_mask, token_type_ids)
-        states, lengths = self._read(ids, lengths)  # [2B, T, 2H]
+        lengths = lengths.clamp(min=1)  # an empty text is one of padding
+        states = self._read(ids, lengths)  # [2B, T, 2H]
         real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
         pooled = states.masked_fill(~real[:, :, None], -torch.inf).amax(1)  # [2B, 2H]
         p, h = pooled.chunk(2)
         logits = self.classifier(self.dropout(torch.cat([p, h, (p - h).abs(), p * h], -1)))
         return SequenceClassifierOutput(logits=logits)
 
-    def _read(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last layer's states [B, T, 2H] of ids [B, T], and lengths [B]; an empty text is one of padding."""
-        lengths = lengths.clamp(min=1)
-        return self.lstm(self.dropout(self.embedding(ids)), lengths), lengths
+    def _read(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return the last layer's states [B, T, 2H] of ids [B, T] with lengths [B]."""
+        return self.lstm(self.dropout(self.embedding(ids)), lengths)
 
 
 def two_streams(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
