@@ -173,9 +173,10 @@ class TamConfig:
     dropout: float | None = None
     """LSTM: dropout before the recurrent layers and before the output; null: 0.5, for question answering 0.2."""
     vectors: str | None = None
-    """LSTM: file of word vectors to start from (GloVe's or word2vec's text, or word2vec's .bin); sets `embedding`."""
+    """LSTM: file of word vectors to start from (GloVe's or word2vec's text, or word2vec's .bin); sets `embedding`, and
+    its words, in their order, fill up the vocabulary."""
     vocabulary: int = 30000
-    """LSTM: largest number of word types kept."""
+    """LSTM: largest number of word types kept, first those of the training texts."""
 
 
 @dataclass

@@ -135,11 +135,13 @@ def two_streams(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tenso
     return ids[:, : max(1, int(lengths.max()))], lengths
 
 
-def word_tokenizer(texts: Iterable[str], vocabulary: int, reading: bool = False) -> PreTrainedTokenizerFast:
+def word_tokenizer(
+    texts: Iterable[str], vocabulary: int, reading: bool = False, more: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
     """Learn a lower-cased word vocabulary from texts: id 0 is padding, 1 an unknown word, 2 stands for no answer.
 
     Of a pair, the words of the second text follow those of the first, with token type 1. reading: a pair begins with
-    the token for no answer.
+    the token for no answer. more: words that fill the vocabulary up to its size.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -154,6 +156,14 @@ def word_tokenizer(texts: Iterable[str], vocabulary: int, reading: bool = False)
     )
     trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
     words.train_from_iterator(texts, trainer)
+    known = words.get_vocab()
+    for word in map(str.lower, more):
+        if len(known) >= vocabulary:
+            break
+        pieces = words.pre_tokenizer.pre_tokenize_str(words.normalizer.normalize_str(word))
+        if [piece for piece, _ in pieces] == [word]:  # else no text is ever cut into it
+            known.setdefault(word, len(known))
+    words.model = models.WordLevel(known, unk_token="[UNK]")
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token="[PAD]",

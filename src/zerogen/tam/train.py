@@ -21,7 +21,7 @@ from zerogen.tam.data import Buckets, by_length, collate, encode, reads_types, s
 from zerogen.tam.learner import BestEpoch, Classifier, Learner, SpanLearner, span_logits
 from zerogen.tam.lstm import LstmConfig, LstmForSequenceClassification, word_tokenizer
 from zerogen.tam.reader import best_spans, collate_windows, pick, windows_of
-from zerogen.tam.vectors import check_vectors, read_vectors
+from zerogen.tam.vectors import check_vectors, read_vectors, words_of
 
 Input = str | tuple[str, str]  # a text, or a text and its context
 _OWN: dict[str, Any] = {"zerogen-lstm": LstmForSequenceClassification, "zerogen-bidaf": BidafForQuestionAnswering}
@@ -294,7 +294,8 @@ def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example], pro
     texts = list(dict.fromkeys(text for row in rows for text in (row.text, row.context) if text))
     if task.kind == "classification":  # which never reads the context
         texts = [row.text for row in rows]
-    tokenizer = word_tokenizer(texts, tam.vocabulary, reading=task.kind == "qa")
+    more = words_of(Path(tam.vectors)) if tam.vectors else ()
+    tokenizer = word_tokenizer(texts, tam.vocabulary, reading=task.kind == "qa", more=more)
     tokenizer.model_max_length = task.max_length
     vectors = read_vectors(Path(tam.vectors), tokenizer.get_vocab()) if tam.vectors else {}
     if vectors:

@@ -31,6 +31,12 @@ def read_vectors(path: Path, vocabulary: dict[str, int]) -> dict[int, Tensor]:
     return found
 
 
+def words_of(path: Path) -> Iterator[str]:
+    """Yield the words of a file of vectors, in its order. Raises `UserError` as `read_vectors` does."""
+    for word, _ in _read(path, lambda word: True):
+        yield word
+
+
 def check_vectors(path: Path) -> None:
     """Raise `UserError` for a file that does not begin as word vectors do."""
     if next(_read(path, lambda word: True), None) is None:
