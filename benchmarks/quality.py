@@ -1,12 +1,12 @@
 """How good the settings are on real data with the bundled models, as Markdown tables.
 
     python benchmarks/quality.py [--tasks rotten_tomatoes qnli rte squad] [--data-dir FOLDER] [--seeds 0 1 2]
-                                 [--sizes 500 2000] [--tams minilm] [--cells FOLDER]
+                                 [--sizes 500 2000] [--tams minilm lstm] [--vectors FILE] [--cells FOLDER]
 
 Takes hours on two cores. Each cell (task, setting, TAM, size, seed) is stored as a file when it is done and skipped
 when it is there, so the benchmark can be run in parts. Rotten Tomatoes comes from a package (1,066 held-out texts are
 reported on); the other tasks need --data-dir with their gold data, DIR/qnli/train.jsonl and so on, and are left out
-without it.
+without it. With --vectors, tam=lstm starts from a file of word vectors.
 
 Beside the settings stand what needs no model: the most frequent label; for questions one of the spans that rules find,
 drawn at random, and the one of them whose surroundings share most words with the question (a sliding window).
@@ -38,12 +38,18 @@ from zerogen.task import override
 NOWHERE = Answer("", -1)
 
 
+def named(tam: str, options: argparse.Namespace) -> str:
+    """Name a TAM with the word vectors that it starts from."""
+    return f"{tam}-{options.vectors.stem}" if tam == "lstm" and options.vectors else tam
+
+
 def run_cell(options: argparse.Namespace, task: str, setting: str, tam: str, n: int, seed: int) -> dict[str, Any]:
     """Run a cell with the command line, or read what an earlier run of the same code stored."""
-    path = options.cells / f"{task}-{setting}-{tam}-{n}-{seed}-{POOL_FORMAT}.{RUN_FORMAT}.json"
+    path = options.cells / f"{task}-{setting}-{named(tam, options)}-{n}-{seed}-{POOL_FORMAT}.{RUN_FORMAT}.json"
     if not path.is_file():
         overrides = [f"task={task}", f"setting={setting}", "plm=smollm2", f"tam={tam}", f"seed={seed}"]
         overrides += [f"n={n}"] if n else []
+        overrides += [f"tam.vectors={options.vectors}"] if named(tam, options) != tam else []
         overrides += [] if task == "rotten_tomatoes" else [f"data_dir={options.data_dir}"]
         command = [sys.executable, "-m", "zerogen", *overrides, f"output_dir={options.cells / 'outputs'}"]
         print("$", *command[1:], file=sys.stderr, flush=True)
@@ -111,6 +117,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["rotten_tomatoes", "qnli", "rte", "squad"])
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--tams", nargs="+", default=["minilm"])
+    parser.add_argument("--vectors", type=Path)
     parser.add_argument("--settings", nargs="*", default=["prompting", "zerogen", "supervised"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 2000])
@@ -137,7 +144,7 @@ def main() -> None:
                     cells = [run_cell(options, name, setting, tam, n, seed) for seed in seeds]
                     asked = sum(cell["requests"] for cell in cells)
                     rejected = sum(sum(cell["rejects"].values()) for cell in cells)
-                    title = setting if setting == "prompting" else f"{setting}, {tam}"
+                    title = setting if setting == "prompting" else f"{setting}, {named(tam, options)}"
                     found = [numbers(cell["metrics"]) for cell in cells]
                     accepted = f"{1 - rejected / asked:.0%}" if asked else ""
                     print(line(title, f"{cells[0]['n_train']:,}", found, accepted), flush=True)
