@@ -222,17 +222,17 @@ def test_bidaf_takes_its_own_training_but_for_what_is_given(folder: Path, monkey
 
     assert (trainer("task=rotten_tomatoes").optimizer, trainer("task=qnli").optimizer) == ("adam", "adam")
     bidaf = trainer("task=squad")
-    assert (bidaf.optimizer, bidaf.lr, bidaf.batch_size, bidaf.epochs, bidaf.ema) == ("adadelta", 0.5, 60, 20, 0.999)
+    assert (bidaf.optimizer, bidaf.lr, bidaf.batch_size, bidaf.epochs, bidaf.ema) == ("adam", 1e-3, 20, 20, 0.999)
     assert (bidaf.schedule, bidaf.weight_decay, bidaf.gradient_clip) == ("constant", 0.0, 10.0)
-    given = trainer("task=squad", "trainer.lr=0.001", "trainer.batch_size=16")
-    assert (given.optimizer, given.lr, given.batch_size) == ("adadelta", 0.001, 16)
+    given = trainer("task=squad", "trainer.optimizer=adadelta", "trainer.lr=0.5")
+    assert (given.optimizer, given.lr, given.batch_size) == ("adadelta", 0.5, 20)
     (folder / "conf" / "experiment").mkdir()
     (folder / "conf" / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n- override /task: squad\n- override /tam: lstm\n"
         "trainer: {epochs: 3, lr: 0.01}\n"
     )
     mine = trainer("--config-dir", "conf", "experiment=mine")
-    assert (mine.epochs, mine.lr, mine.optimizer, mine.batch_size) == (3, 0.01, "adadelta", 60)
+    assert (mine.epochs, mine.lr, mine.ema, mine.batch_size) == (3, 0.01, 0.999, 20)
 
 
 def test_the_composed_configuration_is_shown(

@@ -15,7 +15,7 @@ from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.progress import Advance, Quiet
 from zerogen.records import Prediction
-from zerogen.tam.bidaf import BidafForQuestionAnswering, character_ids
+from zerogen.tam.bidaf import BidafForQuestionAnswering, character_ids, shared_words
 from zerogen.tam.data import encode
 from zerogen.tam.learner import Learner, moving_average
 from zerogen.tam.lstm import BiLstm, two_streams
@@ -254,7 +254,10 @@ def test_the_two_stream_lstm_computes_its_formula() -> None:
 
 
 def test_bidaf_computes_its_formula() -> None:
-    """One question at a time, word by word, as Seo et al. (2017) write it; in a batch it is padded."""
+    """One question at a time, word by word, as Seo et al. (2017) write it, with the words that both texts have marked.
+
+    In a batch it is padded.
+    """
     tam = trained(ASKED, TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=8, hidden=6))
     model: Any = tam.model
     rows = [("where is it", "it lives in rome"), ("who", "anna lives here and bob in oslo , it is said")]
@@ -269,6 +272,13 @@ def test_bidaf_computes_its_formula() -> None:
                 [_word_of_bidaf(model, *of, known) for of in zip(window.ids, window.words, strict=True)]
             )
             count = sum(place is not None for place in window.offsets)
+            asked_words, read_words = (
+                [word.lower() for word in part]
+                for part in (window.words[: len(window.ids) - count], window.words[len(window.ids) - count :])
+            )
+            marks = [word in read_words for word in asked_words] + [word in asked_words for word in read_words]
+            assert any(marks) == (row == 0)
+            embedded = torch.cat([embedded, torch.tensor(marks)[:, None]], 1)
             parts = embedded[: len(window.ids) - count], embedded[len(window.ids) - count :]
             question, passage = (torchs(model.contextual)(part[None])[0][0] for part in parts)
             scores = torch.stack(
@@ -289,6 +299,16 @@ def test_bidaf_computes_its_formula() -> None:
             for mine, logits, none in ((starts, found.start_logits, 0), (ends, found.end_logits, 1)):
                 torch.testing.assert_close(logits[row, len(window.ids) - count : len(window.ids)], mine)
                 assert logits[row, 0] == model.none[none]
+
+
+def test_words_of_both_texts_are_marked_by_id_or_by_spelling() -> None:
+    known = {one: i + 2 for i, one in enumerate("ABab")}
+    words = ["", "AB", "ab", "ba", "ab", "Ab", "AB", ""]  # of a question, and from its fourth word on of a passage
+    ids = torch.tensor([[2, 1, 4, 5, 4, 1, 1, 0]])  # 1 is any unknown word
+    types = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 0]])
+    characters = torch.tensor([character_ids(words, known)])
+    found = shared_words(ids, (ids > 0).long(), types, characters)
+    assert found[0].tolist() == [False, True, True, False, True, False, True, False]
 
 
 def _word_of_bidaf(model: Any, word: int, spelling: str, known: dict[str, int]) -> torch.Tensor:
