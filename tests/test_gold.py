@@ -171,7 +171,7 @@ def test_held_out_pairs_are_about_other_contexts(tmp_path: Path) -> None:
         assert [len(held), len(left)] == [got, 40 - got]
         assert not {row.context for row in held} & {row.context for row in left}
     task.gold["own"].holdout = HoldoutConfig(rows=36)  # which takes the last context, too
-    with pytest.raises(UserError, match="holdout.rows=36: allowed is fewer than the 40 unique rows"):
+    with pytest.raises(UserError, match="holdout.rows=36: allowed is fewer than the 40 unique texts; a context must"):
         load_gold(task, "validation")
 
 

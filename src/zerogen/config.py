@@ -59,7 +59,7 @@ class DebiasConfig:
 @dataclass
 class HoldoutConfig:
     rows: int = 1000
-    """Unique texts moved from the training split to the validation split; of tasks with contexts, with all of theirs."""
+    """Unique texts moved from the training split to the validation split, those of a context together."""
     seed: int = 0
     """Seed of the hash that picks them."""
 

@@ -68,9 +68,8 @@ def _held_out(rows: Sequence[Example], gold: GoldConfig) -> set[tuple[str, str]]
         if len(chosen) >= wanted:
             return chosen
         chosen.update(groups[group])
-    raise UserError(
-        f"gold holdout.rows={wanted}: allowed is fewer than the {len(chosen)} unique rows, with a context left to train on"
-    )
+    left = "; a context must be left to train on" if rows and rows[0].context else ""
+    raise UserError(f"gold holdout.rows={wanted}: allowed is fewer than the {len(chosen)} unique texts{left}")
 
 
 def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: str, split: str) -> list[Example]:

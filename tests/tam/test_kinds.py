@@ -346,7 +346,9 @@ def test_the_moving_average_is_what_is_kept(tiny_encoder: Path) -> None:
 @pytest.mark.parametrize("task", [PAIRS, ASKED], ids=["pair", "qa"])
 def test_training_starts_from_word_vectors(task: TaskConfig, tmp_path: Path) -> None:
     path = tmp_path / "v.txt"
-    path.write_text("2 3\nROME 9 9 9\nrome 1.5 2.5 3.5\noslo 4 5 6\nnowhere 0 0 0\nnew-york 1 1 1\ncafé 1 1 1\nNowhere 1 1 1\n")
+    path.write_text(
+        "2 3\nROME 9 9 9\nrome 1.5 2.5 3.5\noslo 4 5 6\nnowhere 0 0 0\nnew-york 1 1 1\ncafé 1 1 1\nNowhere 1 1 1\n"
+    )
     config = TamConfig(name="lstm", kind="lstm", dtype="float32", hidden=8, vectors=str(path))
     heard = Heard()
     rows = toy_pairs(120) if task.kind == "pair" else toy_questions(120)
@@ -354,9 +356,10 @@ def test_training_starts_from_word_vectors(task: TaskConfig, tmp_path: Path) -> 
     # The file's words are known even where the training texts lack them, unless no text is ever cut into them.
     assert {"rome", "oslo", "nowhere"} < tam.tokenizer.get_vocab().keys()
     assert not {"new-york", "Nowhere", "café"} & tam.tokenizer.get_vocab().keys()
-    assert tam.tokenizer.convert_tokens_to_ids(tam.tokenizer.tokenize("Nowhere, nowhere"))[::2] == [
-        tam.tokenizer.get_vocab()["nowhere"]
-    ] * 2
+    assert (
+        tam.tokenizer.convert_tokens_to_ids(tam.tokenizer.tokenize("Nowhere, nowhere"))[::2]
+        == [tam.tokenizer.get_vocab()["nowhere"]] * 2
+    )
     assert heard.said == [f"{path} has vectors for 3 of {len(tam.tokenizer)} words"]
     table = tam.model.words if task.kind == "qa" else tam.model.embedding
     assert table.weight.shape[1] == 3
