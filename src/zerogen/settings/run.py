@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zerogen.tam.train import Tam
 
 POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
-RUN_FORMAT = 7  # raise it when the same rows and configuration give another TAM or other metrics
+RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
 
 
 @dataclass
