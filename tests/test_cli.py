@@ -9,6 +9,7 @@ import pytest
 
 from zerogen import cli
 from zerogen.config import Config, TrainerConfig, help_of
+from zerogen.errors import UserError
 
 SPAM = """
 name: spam
@@ -215,24 +216,21 @@ def test_a_checkpoint_lends_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.tam.name == "first-one"
 
 
-def test_bidaf_takes_its_own_training_but_for_what_is_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_option_for_an_lstm_names_its_trainer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "conf" / "tam").mkdir()
+    (folder / "conf" / "tam" / "mine.yaml").write_text("name: mine\nkind: lstm\n")
+
     def trainer(*arguments: str) -> TrainerConfig:
-        monkeypatch.setattr(sys, "argv", ["zerogen", "tam=lstm", "plm=smollm2", *arguments])
+        monkeypatch.setattr(sys, "argv", ["zerogen", "--config-dir", "conf", "tam=mine", "task=squad", *arguments])
         return cli.compose()[0].trainer
 
-    assert (trainer("task=rotten_tomatoes").optimizer, trainer("task=qnli").optimizer) == ("adam", "adam")
-    bidaf = trainer("task=squad")
-    assert (bidaf.optimizer, bidaf.lr, bidaf.batch_size, bidaf.epochs, bidaf.ema) == ("adam", 1e-3, 20, 20, 0.999)
-    assert (bidaf.schedule, bidaf.weight_decay, bidaf.gradient_clip) == ("constant", 0.0, 10.0)
-    given = trainer("task=squad", "trainer.optimizer=adadelta", "trainer.lr=0.5")
-    assert (given.optimizer, given.lr, given.batch_size) == ("adadelta", 0.5, 20)
-    (folder / "conf" / "experiment").mkdir()
-    (folder / "conf" / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\ndefaults:\n- override /task: squad\n- override /tam: lstm\n"
-        "trainer: {epochs: 3, lr: 0.01}\n"
+    with pytest.raises(UserError, match="trainer.lr=2e-05: is for encoders, tam=mine would .* allowed is trainer=lstm"):
+        trainer()
+    assert (trainer("trainer=lstm").lr, trainer("trainer=lstm").ema, trainer("trainer.lr=0.01").lr) == (
+        1e-3,
+        0.999,
+        0.01,
     )
-    mine = trainer("--config-dir", "conf", "experiment=mine")
-    assert (mine.epochs, mine.lr, mine.ema, mine.batch_size) == (3, 0.01, 0.999, 20)
 
 
 def test_the_composed_configuration_is_shown(

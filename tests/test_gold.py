@@ -8,7 +8,7 @@ import pytest
 
 from zerogen.config import ContextConfig, GoldConfig, HoldoutConfig, TaskConfig
 from zerogen.errors import UserError
-from zerogen.gold import load_gold, read_contexts, read_rows, stratified, stratified_order
+from zerogen.gold import load_gold, read_answers, read_contexts, read_rows, stratified, stratified_order
 from zerogen.records import Answer, Example
 from zerogen.task import load_task, override
 
@@ -204,7 +204,7 @@ def test_an_answer_that_stands_elsewhere_is_refused(tmp_path: Path) -> None:
     moved = {**ASKED[0], "answers": {"text": ["Rome"], "answer_start": [16]}}
     with pytest.raises(UserError, match="row 2: column 'answers': 'Rome' does not stand at 16 of the context"):
         load_gold(question_task(write(tmp_path / "a.jsonl", [ASKED[0], moved])), "train")
-    with pytest.raises(UserError, match="row 1: column 'answers': 'Oslo' does not stand in the context"):
+    with pytest.raises(UserError, match="row 1: column 'answers': 'Oslo' does not stand in the context; allowed is"):
         load_gold(question_task(write(tmp_path / "a.jsonl", [{**ASKED[0], "answers": "Oslo"}])), "train")
 
 
@@ -213,6 +213,8 @@ def test_an_answer_may_be_a_plain_text(tmp_path: Path) -> None:
     path.write_text('id,question,context,answers\n1,Where?,"Ann was in Rome, in Rome.",Rome\n2,Why?,Ann.,\n')
     first, second = load_gold(question_task(str(path)), "train")
     assert first.answers == (Answer("Rome", 11),)
+    assert read_answers(" us ", "because of us", "here") == (Answer("us", 11),)  # not in the middle of a word
+    assert read_answers("us", "because of them", "here") == (Answer("us", 4),)  # unless it stands nowhere else
     assert second.answers == ()
 
 
@@ -230,7 +232,7 @@ def test_an_answer_may_be_a_plain_text(tmp_path: Path) -> None:
     ],
 )
 def test_answers_of_another_form_are_refused(tmp_path: Path, answers: object) -> None:
-    with pytest.raises(UserError, match="row 1: column 'answers': .*(as in SQuAD, or a text|does not stand at -)"):
+    with pytest.raises(UserError, match="row 1: column 'answers': .*(as in SQuAD, or one text|does not stand at -)"):
         load_gold(question_task(write(tmp_path / "a.jsonl", [{**ASKED[0], "answers": answers}])), "train")
 
 

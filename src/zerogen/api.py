@@ -9,7 +9,7 @@ from zerogen.config import DecodingConfig, FilterConfig, PlmConfig, TamConfig, T
 from zerogen.errors import UserError
 from zerogen.progress import Quiet
 from zerogen.records import Example
-from zerogen.task import conf_dir, trainer_name
+from zerogen.task import conf_dir
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def fit(
     from zerogen.tam import train
 
     config = _option("tam", tam, TamConfig) or TamConfig(name=tam.rpartition("/")[2], model=tam)
-    trainer = trainer or _option("trainer", trainer_name(tam, config, task), TrainerConfig) or TrainerConfig()
+    trainer = trainer or _option("trainer", tam, TrainerConfig) or TrainerConfig()
     fitted, _ = train.fit(rows, task, config, trainer, seed=seed, device=device, progress=progress)
     return fitted
 

@@ -9,7 +9,6 @@ import tempfile
 import textwrap
 import traceback
 from collections.abc import Sequence
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,7 +24,7 @@ from yaml import MarkedYAMLError, YAMLError
 from zerogen.config import Config, TrainerConfig, check, help_of
 from zerogen.console import make_console, reporting_errors
 from zerogen.errors import UserError, nearest
-from zerogen.task import check_task, conf_dir, override, trainer_name
+from zerogen.task import check_task, conf_dir, override
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,26 +170,16 @@ def typed(config: DictConfig, overrides: Sequence[str]) -> Config:
     if result.tam.checkpoint and "tam.name" not in given:
         place = Path(result.tam.checkpoint).absolute()
         result.tam.name = _file_name((place.parent if place.name == "tam" else place).name) or result.tam.name
-    if own := trainer_name("", result.tam, result.task):  # options were picked before the task's kind was known
-        _replace_trainer(result.trainer, own, given)
+    if result.tam.kind == "lstm" and result.trainer.lr == TrainerConfig.lr:
+        # An option of the user's own for an LSTM, which has no trainer of its name.
+        raise UserError(
+            f"trainer.lr={result.trainer.lr}: is for encoders, tam={result.tam.name} would hardly learn; allowed is "
+            "trainer=lstm, or a larger one"
+        )
     override(result.task, result.data_dir, result.contexts, result.answers)
     check_task(result.task)
     check(result)
     return result
-
-
-def _replace_trainer(trainer: TrainerConfig, option: str, given: set[str]) -> None:
-    """Take the values of another trainer option, but for those that were given, here or in a file."""
-    folder = conf_dir() / "trainer"
-    schema = OmegaConf.structured(TrainerConfig)
-    picked, fitting = (
-        OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(folder / f"{name}.yaml")))
-        for name in ("lstm", option)
-    )
-    for field in fields(TrainerConfig):
-        as_picked = getattr(trainer, field.name) == getattr(picked, field.name)
-        if as_picked and not given & {f"trainer.{field.name}", "trainer"}:
-            setattr(trainer, field.name, getattr(fitting, field.name))
 
 
 def _file_name(text: str) -> str:

@@ -214,7 +214,7 @@ class DecodingConfig:
     temperature: float = 1.0
     """Divides the logits before sampling."""
     batch_size: int | None = None
-    """Rows decoded at a time, with counter-prompts; null: 192 on a CPU, on a GPU what its memory holds, up to 256."""
+    """Rows decoded at a time, with counter-prompts; null: what memory holds, up to 192 on a CPU and 256 on a GPU."""
     chunk_size: int = 512
     """Most requests per chunk, the unit of resuming; the first chunks are smaller: 64, 128, 256, ..."""
 

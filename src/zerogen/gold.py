@@ -107,17 +107,22 @@ def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: st
     return examples
 
 
+_ANSWERS = "allowed is {text: [...], answer_start: [...]} as in SQuAD, or one text of the context"
+
+
 def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
     """Return the reference answers of a question, spans of its context.
 
     found: as in SQuAD, {text: [...], answer_start: [...]}, or the text of the one answer, which is where the context
-    first holds it; empty for a question without an answer. Raises `UserError` for anything else, and for an answer that
-    is not at its place.
+    first holds it, as whole words if anywhere; empty for a question without an answer. Raises `UserError` for anything
+    else, and for an answer that is not at its place.
     """
     if isinstance(found, str):
-        if found.strip() and found not in context:
-            raise UserError(f"{where}: '{found}' does not stand in the context")
-        return (Answer(found, context.index(found)),) if found.strip() else ()
+        text = found.strip()
+        if text not in context:
+            raise UserError(f"{where}: '{text}' does not stand in the context; {_ANSWERS}")
+        whole = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", context)
+        return (Answer(text, whole.start() if whole else context.index(text)),) if text else ()
     texts, starts = (found.get("text"), found.get("answer_start")) if isinstance(found, dict) else (None, None)
     if (
         not isinstance(texts, list)
@@ -126,7 +131,7 @@ def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
         or not all(isinstance(text, str) for text in texts)
         or not all(type(start) is int for start in starts)  # True is an int, too
     ):
-        raise UserError(f"{where}: {found!r}: allowed is {{text: [...], answer_start: [...]}} as in SQuAD, or a text")
+        raise UserError(f"{where}: {found!r}; {_ANSWERS}")
     answers = [Answer(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
     for answer in answers:
         if answer.start < 0 or context[answer.start : answer.start + len(answer.text)] != answer.text:

@@ -118,10 +118,13 @@ def has_bfloat16(device: Any) -> bool:
     return bool(mkldnn and mkldnn())
 
 
-def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any) -> tuple[Any, Any]:
+def load_pretrained(
+    auto_model: Any, source: Source, what: str, trained: bool = False, **arguments: Any
+) -> tuple[Any, Any]:
     """Load (model, tokenizer) with one of transformers' Auto classes.
 
-    Raises `UserError` when the weights are not on this machine and cannot be fetched, or are not of that kind.
+    trained: whether all weights must be there, else some may begin at random. Raises `UserError` when the weights are
+    not on this machine and cannot be fetched, or are not of that kind.
     """
     import torch
 
@@ -129,9 +132,17 @@ def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(name, **revision)
-        model = auto_model.from_pretrained(name, **revision, **arguments)
+        model, report = auto_model.from_pretrained(name, **revision, **arguments, output_loading_info=True)
     assert isinstance(model, torch.nn.Module)
+    if trained:
+        refuse_missing(report)
     return model.eval(), tokenizer
+
+
+def refuse_missing(report: dict[str, Any]) -> None:
+    """Raise ValueError where transformers' report of loading names weights that were not there."""
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
 
 
 def load_codec(source: Source, what: str) -> tuple[Any, Any]:

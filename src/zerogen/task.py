@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from zerogen.config import TamConfig, TaskConfig, check_name
+from zerogen.config import TaskConfig, check_name
 from zerogen.errors import UserError, nearest, unknown
 from zerogen.gold import FILE_ENDINGS, SPLITS
 from zerogen.template import placeholders
@@ -53,11 +53,6 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
         if task.kind != "qa":
             raise UserError(f"answers={answers}: task '{task.name}' is not about question answering")
         task.answers = answers
-
-
-def trainer_name(option: str, tam: TamConfig, task: TaskConfig) -> str:
-    """Return the option of the trainer group for a TAM: that of BiDAF for an LSTM that answers questions."""
-    return "bidaf" if tam.kind == "lstm" and task.kind == "qa" else option
 
 
 def conf_dir() -> Path:

@@ -91,6 +91,7 @@ def test_what_does_not_shape_rows_keeps_the_pool(
         another,
         of_a_file,
         lambda config, _: setattr(gold(config), "context", "passage"),
+        lambda config, _: setattr(gold(config), "text", "title"),
         lambda config, _: setattr(gold(config), "where", {"id": 1}),
         lambda config, _: setattr(gold(config), "holdout", HoldoutConfig(rows=1)),
         lambda config, _: setattr(config.task, "answers", "gold"),

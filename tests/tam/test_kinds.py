@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering
 
 from tests.conftest import byte_tokenizer, toy_pairs, toy_questions
@@ -20,7 +21,7 @@ from zerogen.tam.data import encode
 from zerogen.tam.learner import Learner, moving_average
 from zerogen.tam.lstm import BiLstm, two_streams
 from zerogen.tam.reader import collate_windows, windows_of
-from zerogen.tam.train import Tam, Use, fit, in_order, load_tam, require
+from zerogen.tam.train import Tam, fit, in_order, load_tam, require
 from zerogen.tam.vectors import read_vectors
 
 PAIRS = TaskConfig(name="pairs", kind="pair", labels=["bad", "good"], max_length=64)
@@ -303,12 +304,12 @@ def test_bidaf_computes_its_formula() -> None:
 
 def test_words_of_both_texts_are_marked_by_id_or_by_spelling() -> None:
     known = {one: i + 2 for i, one in enumerate("ABab")}
-    words = ["", "AB", "ab", "ba", "ab", "Ab", "AB", ""]  # of a question, and from its fourth word on of a passage
-    ids = torch.tensor([[2, 1, 4, 5, 4, 1, 1, 0]])  # 1 is any unknown word
-    types = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 0]])
+    words = ["", "AB", "ab", "ba", "\u6771", "ab", "Ab", "AB", "\u4eac", ""]  # four of a question, four of a passage
+    ids = torch.tensor([[2, 1, 4, 5, 1, 4, 1, 1, 1, 0]])  # 1 is any unknown word
+    types = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1, 1, 0]])
     characters = torch.tensor([character_ids(words, known)])
     found = shared_words(ids, (ids > 0).long(), types, characters)
-    assert found[0].tolist() == [False, True, True, False, True, False, True, False]
+    assert found[0].tolist() == [False, True, True, False, False, True, False, True, False, False]
 
 
 def _word_of_bidaf(model: Any, word: int, spelling: str, known: dict[str, int]) -> torch.Tensor:
@@ -360,13 +361,17 @@ def test_training_starts_from_word_vectors(task: TaskConfig, tmp_path: Path) -> 
         tam.tokenizer.convert_tokens_to_ids(tam.tokenizer.tokenize("Nowhere, nowhere"))[::2]
         == [tam.tokenizer.get_vocab()["nowhere"]] * 2
     )
-    assert heard.said == [f"{path} has vectors for 3 of {len(tam.tokenizer)} words"]
+    learned = len(tam.tokenizer) - 4  # three special tokens and one word of the file's own
+    assert heard.said == [f"{path} has vectors for 2 of {learned} words of the training texts, and 1 more"]
     table = tam.model.words if task.kind == "qa" else tam.model.embedding
     assert table.weight.shape[1] == 3
     place = tam.tokenizer.convert_tokens_to_ids("rome")
     assert table.weight[place].tolist() == pytest.approx([1.5, 2.5, 3.5])
     small, _ = fit(rows, task, replace(config, vocabulary=len(tam.tokenizer) - 1), replace(QUICK, epochs=1), seed=1)
     assert small.tokenizer.get_vocab().keys() == tam.tokenizer.get_vocab().keys() - {"nowhere"}
+    path.write_text("nirgends 1 2 3\n")  # of another language
+    with pytest.raises(UserError, match="holds none of the"):
+        fit(rows, task, config, QUICK, seed=1)
 
 
 def test_word_vectors_in_both_formats_and_wrong_files(tmp_path: Path) -> None:
@@ -382,7 +387,10 @@ def test_word_vectors_in_both_formats_and_wrong_files(tmp_path: Path) -> None:
         5: [1.0, 2.0],
         6: [5.0, 6.0],
     }
+    text.write_text("rome 1 2\n\u00a0 3 4\n\u00a0b 5 6\n")  # words that are, or begin with, another white space
+    assert list(read_vectors(text, {"rome": 1, "b": 2})) == [1]
     wrong = {
+        "rome\t1\t2\n": "has 0 values, .* a space stands between them",
         "rome 1 2\noslo 3\n": "v.txt:2: 'oslo' has 1 values, the first word 2",
         "rome a b\n": "v.txt:1: allowed is a word and its 2 numbers",
         "x 1\n": "none of the 1",
@@ -402,6 +410,17 @@ def test_word_vectors_in_both_formats_and_wrong_files(tmp_path: Path) -> None:
         text.write_text(content)
         with pytest.raises(UserError, match=message):
             require(TamConfig(name="lstm", kind="lstm", vectors=str(text)), "pair")
+
+
+@pytest.mark.parametrize("task", [PAIRS, ASKED], ids=["pair", "qa"])
+def test_a_folder_without_all_weights_is_refused(task: TaskConfig, config: TamConfig, tmp_path: Path) -> None:
+    trained(task, config).save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    dropped = next(name for name in weights if "bias" in name)
+    del weights[dropped]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"1 of its weights are missing, such as {dropped}"):
+        load_tam(tmp_path)
 
 
 def test_pairs_of_empty_texts_have_a_prediction(config: TamConfig) -> None:
@@ -445,7 +464,6 @@ def test_models_that_want_no_types_get_none() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     assert all(row.types is None for row in encode(tokenizer, [("a", "b")]))
-    assert Use(**{"kind": "qa"}).none is False
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])

@@ -1,6 +1,7 @@
 """The span reader: windows over a passage, and the span that is picked."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -47,6 +48,17 @@ def test_a_long_question_leaves_room_for_the_passage() -> None:
     (window,) = windows_of(word_reader(32), ["what is it " * 40], ["the word"], spelled=True)
     assert len(window.ids) <= 32
     assert [word for word, place in zip(window.words, window.offsets, strict=True) if place] == ["the", "word"]
+
+
+def test_windows_of_a_row_do_not_depend_on_the_others() -> None:
+    passage = " ".join(f"word {i}" for i in range(300))
+    rows = [("what is it", passage), ("what is it " * 10, passage), ("was it", "the word")]
+    tokenizer = word_reader(64)
+    whole = windows_of(tokenizer, *map(list, zip(*rows, strict=True)))
+    assert [window.row for window in whole] == sorted(window.row for window in whole)
+    for row, (question, text) in enumerate(rows):
+        alone = windows_of(tokenizer, [question], [text])
+        assert [replace(window, row=0) for window in whole if window.row == row] == alone
 
 
 def test_the_best_span_among_windows() -> None:

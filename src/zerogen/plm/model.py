@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -196,7 +197,7 @@ class Plm(Codec):
         cache = 2 * config.num_hidden_layers * heads * width * capacity * model.dtype.itemsize
         if self.device.type != "cuda":
             # Of all memory, not of what is free now: the same machine decodes as many rows in every run.
-            return max(1, min(_ROWS_ON_CPU, physical_memory() // 8 // cache))
+            return max(1, min(_ROWS_ON_CPU, usable_memory() // 8 // cache))
         logits = 6 * 4 * config.vocab_size  # and what the sampler makes of them, in float32
         rows = int(0.7 * self._free) // (cache + logits)
         # A power of two: what else needs a little memory on that GPU does not change it.
@@ -272,9 +273,13 @@ class Plm(Codec):
         return max(1, next((i for i, (_, end) in enumerate(spans) if end > place), len(spans) - 1))
 
 
-def physical_memory() -> int:
-    """Return the bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def usable_memory() -> int:
+    """Return the bytes of memory that this machine has, or that its container may take."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file, or no limit
+            memory = min(memory, int(Path(limit).read_text()))
+    return memory
 
 
 def load_plm(config: PlmConfig, device: torch.device) -> Plm:

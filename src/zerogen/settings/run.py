@@ -260,7 +260,14 @@ class Run:
             split = gold.splits.get("train", "train")
             key["gold"] = {
                 "from": [gold.hub, digest(gold.folder or ""), gold.package, digest(gold.files.get(split, "")), split],
-                "read": [gold.context, gold.answers, gold.where, gold.cleaning, gold.holdout and asdict(gold.holdout)],
+                "read": [
+                    gold.text,
+                    gold.context,
+                    gold.answers,
+                    gold.where,
+                    gold.cleaning,
+                    gold.holdout and asdict(gold.holdout),
+                ],
             }
         return key
 

@@ -137,7 +137,7 @@ def shared_words(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tens
     lacks, by their characters.
     """
     same = (input_ids[:, :, None] == input_ids[:, None]) & (input_ids > 1)[:, None]  # 1 is any unknown word
-    alike = torch.ones_like(same)
+    alike = (characters != 1).all(-1)[:, None].expand_as(same).clone()  # 1 is any unknown character
     for one in characters.unbind(-1):
         alike &= one[:, :, None] == one[:, None]
     real, passage = attention_mask.bool(), token_type_ids == 1

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+SPECIAL = ["[PAD]", "[UNK]", "[NONE]"]
+
 
 class LstmConfig(PretrainedConfig):
     """Sizes of `LstmForSequenceClassification`: word types, width of embeddings and of each direction, layers.
@@ -135,38 +137,42 @@ def two_streams(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tenso
     return ids[:, : max(1, int(lengths.max()))], lengths
 
 
-def word_tokenizer(
-    texts: Iterable[str], vocabulary: int, reading: bool = False, more: Iterable[str] = ()
-) -> PreTrainedTokenizerFast:
+def word_tokenizer(texts: Iterable[str], vocabulary: int, reading: bool = False) -> PreTrainedTokenizerFast:
     """Learn a lower-cased word vocabulary from texts: id 0 is padding, 1 an unknown word, 2 stands for no answer.
 
     Of a pair, the words of the second text follow those of the first, with token type 1. reading: a pair begins with
-    the token for no answer. more: words that fill the vocabulary up to its size.
+    the token for no answer.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-    special = ["[PAD]", "[UNK]", "[NONE]"]
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     words.normalizer = normalizers.BertNormalizer()
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     words.post_processor = processors.TemplateProcessing(
         single="$A",
         pair="[NONE]:0 $A:0 $B:1" if reading else "$A:0 $B:1",
-        special_tokens=[("[NONE]", special.index("[NONE]"))] if reading else [],
+        special_tokens=[("[NONE]", SPECIAL.index("[NONE]"))] if reading else [],
     )
-    trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
+    trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, show_progress=False)
     words.train_from_iterator(texts, trainer)
-    known = words.get_vocab()
-    for word in map(str.lower, more):
-        if len(known) >= vocabulary:
-            break
-        pieces = words.pre_tokenizer.pre_tokenize_str(words.normalizer.normalize_str(word))
-        if [piece for piece, _ in pieces] == [word]:  # else no text is ever cut into it
-            known.setdefault(word, len(known))
-    words.model = models.WordLevel(known, unk_token="[UNK]")
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token="[PAD]",
         unk_token="[UNK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+def add_words(tokenizer: PreTrainedTokenizerFast, more: Iterable[str], vocabulary: int) -> None:
+    """Fill the vocabulary of a word tokenizer up to its size with the first words that a text can be cut into."""
+    from tokenizers import models
+
+    words = tokenizer.backend_tokenizer
+    known = words.get_vocab()
+    for word in map(str.lower, more):
+        if len(known) >= vocabulary:
+            break
+        pieces = words.pre_tokenizer.pre_tokenize_str(words.normalizer.normalize_str(word))
+        if [piece for piece, _ in pieces] == [word]:
+            known.setdefault(word, len(known))
+    words.model = models.WordLevel(known, unk_token="[UNK]")

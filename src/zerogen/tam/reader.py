@@ -44,48 +44,53 @@ def windows_of(
 ) -> list[Window]:
     """Cut each passage into windows that fit the tokenizer's maximum beside the question.
 
-    Neighbouring windows share STRIDE tokens, or half of what the longest question leaves for a passage where that is
-    less. A question takes at most half of a window. answers: one per row, to learn from; a window that does not hold
-    all of it has none. spelled: whether windows have `words`. A row whose passage has no token has one window all the
-    same.
+    Neighbouring windows share STRIDE tokens, or half of what the question leaves for the passage where that is less. A
+    question takes at most half of a window. answers: one per row, to learn from; a window that does not hold all of it
+    has none. spelled: whether windows have `words`. A row whose passage has no token has one window all the same.
     """
     if not questions:
         return []
     longest = tokenizer.model_max_length
     special = tokenizer.num_special_tokens_to_add(pair=True)
     most = max(1, longest // 2 - special)
-    asked = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    asked = tokenizer(
+        list(questions), add_special_tokens=False, return_offsets_mapping=True, truncation=True, max_length=longest
+    )["offset_mapping"]
     questions = [
         question if len(places) <= most else question[: places[most - 1][1]]
         for question, places in zip(questions, asked, strict=True)
     ]
-    room = longest - special - min(most, max(map(len, asked)))
-    encoded = tokenizer(
-        questions,
-        list(passages),
-        truncation="only_second",
-        max_length=longest,
-        stride=min(STRIDE, room // 2),
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        return_token_type_ids=True,
-    )
-    made = []
-    rows = encoded["overflow_to_sample_mapping"]
-    for i, row in enumerate(rows):
-        offsets, sequence = encoded["offset_mapping"][i], encoded.sequence_ids(i)
-        places = [tuple(place) if of == 1 else None for place, of in zip(offsets, sequence, strict=True)]
-        words: list[str] = []
-        if spelled:
-            texts = {None: "", 0: questions[row], 1: passages[row]}
-            words = [texts[of][first:last] for (first, last), of in zip(offsets, sequence, strict=True)]
-        answer = answers[row] if answers else None
-        start, end = 0, 0
-        if answer is not None:
-            open_left, open_right = rows[i - 1 : i] != [row], rows[i + 1 : i + 2] != [row]
-            start, end = _tokens_of(answer, places, open_left, open_right)
-        made.append(Window(row, encoded["input_ids"][i], encoded["token_type_ids"][i], places, words, start, end))
-    return made
+    by_stride: dict[int, list[int]] = {}
+    for row, places in enumerate(asked):
+        room = longest - special - min(most, len(places))
+        by_stride.setdefault(min(STRIDE, room // 2), []).append(row)
+    made: list[Window] = []
+    for stride, members in by_stride.items():
+        encoded = tokenizer(
+            [questions[row] for row in members],
+            [passages[row] for row in members],
+            truncation="only_second",
+            max_length=longest,
+            stride=stride,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_token_type_ids=True,
+        )
+        rows = [members[place] for place in encoded["overflow_to_sample_mapping"]]
+        for i, row in enumerate(rows):
+            offsets, sequence = encoded["offset_mapping"][i], encoded.sequence_ids(i)
+            places = [tuple(place) if of == 1 else None for place, of in zip(offsets, sequence, strict=True)]
+            words: list[str] = []
+            if spelled:
+                texts = {None: "", 0: questions[row], 1: passages[row]}
+                words = [texts[of][first:last] for (first, last), of in zip(offsets, sequence, strict=True)]
+            answer = answers[row] if answers else None
+            start, end = 0, 0
+            if answer is not None:
+                open_left, open_right = rows[i - 1 : i] != [row], rows[i + 1 : i + 2] != [row]
+                start, end = _tokens_of(answer, places, open_left, open_right)
+            made.append(Window(row, encoded["input_ids"][i], encoded["token_type_ids"][i], places, words, start, end))
+    return sorted(made, key=lambda window: window.row)
 
 
 def _tokens_of(answer: Answer, places: Sequence[tuple[int, int] | None], begins: bool, ends: bool) -> tuple[int, int]:

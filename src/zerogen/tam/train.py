@@ -13,13 +13,21 @@ import torch
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig, check_tam, check_trainer
 from zerogen.errors import UserError
 from zerogen.lightning import quiet_lightning
-from zerogen.models import fingerprint, has_bfloat16, load_pretrained, quiet_loading, resolve, tam_folder
+from zerogen.models import (
+    fingerprint,
+    has_bfloat16,
+    load_pretrained,
+    quiet_loading,
+    refuse_missing,
+    resolve,
+    tam_folder,
+)
 from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, Span, derive
 from zerogen.tam.bidaf import BidafConfig, BidafForQuestionAnswering, known_characters
 from zerogen.tam.data import Buckets, by_length, collate, encode, reads_types, split_heldout
 from zerogen.tam.learner import BestEpoch, Classifier, Learner, SpanLearner, span_logits
-from zerogen.tam.lstm import LstmConfig, LstmForSequenceClassification, word_tokenizer
+from zerogen.tam.lstm import SPECIAL, LstmConfig, LstmForSequenceClassification, add_words, word_tokenizer
 from zerogen.tam.reader import best_spans, collate_windows, pick, windows_of
 from zerogen.tam.vectors import check_vectors, read_vectors, words_of
 
@@ -153,7 +161,8 @@ def load_tam(folder: str | Path, device: str | torch.device = "cpu", dtype: str 
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if kind in _OWN:
             with quiet_loading():
-                model: Any = _OWN[kind].from_pretrained(folder)
+                model, report = _OWN[kind].from_pretrained(folder, output_loading_info=True)
+                refuse_missing(report)
             tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
         else:
             config = AutoConfig.from_pretrained(folder)
@@ -162,7 +171,7 @@ def load_tam(folder: str | Path, device: str | torch.device = "cpu", dtype: str 
             if not reads and not any("ForSequenceClassification" in name for name in names):
                 raise UserError(f"TAM folder {folder}: holds {config.architectures}, not a trained task model")
             auto = AutoModelForQuestionAnswering if reads else AutoModelForSequenceClassification
-            model, tokenizer = load_pretrained(auto, resolve(str(folder), None, "TAM"), "TAM")
+            model, tokenizer = load_pretrained(auto, resolve(str(folder), None, "TAM"), "TAM", trained=True)
             if reads and not hasattr(config, "zerogen"):  # a reader that was trained elsewhere
                 model.config.zerogen = {"kind": "qa"}
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -294,12 +303,16 @@ def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example], pro
     texts = list(dict.fromkeys(text for row in rows for text in (row.text, row.context) if text))
     if task.kind == "classification":  # which never reads the context
         texts = [row.text for row in rows]
-    more = words_of(Path(tam.vectors)) if tam.vectors else ()
-    tokenizer = word_tokenizer(texts, tam.vocabulary, reading=task.kind == "qa", more=more)
+    tokenizer = word_tokenizer(texts, tam.vocabulary, reading=task.kind == "qa")
     tokenizer.model_max_length = task.max_length
-    vectors = read_vectors(Path(tam.vectors), tokenizer.get_vocab()) if tam.vectors else {}
-    if vectors:
-        progress.say(f"{tam.vectors} has vectors for {len(vectors):,} of {len(tokenizer):,} words")
+    vectors: dict[int, torch.Tensor] = {}
+    if tam.vectors:
+        path, learned = Path(tam.vectors), len(tokenizer) - len(SPECIAL)
+        known = len(read_vectors(path, tokenizer.get_vocab()))
+        add_words(tokenizer, words_of(path), tam.vocabulary)
+        vectors = read_vectors(path, tokenizer.get_vocab())
+        more = len(vectors) - known
+        progress.say(f"{path} has vectors for {known:,} of {learned:,} words of the training texts, and {more:,} more")
     embedding = len(next(iter(vectors.values()))) if vectors else tam.embedding
     hidden = tam.hidden or {"classification": 150, "pair": 300, "qa": 100}[task.kind]
     if task.kind == "qa":

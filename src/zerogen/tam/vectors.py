@@ -53,7 +53,7 @@ def _text(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.n
     width = 0
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, 1):
-            fields = line.strip().split(" ")
+            fields = line.rstrip(" \r\n").split(" ")  # a word may be another white space
             if number == 1 and len(fields) == 2:  # word2vec's head: words and width
                 continue
             if fields == [""]:
@@ -62,7 +62,7 @@ def _text(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, np.n
             word = " ".join(fields[: len(fields) - width])  # which may hold spaces
             if not word or not width:
                 has = f"'{fields[0][:40]}' has {len(fields) - 1} values, the first word {width}"
-                raise UserError(f"tam.vectors={path}:{number}: {has}")
+                raise UserError(f"tam.vectors={path}:{number}: {has}; a space stands between them")
             if not wanted(word):
                 continue
             try:
