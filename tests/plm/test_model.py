@@ -616,7 +616,7 @@ def test_long_rows_are_decoded_a_few_at_a_time(gpt2: Plm, monkeypatch: pytest.Mo
     """Keys and values of the rows under way take an eighth of the memory at most."""
     config = gpt2.network.config
     a_token = 2 * 4 * config.num_hidden_layers * config.hidden_size  # keys and values in float32
-    monkeypatch.setattr("zerogen.plm.model.physical_memory", lambda: 8 * 100 * 50 * a_token)
+    monkeypatch.setattr("zerogen.plm.model.usable_memory", lambda: 8 * 100 * 50 * a_token)
     assert gpt2.rows_at_a_time(DecodingConfig(), 100) == 50
     assert gpt2.rows_at_a_time(DecodingConfig(), 10) == 192
     assert gpt2.rows_at_a_time(DecodingConfig(), 100_000) == 1
