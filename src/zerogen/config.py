@@ -246,6 +246,15 @@ class SettingConfig:
 
 
 @dataclass
+class DiversityConfig:
+    self_bleu_texts: int = 1000
+    """Self-BLEU compares this many texts with each other, drawn at random where there are more."""
+    tokenizer: str = "13a"
+    """Splits texts for Self-BLEU and distinct n-grams: `13a` (sacrebleu's) or `spacy` (blank English, as in the
+    paper)."""
+
+
+@dataclass
 class Config:
     task: TaskConfig = field(default_factory=TaskConfig)
     setting: SettingConfig = field(default_factory=SettingConfig)
