@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from zerogen.config import DecodingConfig, FilterConfig, PlmConfig, TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.progress import Quiet
 from zerogen.records import Example
-from zerogen.task import conf_dir
+from zerogen.task import bundled_option
 
 if TYPE_CHECKING:
     import torch
 
     from zerogen.plm.model import Plm
     from zerogen.tam.train import Tam
-
-T = TypeVar("T")
-
-
-def _option(group: str, name: str, schema: type[T]) -> T | None:
-    """Read a bundled option of a configuration group, None where there is none of that name."""
-    from omegaconf import OmegaConf
-
-    path = conf_dir() / group / f"{name}.yaml"
-    if not path.is_file():
-        return None
-    option = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
-    assert isinstance(option, schema)
-    return option
 
 
 def load_plm(name: str = "gpt2-xl", device: str = "cpu") -> Plm:
@@ -41,7 +27,7 @@ def load_plm(name: str = "gpt2-xl", device: str = "cpu") -> Plm:
 
     from zerogen.plm import model
 
-    config = _option("plm", name, PlmConfig) or PlmConfig(name=name.rpartition("/")[2], model=name)
+    config = bundled_option("plm", name, PlmConfig) or PlmConfig(name=name.rpartition("/")[2], model=name)
     return model.load_plm(config, torch.device(device))
 
 
@@ -88,8 +74,8 @@ def fit(
     """
     from zerogen.tam import train
 
-    config = _option("tam", tam, TamConfig) or TamConfig(name=tam.rpartition("/")[2], model=tam)
-    trainer = trainer or _option("trainer", tam, TrainerConfig) or TrainerConfig()
+    config = bundled_option("tam", tam, TamConfig) or TamConfig(name=tam.rpartition("/")[2], model=tam)
+    trainer = trainer or bundled_option("trainer", tam, TrainerConfig) or TrainerConfig()
     fitted, _ = train.fit(rows, task, config, trainer, seed=seed, device=device, progress=progress)
     return fitted
 

@@ -255,6 +255,22 @@ class DiversityConfig:
 
 
 @dataclass
+class CorrectnessConfig:
+    evaluator: str | None = None
+    """A model that is trained on all gold training rows (a SUPERVISED run of its own, reused) and then judges the
+    labels of synthetic rows: a bundled `tam` option such as `minilm` or `roberta-large` (the paper's), a Hub id or a
+    folder; null: labels are not judged."""
+    rows: int = 10000
+    """Most synthetic rows judged, a stratified sample."""
+
+
+@dataclass
+class ConfidenceConfig:
+    rows: int = 10000
+    """Most synthetic rows that the PLM scores again under each label's prompt, a stratified sample; 0 is off."""
+
+
+@dataclass
 class Config:
     task: TaskConfig = field(default_factory=TaskConfig)
     setting: SettingConfig = field(default_factory=SettingConfig)
@@ -263,6 +279,9 @@ class Config:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    diversity: DiversityConfig = field(default_factory=DiversityConfig)
+    correctness: CorrectnessConfig = field(default_factory=CorrectnessConfig)
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     n: int = 2000
     """accepted synthetic examples in all, an equal share per label"""
     log_every: int | None = None
@@ -381,6 +400,24 @@ def check_tam(tam: TamConfig) -> None:
         raise UserError("tam.model: has no value; an encoder needs a Hub id, a folder or package:NAME")
 
 
+def check_measures(config: Config) -> None:
+    """Check how synthetic rows are measured. Raises `UserError`."""
+    _one_of("diversity.tokenizer", config.diversity.tokenizer, ("13a", "spacy"))
+    _between(
+        "diversity.self_bleu_texts",
+        config.diversity.self_bleu_texts,
+        "2 or more",
+        config.diversity.self_bleu_texts >= 2,
+    )
+    _between("correctness.rows", config.correctness.rows, "1 or more", config.correctness.rows >= 1)
+    _between("confidence.rows", config.confidence.rows, "0 (off) or more", config.confidence.rows >= 0)
+    if config.correctness.evaluator and not config.task.gold:
+        raise UserError(
+            f"correctness.evaluator={config.correctness.evaluator}: is trained on gold data, and task "
+            f"'{config.task.name}' has none (task.gold)"
+        )
+
+
 def check_size(key: str, value: int | None, task: TaskConfig) -> None:
     """Check that a number of rows holds one of each label. Raises `UserError`."""
     labels = len(task.labels)
@@ -395,6 +432,7 @@ def check(config: Config) -> None:
     check_debias(config.task.debias)
     check_trainer(config.trainer)
     check_tam(config.tam)
+    check_measures(config)
     setting = config.setting.name
     _one_of("plm.dtype", config.plm.dtype, ("auto", "float32", "bfloat16", "float16"))
     _one_of("setting", setting, ("supervised", "prompting", "zerogen"))

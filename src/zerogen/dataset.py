@@ -165,23 +165,7 @@ def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) 
     integer_labels: what an integer Y means, for files that carry no label names. Raises `UserError` for a missing
     column, an unknown label, or integers without that map.
     """
-    place = Path(path)
-    if place.is_dir():
-        import datasets
-
-        try:
-            loaded = datasets.load_from_disk(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"dataset={path}: not a datasets folder ({str(error).splitlines()[0]})") from error
-        if isinstance(loaded, datasets.DatasetDict):
-            if "train" not in loaded:
-                raise unknown(f"dataset={path}: split", "train", list(loaded))
-            loaded = loaded["train"]
-        rows = loaded.to_list()
-        if not rows:
-            raise UserError(f"dataset={path}: the folder has no rows")
-    else:
-        rows = read_rows(place)
+    rows = synthetic_rows(path)
     if task.kind == "qa":
         for column in ("context", "question", "answers"):
             if column not in rows[0]:
@@ -198,6 +182,30 @@ def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) 
     if "label" not in rows[0] and "Y" not in rows[0]:
         raise missing_column(path, "label", rows[0])
     return [_example(row, f"{path}: row {i + 1}", i, task, names) for i, row in enumerate(rows)]
+
+
+def synthetic_rows(path: str) -> list[dict[str, Any]]:
+    """Read the rows of a .jsonl, .csv or .parquet file or of a `datasets` folder, by column.
+
+    Raises `UserError` where there are none.
+    """
+    place = Path(path)
+    if place.is_dir():
+        import datasets
+
+        try:
+            loaded = datasets.load_from_disk(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"dataset={path}: not a datasets folder ({str(error).splitlines()[0]})") from error
+        if isinstance(loaded, datasets.DatasetDict):
+            if "train" not in loaded:
+                raise unknown(f"dataset={path}: split", "train", list(loaded))
+            loaded = loaded["train"]
+        rows: list[dict[str, Any]] = loaded.to_list()
+        if not rows:
+            raise UserError(f"dataset={path}: the folder has no rows")
+        return rows
+    return read_rows(place)
 
 
 def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, names: dict[str, str]) -> Example:
@@ -225,6 +233,9 @@ def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, name
         label=label,
         context=context if isinstance(context, str) and context else None,
         logprob=_logprob(row),
+        counter_logprob={
+            str(name): value for name, value in (row.get("counter_logprob") or {}).items() if isinstance(value, float)
+        },
     )
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from zerogen.settings.run import Run
+
 
 class Stopped(BaseException):
     """A signal asked the run to stop. Not a KeyboardInterrupt: Lightning turns that one into exit code 1."""
@@ -87,6 +89,7 @@ def expand(config: Config) -> list[Config]:
 
 def run_one(config: Config, console: Console) -> dict[str, Any]:
     """Run one setting on one task with one seed, write its files and return its result."""
+    from zerogen.measure import require_evaluator
     from zerogen.progress import Rich
     from zerogen.report.results import add_line, finished, read_trend, write_run, write_trend
     from zerogen.settings.run import Run
@@ -97,6 +100,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     if earlier is not None:
         run.progress.say(f"already there, nothing done: {run.folder()} (delete the folder to run again)")
         add_line(Path(config.output_dir) / "results.csv", earlier)
+        _measure(run)
         return earlier
     trend = run.folder() / "trend.csv"
     if config.setting.name == "zerogen" and config.train:
@@ -104,11 +108,26 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
         run.known = frozenset(n for n, _, _ in read_trend(trend))
         run.on_point = lambda outcome: write_trend(trend, config.seed, outcome.trend)
     try:
-        outcome = _setting(config.setting.name)(run)
-        return write_run(run, outcome)
+        if config.setting.name == "zerogen" and not config.tam.checkpoint:
+            require_evaluator(run)
+        result = write_run(run, _setting(config.setting.name)(run))
+        _measure(run)
+        return result
     except Stopped:
         say_how_to_go_on(run, console)
         raise
+
+
+def _measure(run: Run) -> None:
+    """Measure the rows that a run was trained on, if it wrote or read some."""
+    from zerogen.measure import describe, measure_run
+
+    if run.config.setting.name != "zerogen" or run.config.tam.checkpoint:
+        return
+    measures = measure_run(run, run.folder())
+    if measures is not None:
+        for line in describe(measures):
+            run.progress.say(line)
 
 
 def require_writable(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from zerogen.config import TaskConfig, check_name
 from zerogen.errors import UserError, nearest, unknown
@@ -13,7 +14,7 @@ from zerogen.template import placeholders
 # Of load_dataset's arguments those that say which data: the split is ours, and a token must not be written to a file.
 HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "cache_dir")
 
-
+T = TypeVar("T")
 KINDS = ("classification", "pair", "qa")
 ANSWERS = ("auto", "spacy", "rules", "gold")
 QUESTION = "question"  # the key of a prompt in question answering
@@ -60,6 +61,18 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def bundled_option(group: str, name: str, schema: type[T]) -> T | None:
+    """Read a bundled option of a configuration group, None where there is none of that name."""
+    from omegaconf import OmegaConf
+
+    path = conf_dir() / group / f"{name}.yaml"
+    if not path.is_file():
+        return None
+    option = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
+    assert isinstance(option, schema)
+    return option
 
 
 def load_task(name: str | Path) -> TaskConfig:

@@ -246,13 +246,18 @@ class Plm(Codec):
         return Continuation(text, finish, len(row.tokens), own, dict(zip(request.counters, others, strict=False)))
 
     def logprob(
-        self, prompts: Sequence[str], batch_tokens: int = 1024, begins: Sequence[int] | None = None
+        self,
+        prompts: Sequence[str],
+        batch_tokens: int = 1024,
+        begins: Sequence[int] | None = None,
+        total: bool = False,
     ) -> Iterator[tuple[int, float]]:
         """Score texts: yield (index, mean natural-log probability of its tokens but the first), in any order.
 
         batch_tokens: tokens scored at a time, padding included; a longer text is scored alone. begins: the character of
-        each text from which on tokens count, given what stands before; all by default. Raises ValueError for a text of
-        fewer than two tokens or of more than the model's positions, and FloatingPointError when a score is NaN.
+        each text from which on tokens count, given what stands before; all by default. total: yield sums, not means.
+        Raises ValueError for a text of fewer than two tokens or of more than the model's positions, and
+        FloatingPointError when a score is NaN.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
         first = [1] * len(encoded) if begins is None else list(map(self._token_at, prompts, begins))
@@ -261,11 +266,11 @@ class Plm(Codec):
                 raise ValueError(f"{self.name}: cannot score {len(ids)} tokens: {prompt[:60]!r}")
         cached = self.cached and max(map(len, encoded), default=0) <= self.network.window
         for batch, sums in logprobs(self.network, encoded, first, cached, batch_tokens):
-            for i, total in zip(batch, sums, strict=True):
-                if total != total:
+            for i, score in zip(batch, sums, strict=True):
+                if score != score:
                     raise FloatingPointError(f"{self.name}: a score is NaN")
                 self.tokens += len(encoded[i])
-                yield i, total / (len(encoded[i]) - first[i])
+                yield i, score if total else score / (len(encoded[i]) - first[i])
 
     def _token_at(self, text: str, place: int) -> int:
         """Return which token of a text is the first that reaches behind a character, but never its very first one."""

@@ -1,0 +1,370 @@
+"""Measure synthetic rows: `python -m zerogen.measure RUN_OR_FILE`, and at the end of every ZEROGEN run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerogen.config import (
+    Config,
+    PlmConfig,
+    SettingConfig,
+    TamConfig,
+    TrainerConfig,
+    check_measures,
+)
+from zerogen.console import ArgumentParser, make_console, reporting_errors
+from zerogen.dataset import load_synthetic, synthetic_rows, write_jsonl
+from zerogen.errors import UserError, unknown
+from zerogen.files import write_whole
+from zerogen.gold import stratified_order
+from zerogen.progress import Rich
+from zerogen.records import Example
+from zerogen.settings.run import Run, digest
+from zerogen.task import bundled_option, conf_dir, load_task, override
+
+if TYPE_CHECKING:
+    from zerogen.tam.train import Tam
+
+MEASURES = "measures.json"
+ROWS = "measured-rows.jsonl"
+_EVALUATOR_SEED = 42  # that of a run which names none: a SUPERVISED run of the user's is reused
+_TEXT_COLUMNS = ("X", "question", "text")
+
+
+def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
+    """Measure the rows in the folder of a finished run and write what was found there; None where there are none.
+
+    What was measured before with the same configuration is read again.
+    """
+    path = folder / f"{run.config.task.name}-dataset.jsonl"
+    if not path.is_file():
+        return None
+    asked = {
+        "dataset": digest(str(path)),
+        "diversity": asdict(run.config.diversity),
+        "correctness": asdict(run.config.correctness),
+        "confidence": asdict(run.config.confidence),
+    }
+    place = folder / MEASURES
+    if place.is_file():
+        earlier: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        if earlier.get("asked_for") == asked:
+            return earlier
+    measures, lines = measure(run, load_synthetic(str(path), run.config.task, {}))
+    measures["asked_for"] = asked
+    write_jsonl(lines, folder / ROWS)
+    write_whole(json.dumps(measures, indent=2, ensure_ascii=False) + "\n", place)
+    return measures
+
+
+def measure(run: Run, rows: Sequence[Example]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure rows as the configuration says: diversity, correctness, confidence, and the seconds each took.
+
+    Returns the measures, and a line for each row that was looked at: uid and what there is of evaluator (its label or
+    answer), agreement, probability (of the row's label under the evaluator), confidence and margin (mean
+    log-probability per token behind the row's own prompt, minus that behind the most probable other one, kept from
+    self-debiasing). Where labels were judged, confidences are calibrated on that.
+    """
+    from zerogen.metrics.diversity import diversity
+
+    config, seconds = run.config, dict[str, float]()
+    found: dict[str, Any] = {"correctness": None, "confidence": None}
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row.counter_logprob and row.logprob is not None:
+            margin = row.logprob - max(row.counter_logprob.values())
+            lines.setdefault(row.uid, {"uid": row.uid})["margin"] = round(margin, 5)
+    with _timed(seconds, "diversity"), run.progress.wait("measuring diversity"):
+        found["diversity"] = diversity(rows, config.diversity, config.seed)
+    order = stratified_order(rows, config.seed)
+    agreed: dict[str, float] = {}
+    if config.correctness.evaluator:
+        with _timed(seconds, "evaluator"):
+            tam, gold = evaluator(run)
+        with _timed(seconds, "correctness"):
+            found["correctness"], judged = _judge(run, tam, gold, order[: config.correctness.rows])
+        for line in judged:
+            agreed[line["uid"]] = line["agreement"]
+            lines.setdefault(line["uid"], {}).update(line)
+    if config.confidence.rows and run.names()[0] != "none":
+        with _timed(seconds, "confidence"):
+            found["confidence"], confident = _confide(run, order[: config.confidence.rows], agreed)
+        for uid, value in confident.items():
+            lines.setdefault(uid, {"uid": uid})["confidence"] = round(value, 5)
+    found["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
+    return found, [lines[row.uid] for row in rows if row.uid in lines]
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started
+
+
+def evaluator_run(run: Run) -> Run:
+    """Return the SUPERVISED run whose TAM judges the rows of `run`: all gold training rows, always the same seed.
+
+    Raises `UserError` for an evaluator that is neither an option, a Hub id nor a folder.
+    """
+    config, name = run.config, str(run.config.correctness.evaluator)
+    tam = bundled_option("tam", name, TamConfig)
+    if tam is None:
+        if "/" not in name and ":" not in name and not Path(name).is_dir():
+            options = sorted(path.stem for path in (conf_dir() / "tam").glob("*.yaml"))
+            raise unknown("correctness.evaluator", name, [*options, "a Hub id (owner/name)", "a folder"])
+        tam = TamConfig(name=name.rstrip("/").rpartition("/")[2], model=name)
+    trainer = bundled_option("trainer", name, TrainerConfig) or TrainerConfig()
+    return Run(
+        replace(
+            config,
+            setting=SettingConfig(name="supervised"),
+            tam=tam,
+            trainer=trainer,
+            seed=_EVALUATOR_SEED,
+            seeds=None,
+            limit=None,
+            eval_limit=None,
+            dataset=None,
+            log_every=None,
+            train=True,
+        ),
+        run.devices[:1],
+        run.progress,
+    )
+
+
+def require_evaluator(run: Run) -> None:
+    """Find out that the evaluator cannot be had before hours of generation. Raises `UserError`."""
+    if run.config.correctness.evaluator:
+        other = evaluator_run(run)
+        other.require_tam()
+        other.gold_split("train")
+
+
+def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
+    """Return the evaluator and the result of its run, which is trained once and then reused."""
+    from zerogen.report.results import finished, write_run
+    from zerogen.settings.supervised import supervised
+    from zerogen.tam.train import load_tam
+
+    other = evaluator_run(run)
+    result = finished(other)
+    if result is None:
+        run.progress.say(f"training the evaluator, {other.config.tam.name}, on gold rows")
+        result = write_run(other, supervised(other))
+    return load_tam(other.folder() / "tam", other.device, other.config.tam.dtype), result
+
+
+def _judge(
+    run: Run, tam: Tam, gold: dict[str, Any], rows: Sequence[Example]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    from zerogen.metrics import numbers
+    from zerogen.metrics.correctness import agreement, correctness
+    from zerogen.records import Span
+
+    predictions = tam.predict(tam.inputs_of(rows), progress=run.progress)
+    lines = []
+    for row, found in zip(rows, predictions, strict=True):
+        agreed, probability = agreement(row, found)
+        said = found.text if isinstance(found, Span) else found.label
+        lines.append({"uid": row.uid, "evaluator": said, "agreement": agreed, "probability": round(probability, 5)})
+    return {
+        "evaluator": gold["tam"],
+        "folder": gold["folder"],
+        "gold": numbers(gold["metrics"]),
+        "gold_rows": gold["n_eval"],
+        "trained_on": gold["n_train"],
+        **correctness(rows, predictions, run.config.task.labels),
+    }, lines
+
+
+def _confide(
+    run: Run, rows: Sequence[Example], agreed: dict[str, float]
+) -> tuple[dict[str, Any] | None, dict[str, float]]:
+    from zerogen.metrics.correctness import calibrate, calibrated, quarters
+    from zerogen.plm.confidence import label_confidence
+
+    confidence = label_confidence(run.load_plm(), run.config.task, rows, run.progress)
+    if not confidence:
+        return None, {}
+    line = None
+    judged = [i for i, row in enumerate(rows) if row.uid in agreed]
+    if len(judged) > 1:
+        right = [agreed[rows[i].uid] for i in judged]
+        line = calibrate([confidence[i] for i in judged], right)
+    shown = calibrated(confidence, line) if line else confidence
+    known = len(judged) == len(rows)
+    return {
+        "rows": len(rows),
+        "estimate": statistics.fmean(confidence),
+        "calibration": line,
+        "quarters": quarters(confidence, [agreed[row.uid] for row in rows] if known else None),
+    }, {row.uid: value for row, value in zip(rows, shown, strict=True)}
+
+
+def describe(measures: dict[str, Any]) -> Iterator[str]:
+    """Say in a few lines what was measured."""
+    found = measures["diversity"]
+    diverse = []
+    if found["self_bleu"]:
+        diverse.append(
+            f"Self-BLEU-4 {100 * found['self_bleu'][3]:.1f} over {found['self_bleu_texts']:,} texts (lower is more "
+            "diverse)"
+        )
+    diverse.append(f"distinct bigrams {found['distinct'][1]:.1%}")
+    diverse.append(f"near-duplicates {found['near_duplicates']:.1%}")
+    if found["copies_context"] is not None:
+        diverse.append(f"copies of their context {found['copies_context']:.1%}")
+    yield "; ".join(diverse)
+    judged = measures["correctness"]
+    if judged is not None:
+        gold = next(iter(judged["gold"].values()), None)
+        where = f"evaluator {judged['evaluator']}" + ("" if gold is None else f", right about {gold:.1%} of gold rows")
+        names = {"overall": judged.get("overall"), **judged.get("labels", {})}
+        names |= {name: judged[name] for name in ("exact_match", "f1") if name in judged}
+        parts = [
+            f"{name.replace('_', ' ')} {one['share']:.1%} ({one['interval'][0]:.1%} to {one['interval'][1]:.1%})"
+            for name, one in names.items()
+            if one
+        ]
+        yield f"labels as the {where}, sees them: {'; '.join(parts)}"
+    sure = measures["confidence"]
+    if sure is not None:
+        parts = [
+            f"{part['confidence']:.1%}" + (f" ({part['right']['share']:.1%} right)" if "right" in part else "")
+            for part in sure["quarters"]
+        ]
+        yield (
+            f"the PLM's own estimate of right labels: {sure['estimate']:.1%}; by quarters of its confidence "
+            f"{', '.join(parts)}"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m zerogen.measure` and of the console script `zerogen-measure`."""
+    parser = ArgumentParser(
+        prog="zerogen-measure",
+        description="Measure synthetic rows: their diversity, whether an evaluator agrees with their labels, and how "
+        "sure the PLM is of them.",
+        epilog="What is found about a run is written into its folder; of a file it is only printed.",
+    )
+    parser.add_argument(
+        "place", type=Path, metavar="RUN_OR_FILE", help="run folder, or a .jsonl, .csv or .parquet file"
+    )
+    parser.add_argument("--evaluator", help="trained on gold: a tam option such as minilm, a Hub id or a folder")
+    parser.add_argument("--tokenizer", choices=("13a", "spacy"), help="of Self-BLEU and distinct n-grams; default: 13a")
+    parser.add_argument("--texts", type=int, help="texts that Self-BLEU compares; default: 1000")
+    parser.add_argument("--confidence", type=int, metavar="ROWS", help="rows that the PLM scores again; 0 is off")
+    parser.add_argument("--task", help="of a file: task, by name or YAML file; without it only diversity is measured")
+    parser.add_argument("--data-dir", help="of a file: folder of the task's gold data, as data_dir of a run")
+    parser.add_argument("--plm", help="of a file: the PLM that scores its rows, an option such as smollm2, or a Hub id")
+    parser.add_argument("--output-dir", default="outputs", help="of a file: where the evaluator lies; default: outputs")
+    parser.add_argument("--gpu", default="auto", help="auto, none or an index; default: auto")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    with reporting_errors():
+        options = parser.parse_args(arguments)
+        from zerogen.jobs import devices_of, go_offline_without_network, stop_on_signals
+
+        stop_on_signals()
+        go_offline_without_network()
+        config = _config_of(options)
+        if options.evaluator:
+            config.correctness.evaluator = options.evaluator
+        config.diversity.tokenizer = options.tokenizer or config.diversity.tokenizer
+        config.diversity.self_bleu_texts = options.texts or config.diversity.self_bleu_texts
+        if options.confidence is not None:
+            config.confidence.rows = options.confidence
+        check_measures(config)
+        console = make_console() if options.format == "text" else None
+        gpu = int(options.gpu) if options.gpu.isdigit() else options.gpu
+        run = Run(config, devices_of(gpu)[:1])
+        if console is not None:
+            run.progress = Rich(console)
+        require_evaluator(run)
+        if _is_run(options.place):
+            measures = measure_run(run, options.place)
+            if measures is None:
+                raise UserError(f"{options.place}: holds no synthetic rows; only runs of setting=zerogen have some")
+        else:
+            measures, _ = measure(run, _read(options.place, config, bool(options.task)))
+        if console is None:
+            json.dump(measures, sys.stdout, indent=2, ensure_ascii=False)
+            print()
+            return
+        for line in describe(measures):
+            console.print(line, markup=False, highlight=False)
+        if _is_run(options.place):
+            console.print(str(options.place / MEASURES), markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_run(place: Path) -> bool:
+    return (place / "config.yaml").is_file()
+
+
+def _config_of(options: Any) -> Config:
+    """Return the configuration of a run folder, or one for the rows of a file. Raises `UserError`."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    place: Path = options.place
+    if not place.exists():
+        raise UserError(f"{place}: there is no such file or folder")
+    if _is_run(place):
+        for name in ("task", "data_dir", "plm"):
+            if getattr(options, name):
+                raise UserError(f"--{name.replace('_', '-')}: is for a file; {place} is a run, which has its own")
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(place / "config.yaml"))
+            config = OmegaConf.to_object(merged)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{place / 'config.yaml'}: {str(error).splitlines()[0]}") from error
+        assert isinstance(config, Config)
+        return config
+    if place.is_dir() and not (place / "state.json").is_file():
+        raise UserError(f"{place}: is neither a run folder (config.yaml) nor a datasets folder")
+    if options.task is None:
+        for name in ("evaluator", "plm"):
+            if getattr(options, name):
+                raise UserError(f"--{name}: needs --task, which says what the labels mean")
+    config = Config(setting=SettingConfig(name="zerogen"), output_dir=options.output_dir)
+    config.tam.name = "none"
+    if options.task is not None:
+        config.task = load_task(options.task)
+        override(config.task, options.data_dir, None, None)
+    if options.plm:
+        config.plm = bundled_option("plm", options.plm, PlmConfig) or PlmConfig(name="plm", model=options.plm)
+    else:
+        config.confidence.rows = 0
+    return config
+
+
+def _read(place: Path, config: Config, labelled: bool) -> list[Example]:
+    """Read rows of a task, or any texts. Raises `UserError` for a file without a column of texts."""
+    if labelled:
+        return load_synthetic(str(place), config.task, {})
+    rows = synthetic_rows(str(place))
+    column = next((name for name in _TEXT_COLUMNS if name in rows[0]), None)
+    if column is None:
+        raise unknown(f"{place}: column", next(iter(rows[0]), ""), _TEXT_COLUMNS)
+    return [
+        Example(
+            str(row.get("uid", number)),
+            str(row[column]),
+            str(row.get("label", row.get("Y", ""))),
+            row.get("C") or row.get("context"),
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+if __name__ == "__main__":
+    main()

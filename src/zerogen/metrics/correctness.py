@@ -1,0 +1,115 @@
+"""Whether synthetic rows carry the label they were written for, in the eyes of an evaluator or of the PLM itself."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from zerogen.metrics.squad import exact_match, f1
+from zerogen.records import Example, Prediction, Span
+
+_Z = 1.959964  # of a 95 % interval
+
+
+def share(right: int, rows: int) -> dict[str, Any]:
+    """Return rows, the share of them that is right, and its 95 % interval (Wilson, 1927). `rows` is 1 or more."""
+    p, spread = right / rows, _Z**2 / rows
+    middle = (p + spread / 2) / (1 + spread)
+    half = math.sqrt(p * (1 - p) * spread + spread**2 / 4) / (1 + spread)
+    return {"rows": rows, "share": p, "interval": [max(0.0, middle - half), min(1.0, middle + half)]}
+
+
+def mean(values: Sequence[float]) -> dict[str, Any]:
+    """Return rows, the mean of their values and its 95 % interval by the normal approximation."""
+    centre = statistics.fmean(values)
+    half = _Z * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return {"rows": len(values), "share": centre, "interval": [max(0.0, centre - half), min(1.0, centre + half)]}
+
+
+def agreement(row: Example, found: Prediction | Span) -> tuple[float, float]:
+    """Return how far an evaluator agrees with a row, and how probable it finds the row's label, both from 0 to 1.
+
+    Of questions it is the F1 of its answer against the row's, and the same again where it would answer otherwise: a
+    reader gives no probability of somebody else's answer.
+    """
+    if isinstance(found, Span):
+        overlap = max((f1(found.text, answer.text) for answer in row.answers), default=float(not found.text))
+        return overlap, overlap
+    return float(found.label == row.label), found.probabilities[row.label]
+
+
+def correctness(rows: Sequence[Example], predictions: Sequence[Any], labels: Sequence[str]) -> dict[str, Any]:
+    """Compare the labels of rows with an evaluator's predictions.
+
+    Returns overall and per label {rows, share, interval}; of questions exact_match and f1 instead.
+    """
+    if isinstance(predictions[0], Span):
+        pairs = [
+            (found.text, [answer.text for answer in row.answers] or [""]) for row, found in _zip(rows, predictions)
+        ]
+        return {
+            name: mean([max(score(text, answer) for answer in answers) for text, answers in pairs])
+            for name, score in (("exact_match", exact_match), ("f1", f1))
+        }
+    right = [row.label == found.label for row, found in _zip(rows, predictions)]
+    by_label = {label: [same for row, same in zip(rows, right, strict=True) if row.label == label] for label in labels}
+    return {
+        "overall": share(sum(right), len(right)),
+        "labels": {label: share(sum(same), len(same)) for label, same in by_label.items() if same},
+    }
+
+
+def _zip(rows: Sequence[Example], predictions: Sequence[Any]) -> Any:
+    return zip(rows, predictions, strict=True)
+
+
+def quarters(confidence: Sequence[float], right: Sequence[float] | None) -> list[dict[str, Any]]:
+    """Cut rows into four equal parts by confidence, the least confident first.
+
+    Returns rows, the range of their confidence and its mean, and where `right` is known its mean and 95 % interval.
+    """
+    order = np.argsort(confidence, kind="stable")
+    parts = []
+    for part in np.array_split(order, min(4, len(order))):
+        values = [confidence[i] for i in part]
+        parts.append(
+            {"rows": len(part), "from": min(values), "to": max(values), "confidence": statistics.fmean(values)}
+            | ({"right": mean([right[i] for i in part])} if right is not None else {})
+        )
+    return parts
+
+
+def calibrate(confidence: Sequence[float], right: Sequence[float]) -> tuple[float, float]:
+    """Return (slope, intercept) for the log-odds of a confidence such that it says how often rows are right.
+
+    Logistic regression on the log-odds (Platt, 1999), with his targets, which keep a perfect separation finite. right:
+    0 to 1 for each row. (1, 0) leaves a confidence as it is.
+    """
+    from scipy.optimize import minimize
+
+    x, y = log_odds(confidence), np.asarray(right, dtype=float)
+    positive, negative = y.sum(), (1 - y).sum()
+    target = y * (positive + 1) / (positive + 2) + (1 - y) / (negative + 2)
+
+    def loss(line: Any) -> Any:
+        z = line[0] * x + line[1]
+        error = 1 / (1 + np.exp(-z)) - target
+        return (np.logaddexp(0, z) - target * z).mean(), np.array([(error * x).mean(), error.mean()])
+
+    slope, intercept = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B").x
+    return float(slope), float(intercept)
+
+
+def calibrated(confidence: Sequence[float], line: tuple[float, float]) -> list[float]:
+    """Return confidences with their log-odds moved by (slope, intercept)."""
+    return [float(value) for value in 1 / (1 + np.exp(-(line[0] * log_odds(confidence) + line[1])))]
+
+
+def log_odds(probabilities: Sequence[float]) -> Any:
+    """Return log(p / (1 - p)) of probabilities, at most 20 from 0. [N]"""
+    p = np.clip(np.asarray(probabilities, dtype=float), math.exp(-20), 1 - math.exp(-20))
+    return np.log(p) - np.log1p(-p)

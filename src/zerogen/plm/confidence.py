@@ -1,0 +1,70 @@
+"""How sure the PLM is of the labels it wrote for: what a user without gold data can know of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from zerogen.config import TaskConfig
+from zerogen.plm.model import Plm
+from zerogen.plm.prompting import softmax
+from zerogen.progress import Quiet
+from zerogen.records import Example
+from zerogen.template import render, shortened
+
+
+def label_confidence(
+    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Quiet | None = None
+) -> list[float] | None:
+    """Return the probability of each row's own label, given its text: softmax over labels of log p(text | prompt).
+
+    The log-probability is summed over the tokens of the text and the string that ended it, behind the prompt that
+    texts of a label are written for; all labels count as equally frequent. For questions it is the mean token's
+    probability of the answer behind the scoring prompt. None where there is nothing to compare: a single label, or
+    questions without a scoring prompt or an answer. A context that is too long is cut, for all labels alike.
+    """
+    progress = progress or Quiet()
+    if task.kind == "qa":
+        if not task.scoring or not all(row.answers for row in rows):
+            return None
+        template = task.scoring[task.labels[0]] + "<Y>"
+        values = [{"C": row.context or "", "X": row.text, "Y": row.answers[0].text + '"'} for row in rows]
+        around = [(row.answers[0].start, row.answers[0].start + len(row.answers[0].text)) for row in rows]
+        scored = _scores(plm, [template], values, around, "Y", False, progress)
+        return [math.exp(score) for (score,) in scored]
+    if len(task.labels) < 2:
+        return None
+    stop = task.parse.stop[0]
+    ending = "" if stop.keep else stop.text
+    templates = [task.prompts[label] + "<X>" for label in task.labels]
+    values = [{"C": row.context or "", "X": row.text + ending} for row in rows]
+    found = _scores(plm, templates, values, [(0, 0)] * len(rows), "X", True, progress)
+    return [
+        softmax(dict(zip(task.labels, scores, strict=True)))[row.label] for row, scores in zip(rows, found, strict=True)
+    ]
+
+
+def _scores(
+    plm: Plm,
+    templates: Sequence[str],
+    values: Sequence[dict[str, str]],
+    around: Sequence[tuple[int, int]],
+    part: str,
+    total: bool,
+    progress: Quiet,
+) -> list[list[float]]:
+    """Return for each row the log-probability of its `part`, at the end of each template: the sum, or the mean."""
+    prompts: list[str] = []
+    begins: list[int] = []
+    for given, span in zip(values, around, strict=True):
+        fits = shortened(templates, given, "C", plm.max_positions, plm.encode, plm.decode, span)
+        for template in templates:
+            prompts.append(render(template, {**given, "C": fits}))
+            begins.append(len(prompts[-1]) - len(given[part]))
+    scores = [0.0] * len(prompts)
+    with progress.bar("scoring texts", len(prompts), "texts") as advance:
+        for index, score in plm.logprob(prompts, begins=begins, total=total):
+            scores[index] = score
+            advance(1)
+    width = len(templates)
+    return [scores[i : i + width] for i in range(0, len(scores), width)]
