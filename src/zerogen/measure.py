@@ -280,7 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.evaluator:
             config.correctness.evaluator = options.evaluator
         config.diversity.tokenizer = options.tokenizer or config.diversity.tokenizer
-        config.diversity.self_bleu_texts = options.texts or config.diversity.self_bleu_texts
+        if options.texts is not None:
+            config.diversity.self_bleu_texts = options.texts
         if options.confidence is not None:
             config.confidence.rows = options.confidence
         check_measures(config)

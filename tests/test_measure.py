@@ -1,0 +1,168 @@
+"""Measuring the rows of a run folder and of a file, with a tiny evaluator that is trained here."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import toy_rows
+from zerogen.config import Config, CorrectnessConfig, GoldConfig, SettingConfig, TaskConfig, TrainerConfig
+from zerogen.dataset import export_rows, write_jsonl
+from zerogen.measure import MEASURES, ROWS, evaluator_run, main, measure_run
+from zerogen.records import Example
+from zerogen.settings.run import Run
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+
+def gold_file(path: Path, rows: list[Example]) -> str:
+    path.write_text("".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in rows))
+    return str(path)
+
+
+def swapped(row: Example) -> Example:
+    return replace(row, label="good" if row.label == "bad" else "bad")
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_encoder: Path) -> Config:
+    rows = toy_rows(240)
+    files = {
+        "train": gold_file(tmp_path / "t.jsonl", rows[:160]),
+        "validation": gold_file(tmp_path / "v.jsonl", rows[160:]),
+    }
+    task = TaskConfig(
+        name="toy",
+        labels=["bad", "good"],
+        max_length=64,
+        prompts={"bad": 'Bad: "', "good": 'Good: "'},
+        gold={"own": GoldConfig(files=files, label="label", labels={"bad": "bad", "good": "good"})},
+    )
+    config = Config(
+        task=task,
+        setting=SettingConfig("zerogen"),
+        correctness=CorrectnessConfig(str(tiny_encoder)),
+        dataset="given.jsonl",
+    )
+    config.plm.name = config.plm.model = config.tam.name = "none"
+    return config
+
+
+@pytest.fixture(autouse=True)
+def quick_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate at which a tiny random encoder learns within seconds."""
+    trainer = TrainerConfig(lr=3e-3, epochs=15, batch_size=8, schedule="constant")
+    monkeypatch.setattr("zerogen.measure.TrainerConfig", lambda: trainer)
+
+
+def folder_of(config: Config, folder: Path, rows: list[Example]) -> Path:
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
+    write_jsonl(export_rows(rows, config.task), folder / "toy-dataset.jsonl")
+    return folder
+
+
+def measured(config: Config, folder: Path) -> dict[str, Any]:
+    found = measure_run(Run(config, [torch.device("cpu")]), folder)
+    assert found is not None
+    return found
+
+
+def test_an_evaluator_tells_right_labels_from_wrong_ones(config: Config, tmp_path: Path) -> None:
+    rows = toy_rows(80)
+    wrong = {row.uid for row in rows[:20]}
+    folder = folder_of(config, tmp_path / "run", [swapped(row) if row.uid in wrong else row for row in rows])
+    found = measured(config, folder)["correctness"]
+    assert found["gold"]["accuracy"] > 0.95
+    assert found["gold_rows"] == 80
+    assert found["overall"]["share"] == pytest.approx(0.75, abs=0.05)
+    assert found["overall"]["interval"][0] < 0.75 < found["overall"]["interval"][1]
+    lines = [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
+    assert [line["uid"] for line in lines] == [row.uid for row in rows]
+    doubted = sorted(lines, key=lambda line: line["probability"])[:18]
+    assert {line["uid"] for line in doubted} <= wrong
+
+
+def test_an_evaluator_is_trained_once(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = measured(config, folder_of(config, tmp_path / "one", toy_rows(40)))
+    monkeypatch.setattr("zerogen.settings.supervised.supervised", None)  # whoever trains again fails
+    other = replace(config, seed=7, eval_limit=20, limit=10)
+    assert evaluator_run(Run(other, [torch.device("cpu")])).folder() == Path(first["correctness"]["folder"])
+    second = measured(other, folder_of(other, tmp_path / "two", toy_rows(30)))
+    assert second["correctness"]["gold"] == first["correctness"]["gold"]
+    assert second["correctness"]["overall"]["rows"] == 30
+
+
+def test_other_gold_rows_are_another_evaluator(config: Config, tmp_path: Path) -> None:
+    before = evaluator_run(Run(config, [torch.device("cpu")])).folder()
+    gold_file(tmp_path / "t.jsonl", toy_rows(100))
+    assert evaluator_run(Run(config, [torch.device("cpu")])).folder() != before
+
+
+def test_measures_are_kept_until_something_changes(config: Config, tmp_path: Path) -> None:
+    config.correctness.evaluator = None
+    folder = folder_of(config, tmp_path / "run", toy_rows(40))
+    found = measured(config, folder)
+    assert found["correctness"] is found["confidence"] is None
+    kept = json.loads((folder / MEASURES).read_text()) | {"marked": True}
+    (folder / MEASURES).write_text(json.dumps(kept))
+    assert measured(config, folder)["marked"]
+    config.diversity.self_bleu_texts = 10
+    assert "marked" not in measured(config, folder)
+    write_jsonl(export_rows(toy_rows(44), config.task), folder / "toy-dataset.jsonl")
+    assert measured(config, folder)["diversity"]["rows"] == 44
+
+
+def test_a_margin_is_kept_from_self_debiasing(config: Config, tmp_path: Path) -> None:
+    config.correctness.evaluator = None
+    rows = [replace(row, logprob=-2.0, counter_logprob={"other": -2.5, "third": -3.0}) for row in toy_rows(8)]
+    folder = folder_of(config, tmp_path / "run", rows)
+    measured(config, folder)
+    assert json.loads((folder / ROWS).read_text().splitlines()[0]) == {"uid": "row-0", "margin": 0.5}
+
+
+def test_the_command_measures_a_run_and_a_file(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.correctness.evaluator = None
+    folder = folder_of(config, tmp_path / "run", toy_rows(40))
+    main([str(folder)])
+    assert "Self-BLEU-4" in capsys.readouterr().out
+    written = json.loads((folder / MEASURES).read_text())
+    main([str(folder / "toy-dataset.jsonl"), "--format", "json"])
+    assert json.loads(capsys.readouterr().out)["diversity"] == written["diversity"]
+    (tmp_path / "texts.csv").write_text("text\nsome words of a text\nother words of a text\n")
+    main(["texts.csv", "--format", "json"])
+    assert json.loads(capsys.readouterr().out)["diversity"]["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "nothing: there is no such file"),
+        (["."], "neither a run folder"),
+        (["run", "--task", "qnli"], "--task: is for a file"),
+        (["run", "--evaluator", "minlm"], "did you mean 'minilm'"),
+        (["run", "--texts", "1"], "self_bleu_texts=1: allowed is 2 or more"),
+        (["t.jsonl", "--plm", "smollm2"], "--plm: needs --task"),
+        (["odd.jsonl"], "column: 'txt' is unknown; allowed: X, question, text; did you mean 'text'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    folder_of(config, tmp_path / "run", toy_rows(8))
+    (tmp_path / "odd.jsonl").write_text('{"txt": "a b c"}\n')
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / MEASURES).exists()
