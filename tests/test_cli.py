@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -199,8 +200,8 @@ def test_help_names_every_key_and_the_users_own_tasks(
     assert "spam" in out
     assert all(f"  {key} " in out for key in help_of(Config))
     assert max(map(len, out.splitlines())) <= 80
-    documented = set(help_of(Config)) | {"task", "setting", "plm", "tam", "decoding", "filter", "trainer"}
-    assert documented == set(Config.__dataclass_fields__)
+    for name, node in Config.__dataclass_fields__.items():  # one that holds keys is documented by them
+        assert name in help_of(Config) or is_dataclass(node.default_factory), name
 
 
 def test_overrides_stand_on_both_sides_of_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
