@@ -1,0 +1,257 @@
+"""`report.html`: one self-contained page about a run, with a browser of its rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shlex
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zerogen.config import Config
+from zerogen.errors import UserError
+from zerogen.files import write_whole
+from zerogen.metrics import MAIN, numbers
+from zerogen.metrics.correctness import mean, share
+from zerogen.metrics.squad import exact_match, f1
+from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
+
+_BYTES = 8_000_000  # of rows in a page; what is around them is far below another two million
+_REJECTED = 3
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html and trend.png into a run folder from the files in it, and from runs beside it for comparison.
+
+    Raises `UserError` for a folder that holds no finished run.
+    """
+    result, config = _json(folder / "result.json"), _config(folder)
+    if result is None or config is None:
+        raise UserError(f"{folder}: holds no finished run (result.json and config.yaml)")
+    measures = _json(folder / "measures.json")
+    rows = browser_rows(folder, config)
+    shown = sample(rows, _BYTES)
+    curves, levels, metric = trend(folder, result, config)
+    figure = trend_figure(curves, levels, metric) if curves and any(curve.sizes for curve in curves) else None
+    if figure is not None:
+        png(figure, folder / "trend.png")
+    lengths: dict[str, list[int]] = {}
+    for row in rows:
+        lengths.setdefault(row["label"] or "texts", []).append(len(row["text"].split()))
+    page = _template().render(
+        title=f"{config['task']['name']}, {result['setting'].upper()}",
+        result=result,
+        measures=measures,
+        headline=headline(folder, result),
+        names=MAIN,
+        trend=svg(figure) if figure is not None else None,
+        curves=curves,
+        levels=levels,
+        metric=metric,
+        histogram=svg(histogram_figure(lengths)) if lengths else None,
+        rejects=rejects(folder, config, result),
+        disputed=[row for row in sorted(rows, key=lambda row: row.get("probability", 1)) if row.get("agreement") == 0][:10],
+        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        command=command(result),
+        synthetic=(folder / f"{config['task']['name']}-dataset.jsonl").is_file(),
+        rows=len(rows),
+        shown=len(shown),
+        labels=sorted({row["label"] for row in rows}),
+        data=embedded({"rows": shown, "prompts": config["task"]["prompts"]}),
+    )
+    write_whole(page, folder / "report.html")
+    return folder / "report.html"
+
+
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    environment.filters["count"] = lambda value: f"{value:,}"
+    environment.globals["page_css"] = (here / "page.css").read_text(encoding="utf-8")
+    environment.globals["page_js"] = (here / "page.js").read_text(encoding="utf-8")
+    return environment.get_template("page.html.jinja")
+
+
+def embedded(value: Any) -> str:
+    """Return JSON that can stand in a script element whatever the texts hold: it has no `<`, `>`, `&` of theirs."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
+
+
+def _config(folder: Path) -> Any:
+    path = folder / "config.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def browser_rows(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what the page shows of each synthetic row; of a run without any, of each gold row and its prediction.
+
+    Each has uid, text, context, label (of questions the answer) and those that are known of said, agreement,
+    probability, confidence, margin and logprob.
+    """
+    task = config["task"]
+    synthetic = _lines(folder / f"{task['name']}-dataset.jsonl")
+    measured = {line["uid"]: line for line in _lines(folder / "measured-rows.jsonl")}
+    found = []
+    for row in synthetic:
+        if task["kind"] == "qa":
+            line = {"uid": row["id"], "text": row["question"], "context": row["context"], "label": ""}
+            line["answer"] = (row["answers"]["text"] or [""])[0]
+        else:
+            line = {"uid": row["uid"], "text": row["X"], "context": row["C"] or "", "label": row["label"]}
+        if row.get("logprob") is not None:
+            line["logprob"] = row["logprob"]
+        about = dict(measured.get(line["uid"], {}))
+        if "evaluator" in about:
+            about["said"] = about.pop("evaluator")
+        found.append({**line, **about})
+    if synthetic:
+        return found
+    for row in _lines(folder / "predictions.jsonl"):
+        line = {"uid": row["uid"], "context": row.get("context", ""), "said": row["prediction"]}
+        if task["kind"] == "qa":
+            line |= {"text": row["question"], "label": "", "answer": " | ".join(row["answers"])}
+            line["agreement"] = _best(f1, row)
+        else:
+            line |= {"text": row["text"], "label": row["label"], "agreement": float(row["label"] == row["prediction"])}
+            line["probability"] = row["probabilities"][row["label"]]
+        found.append(line)
+    return found
+
+
+def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """Return as many rows as fit `limit` bytes of JSON, in their order: of each label the same share, evenly spaced."""
+    sizes = [len(embedded(row).encode()) + 1 for row in rows]
+    if sum(sizes) <= limit:
+        return list(rows)
+    seen: dict[str, int] = {}
+    total: dict[str, int] = {}
+    for row in rows:
+        total[row["label"]] = total.get(row["label"], 0) + 1
+    ranks = []
+    for place, row in enumerate(rows):
+        rank = seen.get(row["label"], 0)
+        seen[row["label"]] = rank + 1
+        # Van der Corput's sequence: every beginning of the order is spread evenly over the rows of a label.
+        ranks.append((int(f"{rank:032b}"[::-1], 2) / 2**32, place))
+    kept, left = [], limit
+    for _, place in sorted(ranks):
+        left -= sizes[place]
+        if left < 0:
+            break
+        kept.append(place)
+    return [rows[place] for place in sorted(kept)]
+
+
+def headline(folder: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the metrics with what people call them and, where it follows from the predictions, a 95 % interval."""
+    found = []
+    lines = _lines(folder / "predictions.jsonl")
+    for name, value in numbers(result["metrics"]).items():
+        interval = None
+        if name == "accuracy":
+            interval = share(round(value * result["n_eval"]), result["n_eval"])["interval"]
+        elif name in ("exact_match", "f1") and lines:
+            score = exact_match if name == "exact_match" else f1
+            interval = mean([_best(score, line) for line in lines])["interval"]
+        found.append({"name": "macro F1" if name == "macro_f1" else MAIN[name], "value": value, "interval": interval})
+    return found
+
+
+def _best(score: Any, line: dict[str, Any]) -> float:
+    return max(score(line["prediction"], answer) for answer in line["answers"] or [""])
+
+
+def rejects(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each reject reason with its count and up to three examples, from the pool that the rows come from."""
+    counts: dict[str, int] = result.get("rejects") or {}
+    examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
+    pool = Path(result["pool"]) / "texts.jsonl" if result.get("pool") else None
+    if pool is not None and not pool.is_file():  # the outputs have moved
+        pool = folder.parent / pool.parent.name / "texts.jsonl"
+    if pool is not None and pool.is_file():
+        with pool.open(encoding="utf-8") as file:
+            for line in file:
+                for one in json.loads(line)["samples"]:
+                    if one["reason"] in examples and len(examples[one["reason"]]) < _REJECTED:
+                        examples[one["reason"]].append(one)
+                if all(len(found) == _REJECTED for found in examples.values()):
+                    break
+    return [{"reason": reason, "count": count, "examples": examples[reason]} for reason, count in counts.items()]
+
+
+def trend(folder: Path, result: dict[str, Any], config: dict[str, Any]) -> tuple[list[Curve], list[Level], str]:
+    """Return the curve of a run over its seeds, the levels of other settings on the same gold rows, and the metric.
+
+    Runs that differ from it in their seed alone lie beside it and count, too.
+    """
+    name = next(iter(numbers(result["metrics"])), None)
+    if name is None:
+        return [], [], ""
+    mine = _seedless(config)
+    points: dict[int, list[float]] = {}
+    others: dict[str, list[float]] = {}
+    for beside in sorted(folder.absolute().parent.iterdir()):
+        other, its = _json(beside / "result.json"), _config(beside)
+        if other is None or its is None or (other["evaluated_on"], other["n_eval"]) != (
+            result["evaluated_on"],
+            result["n_eval"],
+        ):
+            continue
+        if beside == folder.absolute() or _seedless(its) == mine:
+            with (beside / "trend.csv").open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    if row["metric"] == name:
+                        points.setdefault(int(row["n"]), []).append(float(row["value"]))
+        elif (other["setting"] == "supervised" and other["tam"] == result["tam"]) or (
+            other["setting"] == "prompting" and other["plm"] == result["plm"]
+        ):
+            title = f"{other['setting'].upper()}" + (f", {other['n_train']:,} gold rows" if other["n_train"] else "")
+            others.setdefault(title, []).append(other["metrics"][name])
+    levels = [Level(title, statistics.fmean(values)) for title, values in others.items()]
+    metric = MAIN[name]
+    if result["setting"] != "zerogen":
+        return [], [Level(result["setting"].upper(), result["metrics"][name]), *levels], metric
+    sizes = sorted(points)
+    means = [statistics.fmean(points[size]) for size in sizes]
+    spreads = [statistics.stdev(points[size]) if len(points[size]) > 1 else 0.0 for size in sizes]
+    seeds = max(len(values) for values in points.values())
+    title = "ZEROGEN" + (f", {seeds} seeds" if seeds > 1 else "")
+    return [Curve(title, sizes, means, spreads)], levels, metric
+
+
+def _seedless(config: dict[str, Any]) -> str:
+    ignored = {"seed", "seeds", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
+    return json.dumps({key: value for key, value in config.items() if key not in ignored}, sort_keys=True)
+
+
+def command(result: dict[str, Any]) -> str | None:
+    """Return the command line that makes a run again, None where it was not made by one."""
+    words = result.get("command")
+    if not words:
+        return None
+    kept = [word for word in words if not word.startswith(("seed=", "seeds="))]
+    return shlex.join(["python", "-m", "zerogen", *kept, f"seed={result['seed']}"])

@@ -1,0 +1,107 @@
+"""Plots of a report, as SVG that takes the page's colours, and as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_INK = "#010203"  # stands for the page's text colour
+_COLOURS = ("#0b6fb8", "#c2500a", "#2a7f3f", "#8a4fb5", "#a8325e", "#5c6b12")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric over the number of training rows: mean and sample standard deviation (0 for one seed) at each size."""
+
+    name: str
+    sizes: Sequence[int]
+    means: Sequence[float]
+    spreads: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A metric that does not depend on the number of synthetic rows."""
+
+    name: str
+    value: float
+
+
+def trend_figure(curves: Sequence[Curve], levels: Sequence[Level], metric: str) -> Figure:
+    """Draw curves with the spread over seeds, and levels as dashed lines; shares are shown in percent."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for place, curve in enumerate(curves):
+        colour = _COLOURS[place % len(_COLOURS)]
+        means, spreads = [100 * mean for mean in curve.means], [100 * spread for spread in curve.spreads]
+        axes.errorbar(curve.sizes, means, spreads, marker="o", capsize=3, color=colour, label=curve.name)
+    for place, level in enumerate(levels):
+        colour = _COLOURS[(len(curves) + place) % len(_COLOURS)]
+        axes.axhline(100 * level.value, linestyle=("--", ":", "-.")[place % 3], color=colour, label=level.name)
+    axes.set_xlabel("training rows")
+    axes.set_ylabel(f"{metric}, %")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def histogram_figure(lengths: dict[str, Sequence[int]]) -> Figure:
+    """Draw how many texts of each label have how many words."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axes = figure.add_subplot()
+    longest = max(max(values) for values in lengths.values())
+    step = max(1, -(-longest // 40))
+    axes.hist(
+        list(lengths.values()),
+        bins=range(0, longest + step + 1, step),
+        label=list(lengths),
+        color=[_COLOURS[place % len(_COLOURS)] for place in range(len(lengths))],
+        stacked=True,
+    )
+    axes.set_xlabel("words of a text")
+    axes.set_ylabel("texts")
+    if len(lengths) > 1:
+        axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as an SVG element without a background, in the text colour of the page around it."""
+    import matplotlib as mpl
+
+    _ink(figure)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "zerogen"}):
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    found = text.getvalue()
+    return found[found.index("<svg") :].replace(_INK, "currentColor")
+
+
+def png(figure: Figure, path: Path) -> None:
+    """Write a figure on white."""
+    figure.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+
+
+def _ink(figure: Figure) -> None:
+    for axes in figure.axes:
+        for name in ("top", "right"):
+            axes.spines[name].set_visible(False)
+        for spine in axes.spines.values():
+            spine.set_color(_INK)
+        axes.tick_params(colors=_INK)
+        axes.xaxis.label.set_color(_INK)
+        axes.yaxis.label.set_color(_INK)
+        if legend := axes.get_legend():
+            for label in legend.get_texts():
+                label.set_color(_INK)
