@@ -124,6 +124,15 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random causal model with a tokenizer."""
+    folder = tmp_path_factory.mktemp("causal")
+    causal_model("llama").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def toy_rows(count: int) -> list[Example]:
     """Rows whose label is in their words; four rows share a context."""
     good, bad = ["bright", "moving", "lovely"], ["dull", "boring", "weak"]

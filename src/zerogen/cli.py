@@ -103,15 +103,17 @@ def compose() -> list[Config]:
     """
     sys.argv = [sys.argv[0], *flags_first(sys.argv[1:])]
     ConfigStore.instance().store(name="schema", node=Config)
-    composed: list[tuple[DictConfig, list[str]]] = []
+    composed: list[tuple[DictConfig, list[str], list[str]]] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def job(config: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
+        sources = HydraConfig.get().runtime.config_sources
+        folders = [source.path for source in sources if source.provider == "command-line"]
         if HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
-            composed.append((config, overrides))
+            composed.append((config, overrides, folders))
         else:  # a job of another launcher runs elsewhere and must do its work there
-            _run([typed(config, overrides)])
+            _run([typed(config, overrides, folders)])
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting with 1
     with tempfile.TemporaryDirectory(prefix="zerogen-") as scratch:
@@ -127,7 +129,7 @@ def compose() -> list[Config]:
                 raise
             given = ", ".join(argument for argument in sys.argv[1:] if "=" in argument)
             raise UserError(f"one of {given}: sets a key inside one that is null (has no value to change)") from error
-    return [typed(config, overrides) for config, overrides in composed]
+    return [typed(*one) for one in composed]
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -147,10 +149,11 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     return [*(argument for argument in arguments if argument not in overrides), *overrides]
 
 
-def typed(config: DictConfig, overrides: Sequence[str]) -> Config:
+def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) -> Config:
     """Turn a composed configuration into the typed one and check it.
 
     overrides: the job's words on the command line. Where they name other weights, the option's name does not fit them.
+    folders: those of --config-dir.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -162,6 +165,7 @@ def typed(config: DictConfig, overrides: Sequence[str]) -> Config:
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
     assert isinstance(result, Config)
+    result.command = [*(f"--config-dir={folder}" for folder in folders), *overrides]
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
     for part in (result.plm, result.tam):
         group = "plm" if part is result.plm else "tam"
@@ -249,6 +253,7 @@ def _run(configs: list[Config]) -> None:
 
 def report(groups: list[list[Config]], results: list[dict[str, Any]], folder: Path, console: Console) -> None:
     """Print means over seeds where there are several, and the paths of what was written."""
+    from zerogen.report.page import write_report
     from zerogen.report.results import write_aggregate
     from zerogen.report.table import aggregate_table
 
@@ -259,6 +264,10 @@ def report(groups: list[list[Config]], results: list[dict[str, Any]], folder: Pa
             aggregates.append(write_aggregate(mine))
     if aggregates:
         console.print(aggregate_table(aggregates))
-    paths = [result["folder"] for result in results] + [aggregate["path"] for aggregate in aggregates]
+    paths = [aggregate["path"] for aggregate in aggregates]
+    for result in results:
+        if len(results) > 1:  # the first ones were written before there was another run to compare with
+            write_report(Path(result["folder"]))
+        paths.append(str(Path(result["folder"]) / "report.html"))
     for path in dict.fromkeys([*paths, str(folder / "results.csv")]):
         console.print(path, highlight=False, markup=False, soft_wrap=True)

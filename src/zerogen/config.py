@@ -313,6 +313,8 @@ class Config:
     """false: with tam.checkpoint=FOLDER only evaluate; in setting=zerogen without it only generate"""
     output_dir: str = "outputs"
     """folder of all results"""
+    # The words of the command line that say what to run; kept with the result, not a key.
+    command: list[str] = field(default_factory=list, metadata={"omegaconf_ignore": True})
 
 
 def help_of(schema: type) -> dict[str, str]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import shlex
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from zerogen.config import Config
 from zerogen.errors import UserError
 from zerogen.files import write_whole
 from zerogen.metrics import MAIN, numbers
@@ -23,6 +21,7 @@ from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend
 
 _BYTES = 8_000_000  # of rows in a page; what is around them is far below another two million
 _REJECTED = 3
+_BEFORE = {"pool": None, "command": None}  # what results of earlier versions do not say
 
 
 def write_report(folder: Path) -> Path:
@@ -33,10 +32,14 @@ def write_report(folder: Path) -> Path:
     result, config = _json(folder / "result.json"), _config(folder)
     if result is None or config is None:
         raise UserError(f"{folder}: holds no finished run (result.json and config.yaml)")
+    result = _BEFORE | result
+    if isinstance(result["tokens"], int):
+        result["tokens"] = {"generate": result["tokens"]}
     measures = _json(folder / "measures.json")
     rows = browser_rows(folder, config)
     shown = sample(rows, _BYTES)
     curves, levels, metric = trend(folder, result, config)
+    disputed = sorted((row for row in rows if row.get("agreement") == 0), key=lambda row: row["probability"])
     figure = trend_figure(curves, levels, metric) if curves and any(curve.sizes for curve in curves) else None
     if figure is not None:
         png(figure, folder / "trend.png")
@@ -55,7 +58,7 @@ def write_report(folder: Path) -> Path:
         metric=metric,
         histogram=svg(histogram_figure(lengths)) if lengths else None,
         rejects=rejects(folder, config, result),
-        disputed=[row for row in sorted(rows, key=lambda row: row.get("probability", 1)) if row.get("agreement") == 0][:10],
+        disputed=disputed[:10],
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         command=command(result),
         synthetic=(folder / f"{config['task']['name']}-dataset.jsonl").is_file(),
@@ -187,9 +190,9 @@ def _best(score: Any, line: dict[str, Any]) -> float:
 
 def rejects(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return each reject reason with its count and up to three examples, from the pool that the rows come from."""
-    counts: dict[str, int] = result.get("rejects") or {}
+    counts: dict[str, int] = result["rejects"]
     examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
-    pool = Path(result["pool"]) / "texts.jsonl" if result.get("pool") else None
+    pool = Path(result["pool"]) / "texts.jsonl" if result["pool"] else None
     if pool is not None and not pool.is_file():  # the outputs have moved
         pool = folder.parent / pool.parent.name / "texts.jsonl"
     if pool is not None and pool.is_file():
@@ -216,9 +219,14 @@ def trend(folder: Path, result: dict[str, Any], config: dict[str, Any]) -> tuple
     others: dict[str, list[float]] = {}
     for beside in sorted(folder.absolute().parent.iterdir()):
         other, its = _json(beside / "result.json"), _config(beside)
-        if other is None or its is None or (other["evaluated_on"], other["n_eval"]) != (
-            result["evaluated_on"],
-            result["n_eval"],
+        if (
+            other is None
+            or its is None
+            or (other["evaluated_on"], other["n_eval"])
+            != (
+                result["evaluated_on"],
+                result["n_eval"],
+            )
         ):
             continue
         if beside == folder.absolute() or _seedless(its) == mine:
@@ -226,11 +234,13 @@ def trend(folder: Path, result: dict[str, Any], config: dict[str, Any]) -> tuple
                 for row in csv.DictReader(file):
                     if row["metric"] == name:
                         points.setdefault(int(row["n"]), []).append(float(row["value"]))
-        elif (other["setting"] == "supervised" and other["tam"] == result["tam"]) or (
-            other["setting"] == "prompting" and other["plm"] == result["plm"]
-        ):
-            title = f"{other['setting'].upper()}" + (f", {other['n_train']:,} gold rows" if other["n_train"] else "")
-            others.setdefault(title, []).append(other["metrics"][name])
+        elif other["setting"] in ("supervised", "prompting"):
+            model = "tam" if other["setting"] == "supervised" else "plm"
+            if result[model] not in (other[model], "none"):
+                continue
+            named = [f"{other['n_train']:,} gold rows"] if other["n_train"] else []
+            named += [other[model]] if result[model] == "none" else []
+            others.setdefault(", ".join([other["setting"].upper(), *named]), []).append(other["metrics"][name])
     levels = [Level(title, statistics.fmean(values)) for title, values in others.items()]
     metric = MAIN[name]
     if result["setting"] != "zerogen":
@@ -244,14 +254,14 @@ def trend(folder: Path, result: dict[str, Any], config: dict[str, Any]) -> tuple
 
 
 def _seedless(config: dict[str, Any]) -> str:
-    ignored = {"seed", "seeds", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
+    ignored = {"n", "log_every", "seed", "seeds", "gpu", "processes", "output_dir", "diversity", "correctness"}
+    ignored |= {"confidence"}
     return json.dumps({key: value for key, value in config.items() if key not in ignored}, sort_keys=True)
 
 
 def command(result: dict[str, Any]) -> str | None:
     """Return the command line that makes a run again, None where it was not made by one."""
-    words = result.get("command")
-    if not words:
+    if not result["command"]:
         return None
-    kept = [word for word in words if not word.startswith(("seed=", "seeds="))]
+    kept = [word for word in result["command"] if not word.startswith(("seed=", "seeds="))]
     return shlex.join(["python", "-m", "zerogen", *kept, f"seed={result['seed']}"])

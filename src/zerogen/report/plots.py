@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +54,7 @@ def trend_figure(curves: Sequence[Curve], levels: Sequence[Level], metric: str) 
     return figure
 
 
-def histogram_figure(lengths: dict[str, Sequence[int]]) -> Figure:
+def histogram_figure(lengths: Mapping[str, Sequence[int]]) -> Figure:
     """Draw how many texts of each label have how many words."""
     from matplotlib.figure import Figure
 

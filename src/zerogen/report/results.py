@@ -63,7 +63,9 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
     config = run.config
     plm, tam = run.names()
     (folder / "result.json").unlink(missing_ok=True)
-    write_whole(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), folder / "config.yaml")
+    keys = asdict(config)
+    command = keys.pop("command")
+    write_whole(yaml.safe_dump(keys, sort_keys=False, allow_unicode=True), folder / "config.yaml")
     if outcome.rows:
         write_jsonl(export_rows(outcome.rows, config.task), folder / f"{config.task.name}-dataset.jsonl")
         shutil.rmtree(folder / "dataset", ignore_errors=True)
@@ -100,6 +102,8 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(run),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "asked_for": asked_for(config),
+        "command": command,
+        "pool": str(run.pool_folder()) if outcome.asked else None,
         "folder": str(folder),
     }
     write_whole(json.dumps(result, indent=2, ensure_ascii=False) + "\n", folder / "result.json")

@@ -16,7 +16,7 @@ def prompting(run: Run) -> Outcome:
             if task.kind == "qa"
             else prompt_labels(plm, task, rows, run.config.setting, run.progress)
         )
-    outcome = Outcome(tokens=plm.tokens, cut=cut)
+    outcome = Outcome(tokens={"prompt": plm.tokens}, cut=cut)
     if cut:
         run.progress.say(f"{cut:,} of {len(rows):,} gold rows were too long for {plm.name} and were cut")
     run.score(predictions, outcome)

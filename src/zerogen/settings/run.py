@@ -53,7 +53,7 @@ class Outcome:
     rejects: dict[str, int] = field(default_factory=dict)
     asked: int = 0
     cut: int = 0
-    tokens: int = 0
+    tokens: dict[str, int] = field(default_factory=dict)  # written by the PLM, by stage
 
 
 @dataclass

@@ -103,10 +103,10 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                     f"{outcome.cut:,} of {outcome.asked:,} contexts were too long for the PLM and were cut, around "
                     "the answer if there is one"
                 )
-            outcome.tokens = sum(chunk.tokens for chunk in [*chunks, *stage1])
             # The pool remembers what its chunks cost, also where an earlier run wrote them.
-            run.seconds["contexts"] = sum(chunk.seconds for chunk in stage1)
-            run.seconds["generate"] = sum(chunk.seconds for chunk in chunks)
+            for stage, its in {"contexts": stage1, "generate": chunks}.items():
+                run.seconds[stage] = sum(chunk.seconds for chunk in its)
+                outcome.tokens[stage] = sum(chunk.tokens for chunk in its)
             if size == sizes[-1]:  # the PLM's memory is free while the last TAM trains
                 stack.close()
             yield rows

@@ -1,0 +1,22 @@
+"""Write the report of finished runs again: `python -m zerogen.report RUNS...`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zerogen.console import ArgumentParser, reporting_errors
+from zerogen.report.page import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write report.html into each run folder and print its path."""
+    parser = ArgumentParser("zerogen-report", description="Write the report.html of finished runs again.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, which holds result.json")
+    with reporting_errors():
+        for folder in parser.parse_args(arguments).runs:
+            print(write_report(folder))
+
+
+if __name__ == "__main__":
+    main()

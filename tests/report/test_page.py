@@ -1,0 +1,280 @@
+"""The page of a run: in a browser, hostile texts stay texts, and the rows can be searched, filtered and sorted."""
+
+import csv
+import json
+import re
+import shutil
+import statistics
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from tests.report.conftest import HOSTILE, LABELS, Made, Seen, result_of, watch
+from zerogen.config import ContextConfig, FilterConfig, PlmConfig
+from zerogen.errors import UserError
+from zerogen.report.__main__ import main
+from zerogen.report.page import command, embedded, rejects, sample, trend, write_report
+from zerogen.report.results import read_trend
+
+SIGNS = {"\u0000": "\u2400", "\u0007": "\u2407", "\u202e": "[U+202E]", "\u202c": "[U+202C]"}
+
+
+def shown(page: Page) -> list[str]:
+    return page.locator("#list .text").all_text_contents()
+
+
+def visible(text: str) -> str:
+    return "".join(SIGNS.get(character, character) for character in text)
+
+
+def every_page(page: Page) -> list[str]:
+    found = shown(page)
+    while page.locator("#next").is_visible() and page.locator("#next").is_enabled():
+        page.locator("#next").click()
+        found += shown(page)
+    return found
+
+
+def count(page: Page) -> int:
+    words = page.locator("#count").text_content()
+    assert words
+    return int(words.split()[0].replace(",", ""))
+
+
+def pick(page: Page, control: str, value: str) -> None:
+    page.locator(control).select_option(value)
+
+
+def test_hostile_texts_are_shown_as_text(opened: Seen, made: Made) -> None:
+    page = opened.page
+    assert sorted(every_page(page)) == sorted(visible(row["X"]) for row in made.rows)
+    for details in page.locator("#list details").all():
+        details.locator("summary").click()
+    assert page.evaluate("window.owned") is None
+    assert page.locator("main img, main script, #list i, #list b").count() == 0
+    assert opened.complaints == []
+
+
+def test_search_is_for_what_is_written(opened: Seen, made: Made) -> None:
+    page = opened.page
+    for words in ("<SCRIPT>", "boring film", "&amp;", "\u062c\u0645\u064a\u0644", "nowhere at all"):
+        page.locator("#search").fill(words)
+        page.locator("#search").press("Enter")
+        expected = [row["X"] for row in made.rows if words.lower() in (row["X"] + "\n" + row["C"]).lower()]
+        assert sorted(every_page(page)) == sorted(map(visible, expected))
+
+
+def test_labels_and_doubt_filter(opened: Seen, made: Made) -> None:
+    page = opened.page
+    pick(page, "#label", LABELS[1])
+    assert sorted(every_page(page)) == sorted(visible(row["X"]) for row in made.rows if row["label"] == LABELS[1])
+    pick(page, "#label", "")
+    lines = read(made.folder / "measured-rows.jsonl")
+    for choice, agreed in (("disputed", 0), ("agreed", 1)):
+        pick(page, "#doubt", choice)
+        assert count(page) == sum(line["agreement"] == agreed for line in lines)
+    assert all("agrees" in about for about in page.locator("#list .about").all_text_contents())
+
+
+@pytest.mark.parametrize("order", ["", "probability", "long", "short"])
+def test_rows_are_ordered(opened: Seen, made: Made, order: str) -> None:
+    rows = read(made.folder / "toy-dataset.jsonl")
+    probability = {line["uid"]: line["probability"] for line in read(made.folder / "measured-rows.jsonl")}
+    keys: dict[str, Any] = {
+        "": lambda row: 0,
+        "probability": lambda row: probability[row["uid"]],
+        "long": lambda row: -len(row["X"]),
+        "short": lambda row: len(row["X"]),
+    }
+    pick(opened.page, "#order", order)
+    assert every_page(opened.page) == [visible(row["X"]) for row in sorted(rows, key=keys[order])]
+
+
+def test_a_row_is_copied_whole(opened: Seen, made: Made) -> None:
+    page = opened.page
+    page.locator("#search").fill("NUL")
+    page.wait_for_function("document.getElementById('count').textContent.startsWith('1 of')")  # while one types
+    page.locator("#list summary").click()
+    page.locator("#list dt").first.wait_for()
+    page.locator("#list button").click()
+    page.get_by_text("Copied").wait_for()
+    copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    assert (copied["text"], copied["context"], copied["label"]) == (HOSTILE[4], HOSTILE[4][::-1], LABELS[0])
+
+
+def test_the_keyboard_is_enough(opened: Seen) -> None:
+    page = opened.page
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the link that skips to the rows
+    assert page.evaluate("document.activeElement.id") == "browser"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.locator("#list summary").first.focus()
+    page.keyboard.press("Enter")
+    page.locator("#list dt").first.wait_for()
+
+
+@pytest.mark.parametrize(
+    "screen",
+    [
+        {"viewport": {"width": 1200, "height": 900}},
+        {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"},
+        {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True},
+    ],
+    ids=["desktop", "dark", "phone"],
+)
+def test_axe_finds_nothing_serious(browser: Browser, made: Made, screen: dict[str, Any]) -> None:
+    context = browser.new_context(**screen)
+    page = context.new_page()
+    page.goto((made.folder / "report.html").as_uri())
+    for summary in page.locator("summary").all()[:5]:
+        summary.click()
+    found = Axe().run(page).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    context.close()
+
+
+def test_without_javascript_the_numbers_are_there(browser: Browser, made: Made) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((made.folder / "report.html").as_uri())
+    result = json.loads((made.folder / "result.json").read_text())
+    assert f"{100 * result['metrics']['accuracy']:.1f} %" in page.locator(".numbers").inner_text()
+    assert page.locator("figure svg").count() == 2
+    assert page.locator("noscript p").is_visible()
+    context.close()
+
+
+def test_two_hundred_thousand_rows_are_a_page_below_ten_megabytes(browser: Browser, made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(made.folder, folder)
+    rows = read(folder / "toy-dataset.jsonl")
+    with (folder / "toy-dataset.jsonl").open("w") as file:
+        for number in range(200_000):
+            row = rows[number % len(rows)] | {"uid": f"{number}"}
+            file.write(json.dumps(row | {"X": f"{number} " + 8 * row["X"]}) + "\n")
+    write_report(folder)
+    assert 5_000_000 < (folder / "report.html").stat().st_size < 10_000_000
+    context = browser.new_context()
+    seen = Seen(context.new_page(), [])
+    watch(seen)
+    seen.page.goto((folder / "report.html").as_uri())
+    assert 10_000 < count(seen.page) < 200_000
+    assert "of 200,000 rows" in seen.page.locator("main").inner_text()
+    seen.page.locator("#search").fill("boring")
+    seen.page.wait_for_function("document.getElementById('page').textContent.startsWith('Page 1 of')")
+    assert seen.complaints == []
+    context.close()
+
+
+def test_a_sample_has_each_label_in_proportion_and_from_everywhere() -> None:
+    rows = [{"label": "rare" if i % 10 == 0 else "common", "text": f"row {i}", "at": i} for i in range(10_000)]
+    whole = len(embedded(rows))
+    kept = sample(rows, whole // 4)
+    assert sample(rows, whole + 1) == rows
+    assert len(kept) == pytest.approx(2500, rel=0.02)
+    assert [row["at"] for row in kept] == sorted(row["at"] for row in kept)
+    assert Counter(row["label"] for row in kept)["rare"] == pytest.approx(len(kept) / 10, abs=2)
+    quarters = Counter(row["at"] // 2500 for row in kept)
+    assert max(quarters.values()) - min(quarters.values()) <= 0.02 * len(kept)
+
+
+def test_embedded_json_cannot_end_its_element() -> None:
+    text = embedded({"texts": HOSTILE})
+    assert json.loads(text) == {"texts": HOSTILE}
+    assert not re.search("[<>&\u2028\u2029]", text)
+
+
+def test_the_trend_is_the_mean_over_seeds_beside_the_other_settings(made: Made) -> None:
+    result = json.loads((made.folder / "result.json").read_text())
+    config = read_config(made.folder)
+    (curve,), levels, metric = trend(made.folder, result, config)
+    of = [read_trend(path) for path in made.folder.parent.glob("zerogen_*/trend.csv")]
+    assert (len(of), metric, list(curve.sizes)) == (2, "accuracy", [40, 80, 120, 127])
+    for size, mean, spread in zip(curve.sizes, curve.means, curve.spreads, strict=True):
+        values = [v for points in of for (n, _, name), v in points.items() if (n, name) == (size, "accuracy")]
+        assert (mean, spread) == (statistics.fmean(values), statistics.stdev(values))
+    with (Path(made.config.output_dir) / "results.csv").open() as file:
+        others = {row["setting"]: float(row["accuracy"]) for row in csv.DictReader(file) if row["tam"] != "encoder"}
+    assert {level.name: round(level.value, 4) for level in levels} == {
+        "PROMPTING, tiny": others["prompting"],
+        "SUPERVISED, 60 gold rows": others["supervised"],
+    }
+
+
+def test_generated_rows_have_their_prompt_and_rejected_ones_a_reason(
+    browser: Browser, made: Made, tiny_causal: Path, tmp_path: Path
+) -> None:
+    task = replace(made.config.task, context=ContextConfig(prompt='"', max_new_tokens=20), min_words=1)
+    config = replace(
+        made.config,
+        task=task,
+        dataset=None,
+        n=8,
+        log_every=None,
+        train=False,
+        plm=PlmConfig("tiny", str(tiny_causal)),
+        filter=FilterConfig(min_words=1, max_words=2, min_acceptance=0),
+        output_dir=str(tmp_path),
+    )
+    config.correctness.evaluator = None
+    folder = result_of(config)
+    result = json.loads((folder / "result.json").read_text())
+    found = rejects(folder, read_config(folder), result)
+    assert found
+    assert {one["reason"]: one["count"] for one in found} == result["rejects"]
+    for one in found:
+        assert len(one["examples"]) == min(3, one["count"])
+        assert all(example["reason"] == one["reason"] for example in one["examples"])
+    page = browser.new_page()
+    page.goto((folder / "report.html").as_uri())
+    for one in found:
+        page.get_by_text(f"{one['reason'].replace('_', ' ')}: {one['count']}").click()
+    assert page.locator("#rejects ~ details li").count() == sum(len(one["examples"]) for one in found)
+    row = read(folder / "toy-dataset.jsonl")[0]
+    page.locator("#list summary").first.click()
+    page.locator("#list dt").first.wait_for()
+    assert page.locator("#list dd").nth(1).text_content() == visible(
+        task.prompts[row["label"]].replace("<C>", row["C"])
+    )
+    page.close()
+
+
+def test_the_command_runs_it_again_with_its_own_seed(made: Made) -> None:
+    result = json.loads((made.folder / "result.json").read_text())
+    assert command(result) == "python -m zerogen task=toy seed=2"
+    assert command(result | {"command": []}) is None
+
+
+@pytest.mark.parametrize("setting", ["prompting", "supervised"])
+def test_other_settings_have_a_page_of_gold_rows(made: Made, setting: str) -> None:
+    (folder,) = made.folder.parent.glob(f"{setting}_*_{'none' if setting == 'prompting' else 'lstm'}_*")
+    page = (folder / "report.html").read_text()
+    assert "Gold rows and predictions" in page
+    assert f"toy, {setting.upper()}" in page
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="holds no finished run"):
+        write_report(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path)])
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
+
+
+def read_config(folder: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load((folder / "config.yaml").read_text())
