@@ -252,22 +252,28 @@ def _run(configs: list[Config]) -> None:
 
 
 def report(groups: list[list[Config]], results: list[dict[str, Any]], folder: Path, console: Console) -> None:
-    """Print means over seeds where there are several, and the paths of what was written."""
+    """Print the table over several runs and the paths of what was written."""
     from zerogen.report.page import write_report
     from zerogen.report.results import write_aggregate
-    from zerogen.report.table import aggregate_table
 
     left, aggregates = list(results), []
     for group in groups:
         mine, left = left[: len(group)], left[len(group) :]
         if len(group) == len(mine) > 1:
-            aggregates.append(write_aggregate(mine))
-    if aggregates:
-        console.print(aggregate_table(aggregates))
-    paths = [aggregate["path"] for aggregate in aggregates]
-    for result in results:
-        if len(results) > 1:  # the first ones were written before there was another run to compare with
-            write_report(Path(result["folder"]))
-        paths.append(str(Path(result["folder"]) / "report.html"))
-    for path in dict.fromkeys([*paths, str(folder / "results.csv")]):
+            aggregates.append(write_aggregate(mine)["path"])
+    folders = list(dict.fromkeys(Path(result["folder"]) for result in results))
+    pages = [str(place / "report.html") for place in folders]
+    if len(folders) > 1:
+        from zerogen.report.overview import write_overview
+        from zerogen.report.runs import read_run, read_runs
+        from zerogen.table import grid, print_table
+
+        for place in folders:  # the first ones were written before there was another run to compare with
+            write_report(place)
+        console.print()
+        print_table(grid([read_run(place) for place in folders]), console)
+        console.print()
+        write_overview(grid(read_runs([folder])), folder / "overview.html")
+        pages.append(str(folder / "overview.html"))
+    for path in [*pages, *aggregates, str(folder / "results.csv")]:
         console.print(path, highlight=False, markup=False, soft_wrap=True)

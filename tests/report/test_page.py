@@ -20,6 +20,7 @@ from zerogen.errors import UserError
 from zerogen.report.__main__ import main
 from zerogen.report.page import command, embedded, rejects, sample, trend, write_report
 from zerogen.report.results import read_trend
+from zerogen.report.runs import read_run
 
 SIGNS = {"\u0000": "\u2400", "\u0007": "\u2407", "\u202e": "[U+202E]", "\u202c": "[U+202C]"}
 
@@ -192,9 +193,7 @@ def test_embedded_json_cannot_end_its_element() -> None:
 
 
 def test_the_trend_is_the_mean_over_seeds_beside_the_other_settings(made: Made) -> None:
-    result = json.loads((made.folder / "result.json").read_text())
-    config = read_config(made.folder)
-    (curve,), levels, metric = trend(made.folder, result, config)
+    (curve,), levels, metric = trend(read_run(made.folder))
     of = [read_trend(path) for path in made.folder.parent.glob("zerogen_*/trend.csv")]
     assert (len(of), metric, list(curve.sizes)) == (2, "accuracy", [40, 80, 120, 127])
     for size, mean, spread in zip(curve.sizes, curve.means, curve.spreads, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 import statistics
@@ -12,16 +11,15 @@ from typing import Any
 
 import yaml
 
-from zerogen.errors import UserError
 from zerogen.files import write_whole
 from zerogen.metrics import MAIN, numbers
 from zerogen.metrics.correctness import mean, share
 from zerogen.metrics.squad import exact_match, f1
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
+from zerogen.report.runs import Finished, curve, main_metric, read_run, variants
 
 _BYTES = 8_000_000  # of rows in a page; what is around them is far below another two million
 _REJECTED = 3
-_BEFORE = {"pool": None, "command": None}  # what results of earlier versions do not say
 
 
 def write_report(folder: Path) -> Path:
@@ -29,16 +27,14 @@ def write_report(folder: Path) -> Path:
 
     Raises `UserError` for a folder that holds no finished run.
     """
-    result, config = _json(folder / "result.json"), _config(folder)
-    if result is None or config is None:
-        raise UserError(f"{folder}: holds no finished run (result.json and config.yaml)")
-    result = _BEFORE | result
+    run = read_run(folder)
+    result, config = run.result, run.config
     if isinstance(result["tokens"], int):
         result["tokens"] = {"generate": result["tokens"]}
     measures = _json(folder / "measures.json")
     rows = browser_rows(folder, config)
     shown = sample(rows, _BYTES)
-    curves, levels, metric = trend(folder, result, config)
+    curves, levels, metric = trend(run)
     disputed = sorted((row for row in rows if row.get("agreement") == 0), key=lambda row: row["probability"])
     figure = trend_figure(curves, levels, metric) if curves and any(curve.sizes for curve in curves) else None
     if figure is not None:
@@ -46,7 +42,7 @@ def write_report(folder: Path) -> Path:
     lengths: dict[str, list[int]] = {}
     for row in rows:
         lengths.setdefault(row["label"] or "texts", []).append(len(row["text"].split()))
-    page = _template().render(
+    page = template("page.html.jinja").render(
         title=f"{config['task']['name']}, {result['setting'].upper()}",
         result=result,
         measures=measures,
@@ -71,7 +67,8 @@ def write_report(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """Return a page of this package by its file name; what it is given is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = Path(__file__).parent
@@ -82,7 +79,7 @@ def _template() -> Any:
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.globals["page_css"] = (here / "page.css").read_text(encoding="utf-8")
     environment.globals["page_js"] = (here / "page.js").read_text(encoding="utf-8")
-    return environment.get_template("page.html.jinja")
+    return environment.get_template(name)
 
 
 def embedded(value: Any) -> str:
@@ -102,11 +99,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(encoding="utf-8", newline="\n") as file:
         return [json.loads(line) for line in file]
-
-
-def _config(folder: Path) -> Any:
-    path = folder / "config.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def browser_rows(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -206,57 +198,42 @@ def rejects(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> lis
     return [{"reason": reason, "count": count, "examples": examples[reason]} for reason, count in counts.items()]
 
 
-def trend(folder: Path, result: dict[str, Any], config: dict[str, Any]) -> tuple[list[Curve], list[Level], str]:
+def trend(run: Finished) -> tuple[list[Curve], list[Level], str]:
     """Return the curve of a run over its seeds, the levels of other settings on the same gold rows, and the metric.
 
-    Runs that differ from it in their seed alone lie beside it and count, too.
+    The runs beside it count: those that differ from it in seed and size alone for its curve.
     """
-    name = next(iter(numbers(result["metrics"])), None)
+    name = main_metric([run])
     if name is None:
         return [], [], ""
-    mine = _seedless(config)
-    points: dict[int, list[float]] = {}
-    others: dict[str, list[float]] = {}
-    for beside in sorted(folder.absolute().parent.iterdir()):
-        other, its = _json(beside / "result.json"), _config(beside)
-        if (
-            other is None
-            or its is None
-            or (other["evaluated_on"], other["n_eval"])
-            != (
-                result["evaluated_on"],
-                result["n_eval"],
-            )
-        ):
+    beside = [run]
+    for place in sorted(run.folder.absolute().parent.glob("*/result.json")):
+        other = read_run(place.parent)
+        if place.parent != run.folder.absolute() and _comparable(run, other):
+            beside.append(other)
+    seeds = [other for other in beside if other.models == run.models and _but_size(other) == _but_size(run)]
+    levels: dict[str, list[float]] = {}
+    for other, different in zip(beside, variants(beside), strict=True):
+        setting, plm, tam = other.models
+        model, mine = (tam, run.models[2]) if setting == "supervised" else (plm, run.models[1])
+        if setting == "zerogen" or other is run or mine not in (model, "none"):
             continue
-        if beside == folder.absolute() or _seedless(its) == mine:
-            with (beside / "trend.csv").open(encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    if row["metric"] == name:
-                        points.setdefault(int(row["n"]), []).append(float(row["value"]))
-        elif other["setting"] in ("supervised", "prompting"):
-            model = "tam" if other["setting"] == "supervised" else "plm"
-            if result[model] not in (other[model], "none"):
-                continue
-            named = [f"{other['n_train']:,} gold rows"] if other["n_train"] else []
-            named += [other[model]] if result[model] == "none" else []
-            others.setdefault(", ".join([other["setting"].upper(), *named]), []).append(other["metrics"][name])
-    levels = [Level(title, statistics.fmean(values)) for title, values in others.items()]
-    metric = MAIN[name]
-    if result["setting"] != "zerogen":
-        return [], [Level(result["setting"].upper(), result["metrics"][name]), *levels], metric
-    sizes = sorted(points)
-    means = [statistics.fmean(points[size]) for size in sizes]
-    spreads = [statistics.stdev(points[size]) if len(points[size]) > 1 else 0.0 for size in sizes]
-    seeds = max(len(values) for values in points.values())
-    title = "ZEROGEN" + (f", {seeds} seeds" if seeds > 1 else "")
-    return [Curve(title, sizes, means, spreads)], levels, metric
+        rows = other.result["n_train"]
+        words = [setting.upper(), f"{rows:,} gold rows" if rows else "", model if mine == "none" else ""]
+        words += [word for word in different if not word.startswith("limit=")]
+        levels.setdefault(", ".join(filter(None, words)), []).append(other.result["metrics"][name])
+    drawn = [Level(title, statistics.fmean(values)) for title, values in levels.items()]
+    if run.result["setting"] != "zerogen":
+        return [], [Level(run.result["setting"].upper(), run.result["metrics"][name]), *drawn], MAIN[name]
+    return [curve("ZEROGEN" + (f", {len(seeds)} seeds" if len(seeds) > 1 else ""), seeds, name)], drawn, MAIN[name]
 
 
-def _seedless(config: dict[str, Any]) -> str:
-    ignored = {"n", "log_every", "seed", "seeds", "gpu", "processes", "output_dir", "diversity", "correctness"}
-    ignored |= {"confidence"}
-    return json.dumps({key: value for key, value in config.items() if key not in ignored}, sort_keys=True)
+def _comparable(run: Finished, other: Finished) -> bool:
+    return all(run.result[key] == other.result[key] for key in ("task", "evaluated_on", "n_eval"))
+
+
+def _but_size(run: Finished) -> dict[str, Any]:
+    return {key: value for key, value in run.choices.items() if key != "n"}
 
 
 def command(result: dict[str, Any]) -> str | None:

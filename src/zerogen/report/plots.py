@@ -20,9 +20,9 @@ class Curve:
     """A metric over the number of training rows: mean and sample standard deviation (0 for one seed) at each size."""
 
     name: str
-    sizes: Sequence[int]
-    means: Sequence[float]
-    spreads: Sequence[float]
+    sizes: Sequence[int] = ()
+    means: Sequence[float] = ()
+    spreads: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tables of results for the terminal."""
+"""The results of a command for the terminal."""
 
 from __future__ import annotations
 
@@ -11,23 +11,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def _table() -> Table:
+def results_table(results: Sequence[dict[str, Any]]) -> Table:
+    """Return a table with a line per run that fits 80 columns."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, collapse_padding=True)
     for name in ("setting", "task", "PLM", "TAM"):
         table.add_column(name, overflow="fold")
-    return table
-
-
-def _names(row: dict[str, Any]) -> list[str]:
-    return ["-" if row[key] == "none" else row[key] for key in ("setting", "task", "plm", "tam")]
-
-
-def results_table(results: Sequence[dict[str, Any]]) -> Table:
-    """Return a table with a line per run that fits 80 columns."""
-    table = _table()
     several = len({result["seed"] for result in results}) > 1
     main = _main([result["metrics"] for result in results])
     for name in (["seed"] if several else []) + ["rows", main, "F1", "seconds"]:
@@ -35,26 +26,12 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
     for result in results:
         found = list(numbers(result["metrics"]).values())
         table.add_row(
-            *_names(result),
+            *("-" if result[key] == "none" else result[key] for key in ("setting", "task", "plm", "tam")),
             *([str(result["seed"])] if several else []),
             f"{result['n_train']:,}",
             *([f"{found[0]:.1%}", f"{found[1]:.1%}"] if found else ["-", "-"]),
             f"{sum(result['seconds'].values()):,.0f}",
         )
-    return table
-
-
-def aggregate_table(aggregates: Sequence[dict[str, Any]]) -> Table:
-    """Return a table of means and standard deviations over seeds."""
-    table = _table()
-    for name in ("rows", "seeds", _main([row["mean"] for row in aggregates]), "F1"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in aggregates:
-        cells = []
-        for metric, mean in row["mean"].items():
-            spread = row["standard_deviation"][metric]
-            cells.append(f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}"))
-        table.add_row(*_names(row), f"{row['n_train']:,}", str(len(row["seeds"])), *(cells or ["-", "-"]))
     return table
 
 

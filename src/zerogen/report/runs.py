@@ -1,0 +1,136 @@
+"""Finished runs as they lie on disk, and which of them differ in their seed alone."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zerogen.errors import UserError
+from zerogen.metrics import numbers
+from zerogen.report.plots import Curve
+from zerogen.report.results import read_trend
+
+# What does not change the figures of a run, or is its seed.
+_IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
+# What the settings do not read.
+_UNREAD = {
+    "supervised": {"plm", "decoding", "filter", "n", "dataset", "dataset_labels", "contexts", "answers"},
+    "prompting": {"tam", "trainer", "decoding", "filter", "n", "limit", "dataset", "dataset_labels"},
+    "zerogen": set[str](),
+}
+# What belongs to one task and is compared among its runs only.
+_OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"}
+_BEFORE = {"pool": None, "command": None}  # what results of earlier versions do not say
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run folder with its result.json and config.yaml."""
+
+    folder: Path
+    result: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def models(self) -> tuple[str, str, str]:
+        """Setting, PLM and TAM, `none` for one that was not used."""
+        return self.result["setting"], self.result["plm"], self.result["tam"]
+
+    @property
+    def task(self) -> str:
+        return self.result["task"]
+
+    @cached_property
+    def choices(self) -> dict[str, Any]:
+        """What the run's figures depend on but its seed: dotted key to value."""
+        left_out = _IGNORED | _UNREAD[self.result["setting"]]
+        return dict(_flat({key: value for key, value in self.config.items() if key not in left_out}))
+
+    def points(self, metric: str) -> dict[int, float]:
+        """Return the metric at every size of the trend."""
+        trend = read_trend(self.folder / "trend.csv")
+        return {n: value for (n, seed, name), value in trend.items() if (seed, name) == (self.result["seed"], metric)}
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def read_run(folder: Path) -> Finished:
+    """Read the folder of a finished run. Raises `UserError` where there is none."""
+    result, config = folder / "result.json", folder / "config.yaml"
+    if not result.is_file() or not config.is_file():
+        raise UserError(f"{folder}: holds no finished run (result.json and config.yaml)")
+    try:
+        found = _BEFORE | json.loads(result.read_text(encoding="utf-8"))
+        return Finished(folder, found, yaml.safe_load(config.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{folder}: result.json or config.yaml cannot be read: {error}".splitlines()[0]) from error
+
+
+def read_runs(places: Sequence[Path]) -> list[Finished]:
+    """Read run folders, and all that lie below other folders, each once. Raises `UserError` where there are none."""
+    folders: dict[Path, None] = {}
+    for place in places:
+        found = [place] if (place / "result.json").is_file() else sorted(p.parent for p in place.rglob("result.json"))
+        if not found:
+            raise UserError(f"{place}: holds no finished run, and no folder below it does")
+        folders |= {folder.absolute(): None for folder in found}
+    return [read_run(folder) for folder in folders]
+
+
+def main_metric(runs: Sequence[Finished]) -> str | None:
+    """Return the main metric of the first run that has one."""
+    return next((name for run in runs for name in numbers(run.result["metrics"])), None)
+
+
+def variants(runs: Sequence[Finished]) -> list[tuple[str, ...]]:
+    """Return for each run the choices, as key=value, that tell it from others of its setting and models.
+
+    A choice counts where runs of one task differ in it; one that differs between tasks alone belongs to the task.
+    """
+    different: dict[tuple[str, str, str], set[str]] = {}
+    of_task: dict[tuple[tuple[str, str, str], str], set[str]] = {}
+    for models, task in {(run.models, run.task): None for run in runs}:
+        mine = [run.choices for run in runs if (run.models, run.task) == (models, task)]
+        keys = {key for choices in mine for key in choices if any(c.get(key) != choices[key] for c in mine)}
+        of_task[models, task] = {key for key in keys if key.partition(".")[0] in _OF_TASK}
+        different.setdefault(models, set()).update(keys - of_task[models, task])
+    return [
+        tuple(
+            f"{key}={_word(run.choices.get(key))}"
+            for key in sorted(different[run.models] | of_task[run.models, run.task])
+        )
+        for run in runs
+    ]
+
+
+def _word(value: Any) -> str:
+    """Write a value as in YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def curve(name: str, runs: Sequence[Finished], metric: str) -> Curve:
+    """Return mean and sample standard deviation of a metric over runs at each size that any of them has."""
+    points: dict[int, list[float]] = {}
+    for run in runs:
+        for size, value in run.points(metric).items():
+            points.setdefault(size, []).append(value)
+    sizes = sorted(points)
+    return Curve(name, sizes, *zip(*(spread(points[size]) for size in sizes), strict=True)) if sizes else Curve(name)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and sample standard deviation, 0 for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,213 @@
+"""One table over runs: means over seeds, what tells lines apart, every format, and the page that links the reports."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import statistics
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+from rich.console import Console
+
+from tests.report.conftest import Made
+from zerogen.config import Config, PlmConfig, SettingConfig, TamConfig, TaskConfig
+from zerogen.errors import UserError
+from zerogen.report.results import write_trend
+from zerogen.report.runs import read_run, read_runs
+from zerogen.table import Row, as_csv, grid, latex, main, markdown, print_table
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)
+
+
+def finished(place: Path, name: str, metrics: dict[str, float], config: Config) -> Path:
+    """A run folder with what a table reads."""
+    folder = place / config.task.name / name
+    folder.mkdir(parents=True)
+    keys = asdict(config)
+    del keys["command"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(keys))
+    setting = config.setting.name
+    result = {
+        "setting": setting,
+        "task": config.task.name,
+        "plm": "none" if setting == "supervised" else config.plm.name,
+        "tam": "none" if setting == "prompting" else config.tam.name,
+        "seed": config.seed,
+        "n_train": 0 if setting == "prompting" else config.n,
+        "n_eval": 100,
+        "evaluated_on": "own/validation",
+        "metrics": metrics,
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    if setting == "zerogen" and metrics:
+        write_trend(folder / "trend.csv", config.seed, [(n, metrics) for n in (100, config.n)])
+    return folder
+
+
+def of(setting: str, task: str, **keys: Any) -> Config:
+    return replace(
+        Config(
+            task=TaskConfig(name=task),
+            setting=SettingConfig(setting),
+            plm=PlmConfig("gpt2", "gpt2"),
+            tam=TamConfig("mini_lm", model="m"),
+        ),
+        **keys,
+    )
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    place = tmp_path / "outputs"
+    for seed, accuracy in enumerate((0.7, 0.8, 0.75)):
+        finished(place, f"z{seed}", {"accuracy": accuracy, "macro_f1": accuracy}, of("zerogen", "films", seed=seed))
+    finished(place, "s", {"accuracy": 0.9, "macro_f1": 0.9}, of("supervised", "films", limit=500))
+    finished(place, "all", {"accuracy": 0.95, "macro_f1": 0.9}, of("supervised", "films"))
+    finished(place, "p", {"accuracy": 0.6, "macro_f1": 0.6}, of("prompting", "films"))
+    finished(place, "p", {"exact_match": 0.2, "f1": 0.3}, of("prompting", "quiz"))
+    finished(place, "none", {}, of("zerogen", "own"))
+    return place
+
+
+def printed(place: Path, width: int = 80) -> str:
+    text = io.StringIO()
+    print_table(grid(read_runs([place])), Console(file=text, width=width))
+    return text.getvalue()
+
+
+def test_cells_are_means_over_seeds(sweep: Path) -> None:
+    found = grid(read_runs([sweep]))
+    cell = found.cells[Row("zerogen", "gpt2", "mini_lm", ()), "films", "accuracy"]
+    values = [0.7, 0.8, 0.75]
+    assert (cell.mean, cell.spread, cell.seeds) == (statistics.fmean(values), statistics.stdev(values), (0, 1, 2))
+    single = found.cells[Row("prompting", "gpt2", "none", ()), "quiz", "exact_match"]
+    assert (single.mean, single.spread) == (0.2, None)
+    assert [(row.setting, row.variant) for row in found.rows] == [
+        ("supervised", ("limit=500",)),
+        ("supervised", ("limit=null",)),
+        ("prompting", ()),
+        ("zerogen", ()),
+    ]
+    assert found.notes == ["1 runs left out: they were not evaluated on gold rows"]
+
+
+def test_a_table_fits_eighty_columns_and_loses_nothing(sweep: Path) -> None:
+    for task in ("a_task_with_a_long_name", "another_task_of_many", "third"):
+        finished(sweep, "p", {"accuracy": 0.5, "macro_f1": 0.5}, of("prompting", task))
+    text = printed(sweep)
+    assert max(map(len, text.splitlines())) <= 80
+    found = grid(read_runs([sweep]))
+    for column in found.shown():
+        assert found.header(column) in text
+        assert all(found.text(row, column) in text for row in found.rows)
+    assert "75.0 ± 5.0 (3)" in text
+
+
+def test_runs_that_differ_in_more_than_their_seed_do_not_share_a_cell(sweep: Path) -> None:
+    longer = of("zerogen", "films", seed=0, n=4000)
+    finished(sweep, "longer", {"accuracy": 0.85, "macro_f1": 0.85}, longer)
+    longer.trainer.lr = 1e-3
+    finished(sweep, "faster", {"accuracy": 0.1, "macro_f1": 0.1}, longer)
+    rows = [row.variant for row in grid(read_runs([sweep])).rows if row.setting == "zerogen"]
+    assert rows == [
+        ("n=2000", "trainer.lr=2e-05"),
+        ("n=4000", "trainer.lr=0.001"),
+        ("n=4000", "trainer.lr=2e-05"),
+    ]
+
+
+def test_what_differs_between_tasks_alone_does_not_split_a_row(sweep: Path) -> None:
+    other = of("zerogen", "third", n=500)
+    other.task.max_length = 64
+    finished(sweep, "z", {"accuracy": 0.5, "macro_f1": 0.5}, other)
+    assert sum(row.setting == "zerogen" for row in grid(read_runs([sweep])).rows) == 1
+
+
+def test_of_two_runs_with_one_seed_the_later_counts(sweep: Path) -> None:
+    late = finished(sweep, "later", {"accuracy": 0.65, "macro_f1": 0.6}, of("prompting", "films"))
+    os.utime(late / "result.json", (2e9, 2e9))
+    found = grid(read_runs([sweep]))
+    assert found.cells[Row("prompting", "gpt2", "none", ()), "films", "accuracy"].mean == 0.65
+    assert "1 runs left out: there are later ones with the same configuration and seed" in found.notes
+
+
+def test_different_gold_rows_are_said(sweep: Path) -> None:
+    path = sweep / "films" / "p" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_eval": 50}))
+    assert "50 of own/validation" in " ".join(grid(read_runs([sweep])).notes)
+
+
+def test_formats_hold_the_same_cells(sweep: Path) -> None:
+    found = grid(read_runs([sweep]))
+    for row in found.rows:
+        for column in found.shown():
+            assert f"| {found.text(row, column)} |" in markdown(found)
+            assert f"& {found.text(row, column)} ".replace("±", r"$\pm$") in latex(found)
+    lines = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert len(lines) == len(found.cells)
+    for line in lines:
+        row = Row(line["setting"], line["plm"], line["tam"], tuple(line["variant"].split()))
+        cell = found.cells[row, line["task"], line["metric"]]
+        assert float(line["mean"]) == pytest.approx(cell.mean, abs=1e-6)
+        assert tuple(map(int, line["seeds"].split())) == cell.seeds
+
+
+def test_names_are_escaped_in_every_format(tmp_path: Path) -> None:
+    config = of("zerogen", "a_b|c")
+    config.plm.name = "50%_x"
+    finished(tmp_path, "z", {"accuracy": 0.5, "macro_f1": 0.5}, config)
+    found = grid(read_runs([tmp_path]))
+    header, rule, line = markdown(found).splitlines()[:3]
+    assert len({len(re.findall(r"(?<!\\)\|", text)) for text in (header, rule, line)}) == 1
+    assert r"a\_b|c" in latex(found)
+    assert r"50\%\_x" in latex(found)
+    assert not re.search(r"(?<!\\)[_%#$]", latex(found).split(r"\toprule")[1])
+
+
+def test_the_page_links_every_report(browser: Browser, made: Made, tmp_path: Path) -> None:
+    outputs = tmp_path / "moved #1"
+    shutil.copytree(made.config.output_dir, outputs)
+    page_path = tmp_path / "pages" / "overview.html"
+    main([str(outputs), "--html", str(page_path), "--format", "csv"])
+    page = browser.new_page()
+    page.goto(page_path.as_uri())
+    links = page.locator("a").all()
+    assert len(links) == len(list(outputs.rglob("report.html"))) == 5
+    for address in [link.evaluate("link => link.href") for link in links]:
+        assert page.goto(address)
+        assert page.locator("h1").inner_text().startswith("toy, ")
+    page.goto(page_path.as_uri())
+    assert page.locator("figure svg").count() == 1
+    found = Axe().run(page).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    page.close()
+
+
+def test_the_command_prints_and_refuses(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(sweep / "films"), "--format", "markdown"])
+    assert capsys.readouterr().out == markdown(grid(read_runs([sweep / "films"])))
+    (tmp_path / "empty").mkdir()
+    for place in ("empty", "nowhere"):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(tmp_path / place)])
+        assert stopped.value.code == 2
+        assert "holds no finished run" in capsys.readouterr().err
+    (sweep / "films" / "p" / "result.json").write_text('{"setting": ')
+    with pytest.raises(UserError, match="cannot be read"):
+        read_run(sweep / "films" / "p")
+
+
+def test_a_run_given_twice_counts_once(sweep: Path) -> None:
+    runs = read_runs([sweep, sweep / "films", sweep / "films" / "p"])
+    assert len(runs) == len(list(sweep.rglob("result.json")))
