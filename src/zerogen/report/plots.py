@@ -37,7 +37,8 @@ def trend_figure(curves: Sequence[Curve], levels: Sequence[Level], metric: str) 
     """Draw curves with the spread over seeds, and levels as dashed lines; shares are shown in percent."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    lines = -(-(len(curves) + len(levels)) // 2)
+    figure = Figure(figsize=(7, 3.2 + 0.25 * lines), layout="constrained")
     axes = figure.add_subplot()
     for place, curve in enumerate(curves):
         colour = _COLOURS[place % len(_COLOURS)]
@@ -50,7 +51,7 @@ def trend_figure(curves: Sequence[Curve], levels: Sequence[Level], metric: str) 
     axes.set_ylabel(f"{metric}, %")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize="small")
     return figure
 
 
@@ -102,6 +103,6 @@ def _ink(figure: Figure) -> None:
         axes.tick_params(colors=_INK)
         axes.xaxis.label.set_color(_INK)
         axes.yaxis.label.set_color(_INK)
-        if legend := axes.get_legend():
-            for label in legend.get_texts():
-                label.set_color(_INK)
+    for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes)]:
+        for label in legend.get_texts() if legend else ():
+            label.set_color(_INK)
