@@ -3,7 +3,6 @@ from pathlib import Path
 
 import datasets
 import pytest
-import yaml
 
 from tests.conftest import toy_rows
 from zerogen.config import TaskConfig
@@ -14,7 +13,7 @@ from zerogen.errors import UserError
 def test_jsonl_and_folder_are_read_back(task: TaskConfig, tmp_path: Path) -> None:
     rows = toy_rows(6)
     write_jsonl(export_rows(rows, task), tmp_path / "toy-dataset.jsonl")
-    write_folder(rows, task, "plm", tmp_path / "dataset")
+    write_folder(rows, task, tmp_path / "dataset")
     assert load_synthetic(str(tmp_path / "toy-dataset.jsonl"), task, {}) == rows
     assert load_synthetic(str(tmp_path / "dataset"), task, {}) == rows
     first = json.loads((tmp_path / "toy-dataset.jsonl").read_text().splitlines()[1])
@@ -22,10 +21,8 @@ def test_jsonl_and_folder_are_read_back(task: TaskConfig, tmp_path: Path) -> Non
     assert (first["Y"], first["label"]) == (1, "good")
 
 
-def test_the_folder_has_a_card_with_a_valid_header(task: TaskConfig, tmp_path: Path) -> None:
-    write_folder(toy_rows(6), task, "plm", tmp_path / "dataset")
-    header = (tmp_path / "dataset" / "README.md").read_text().split("---\n")[1]
-    assert yaml.safe_load(header)["size_categories"] == ["n<1K"]
+def test_the_folder_knows_the_names_of_labels(task: TaskConfig, tmp_path: Path) -> None:
+    write_folder(toy_rows(6), task, tmp_path / "dataset")
     assert datasets.load_from_disk(str(tmp_path / "dataset")).features["Y"].names == ["bad", "good"]
 
 

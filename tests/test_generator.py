@@ -106,7 +106,7 @@ def test_counter_prompts_are_those_of_the_other_labels(task: TaskConfig, gpt2: P
         assert generator.request(draft)[0].counters == counters
     rows = generated(task, gpt2, 4, tmp_path)
     assert all(list(row.counter_logprob) == [other[row.label]] for row in rows)
-    write_folder(rows, task, "tiny", tmp_path / "dataset")
+    write_folder(rows, task, tmp_path / "dataset")
     kept = datasets.load_from_disk(str(tmp_path / "dataset"))
     assert [row["counter_logprob"][other[row["label"]]] for row in kept] == [
         row.counter_logprob[other[row.label]] for row in rows
@@ -248,7 +248,7 @@ def test_questions_are_written_about_answers(question_task: TaskConfig, gpt2: Pl
     rows = generated(question_task, gpt2, 10, tmp_path)
     assert len({row.uid for row in rows}) == 10
     assert generated(question_task, gpt2, 10, tmp_path) == rows  # as read back
-    write_folder(rows, question_task, "tiny", tmp_path / "dataset")
+    write_folder(rows, question_task, tmp_path / "dataset")
     kept = datasets.load_from_disk(str(tmp_path / "dataset")).to_list()
     assert list(kept[0]) == ["id", "title", "context", "question", "answers", "logprob"]
     for row, other in zip(rows, kept, strict=True):

@@ -1,7 +1,7 @@
 """Measuring the rows of a run folder and of a file, with a tiny evaluator that is trained here."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from tests.conftest import toy_rows
-from zerogen.config import Config, CorrectnessConfig, GoldConfig, SettingConfig, TaskConfig, TrainerConfig
+from zerogen.config import Config, CorrectnessConfig, GoldConfig, SettingConfig, TaskConfig, TrainerConfig, keys_of
 from zerogen.dataset import export_rows, write_jsonl
 from zerogen.measure import MEASURES, ROWS, evaluator_run, main, measure_run
 from zerogen.records import Example
@@ -65,7 +65,7 @@ def quick_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def folder_of(config: Config, folder: Path, rows: list[Example]) -> Path:
     folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
+    (folder / "config.yaml").write_text(yaml.safe_dump(keys_of(config)))
     write_jsonl(export_rows(rows, config.task), folder / "toy-dataset.jsonl")
     return folder
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -315,6 +315,13 @@ class Config:
     """folder of all results"""
     # The words of the command line that say what to run; kept with the result, not a key.
     command: list[str] = field(default_factory=list, metadata={"omegaconf_ignore": True})
+
+
+def keys_of(config: Config) -> dict[str, Any]:
+    """Return a configuration as nested keys and values, as a config.yaml holds them."""
+    keys = asdict(config)
+    del keys["command"]
+    return keys
 
 
 def help_of(schema: type) -> dict[str, str]:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zerogen.answers import provenance
-from zerogen.config import ContextConfig, TaskConfig
+from zerogen.config import TaskConfig
 from zerogen.errors import UserError, unknown
 from zerogen.files import write_whole
 from zerogen.gold import missing_column, read_answers, read_rows
@@ -56,11 +55,8 @@ def write_jsonl(rows: Sequence[dict[str, Any]], path: Path) -> None:
     write_whole("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), path)
 
 
-def write_folder(rows: Sequence[Example], task: TaskConfig, plm: str | None, folder: Path) -> None:
-    """Write the folder that `datasets.load_from_disk` opens, with a dataset card.
-
-    plm: name of the PLM that wrote the rows with this task's prompts; None for rows that came from elsewhere.
-    """
+def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> None:
+    """Write the folder that `datasets.load_from_disk` opens."""
     import datasets
 
     exported = export_rows(rows, task)
@@ -80,81 +76,6 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, plm: str | None, fol
     finally:
         if bars:
             datasets.enable_progress_bars()
-    (folder / "README.md").write_text(card(rows, task, plm), encoding="utf-8")
-
-
-def card(rows: Sequence[Example], task: TaskConfig, plm: str | None) -> str:
-    """Return the dataset card: a YAML header that the Hub accepts, then what is in the dataset and how it was made."""
-    size = next(name for bound, name in _SIZES if len(rows) < bound)
-    if plm is None:
-        made = "The rows were read from an existing file; the prompts that made them are not known."
-    else:
-        made = "\n".join(["Prompts:\n", *(f"- {label}: `{prompt!r}`" for label, prompt in task.prompts.items())])
-        if task.context:
-            made += f"\n\nThe contexts {_came_from(task.context)}."
-        if task.kind == "qa":
-            found = provenance(task.answers)
-            made += f"\n\nThe answers {_ANSWERS.get(found, f'are named entities that {found} found')}."
-    counts = "\n".join(f"| {label} | {sum(row.label == label for row in rows):,} |" for label in task.labels)
-    if task.kind == "qa":
-        what = (
-            f"{len(rows):,} questions that {plm or 'a language model'} wrote about spans of passages; nobody has read "
-            "them. A question may ask for something else than its span."
-        )
-        columns = _SQUAD_COLUMNS
-    else:
-        what = (
-            f"{len(rows):,} texts `X` that {plm or 'a language model'} wrote from prompts, with the label of the "
-            "prompt; nobody has read them. Labels can be wrong and statements in the texts are made up."
-            f"\n\n| label | rows |\n|---|---|\n{counts}"
-        )
-        columns = _COLUMNS
-    return f"""---
-task_categories:
-- {"question-answering" if task.kind == "qa" else "text-classification"}
-tags:
-- synthetic
-- zerogen
-size_categories:
-- {size}
----
-# Synthetic data for {task.name}
-
-{what}
-
-{made}
-
-{columns}"""
-
-
-def _came_from(context: ContextConfig) -> str:
-    if context.source == "plm":
-        return f"`C` were written behind the prompt `{context.prompt}`"
-    if context.source == "gold":
-        return "are texts of the training split of the human-labelled data"
-    return f"are those of the file {Path(context.source).name}"
-
-
-_ANSWERS = {
-    "gold": "are those of the human-labelled training rows",
-    "rules": "are spans that rules found: dates, numbers, names, titles in quotes, noun phrases",
-}
-_COLUMNS = """\
-Columns: `C` the context of the prompt, `X` the text, `Y` and `label` the label as a number and as a name, `uid` chunk
-and request, `logprob` the mean log-probability of the text's tokens under the language model, and where the texts were
-written with counter-prompts, `counter_logprob` the same behind the prompts of the other labels.
-"""
-_SQUAD_COLUMNS = """\
-Columns: those of SQuAD, `id` chunk and request, and `logprob` the mean log-probability of the question's tokens under
-the language model.
-"""
-_SIZES = (
-    (1_000, "n<1K"),
-    (10_000, "1K<n<10K"),
-    (100_000, "10K<n<100K"),
-    (1_000_000, "100K<n<1M"),
-    (float("inf"), "1M<n<10M"),
-)
 
 
 def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) -> list[Example]:

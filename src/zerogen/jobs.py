@@ -91,7 +91,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     """Run one setting on one task with one seed, write its files and return its result."""
     from zerogen.measure import require_evaluator
     from zerogen.progress import Rich
-    from zerogen.report.page import write_report
+    from zerogen.report import present
     from zerogen.report.results import add_line, finished, read_trend, write_run, write_trend
     from zerogen.settings.run import Run
 
@@ -102,7 +102,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
         run.progress.say(f"already there, nothing done: {run.folder()} (delete the folder to run again)")
         add_line(Path(config.output_dir) / "results.csv", earlier)
         _measure(run)
-        write_report(run.folder())
+        present(run.folder())
         return earlier
     trend = run.folder() / "trend.csv"
     if config.setting.name == "zerogen" and config.train:
@@ -114,7 +114,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
             require_evaluator(run)
         result = write_run(run, _setting(config.setting.name)(run))
         _measure(run)
-        write_report(run.folder())
+        present(run.folder())
         return result
     except Stopped:
         say_how_to_go_on(run, console)

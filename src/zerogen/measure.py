@@ -152,7 +152,7 @@ def require_evaluator(run: Run) -> None:
 
 def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
     """Return the evaluator and the result of its run, which is trained once and then reused."""
-    from zerogen.report.page import write_report
+    from zerogen.report import present
     from zerogen.report.results import finished, write_run
     from zerogen.settings.supervised import supervised
     from zerogen.tam.train import load_tam
@@ -162,7 +162,7 @@ def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
     if result is None:
         run.progress.say(f"training the evaluator, {other.config.tam.name}, on gold rows")
         result = write_run(other, supervised(other))
-        write_report(other.folder())
+        present(other.folder())
     return load_tam(other.folder() / "tam", other.device, other.config.tam.dtype), result
 
 

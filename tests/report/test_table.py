@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import statistics
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from playwright.sync_api import Browser
 from rich.console import Console
 
 from tests.report.conftest import Made
-from zerogen.config import Config, PlmConfig, SettingConfig, TamConfig, TaskConfig
+from zerogen.config import Config, PlmConfig, SettingConfig, TamConfig, TaskConfig, keys_of
 from zerogen.errors import UserError
 from zerogen.report.results import write_trend
 from zerogen.report.runs import read_run, read_runs
@@ -34,9 +34,7 @@ def finished(place: Path, name: str, metrics: dict[str, float], config: Config) 
     """A run folder with what a table reads."""
     folder = place / config.task.name / name
     folder.mkdir(parents=True)
-    keys = asdict(config)
-    del keys["command"]
-    (folder / "config.yaml").write_text(yaml.safe_dump(keys))
+    (folder / "config.yaml").write_text(yaml.safe_dump(keys_of(config)))
     setting = config.setting.name
     result = {
         "setting": setting,

@@ -1,4 +1,4 @@
-"""Write the report of finished runs again: `python -m zerogen.report RUNS...`."""
+"""Write report and cards of finished runs again: `python -m zerogen.report RUNS...`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zerogen.console import ArgumentParser, reporting_errors
-from zerogen.report.page import write_report
+from zerogen.report import present
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write report.html into each run folder and print its path."""
-    parser = ArgumentParser("zerogen-report", description="Write the report.html of finished runs again.")
+    """Write them into each run folder and print the path of the report."""
+    parser = ArgumentParser("zerogen-report", description="Write report and cards of finished runs again.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, which holds result.json")
     with reporting_errors():
         for folder in parser.parse_args(arguments).runs:
-            print(write_report(folder))
+            print(present(folder))
 
 
 if __name__ == "__main__":

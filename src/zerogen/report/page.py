@@ -73,9 +73,14 @@ def template(name: str) -> Any:
 
     here = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(here),
+        autoescape=lambda template: template is None or ".html" in template,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.globals["page_css"] = (here / "page.css").read_text(encoding="utf-8")
     environment.globals["page_js"] = (here / "page.js").read_text(encoding="utf-8")

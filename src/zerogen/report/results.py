@@ -11,7 +11,6 @@ import shutil
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import yaml
 from filelock import FileLock
 
 from zerogen.answers import provenance
-from zerogen.config import Config
+from zerogen.config import Config, keys_of
 from zerogen.dataset import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
 from zerogen.files import write_whole
@@ -63,13 +62,11 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
     config = run.config
     plm, tam = run.names()
     (folder / "result.json").unlink(missing_ok=True)
-    keys = asdict(config)
-    command = keys.pop("command")
-    write_whole(yaml.safe_dump(keys, sort_keys=False, allow_unicode=True), folder / "config.yaml")
+    write_whole(yaml.safe_dump(keys_of(config), sort_keys=False, allow_unicode=True), folder / "config.yaml")
     if outcome.rows:
         write_jsonl(export_rows(outcome.rows, config.task), folder / f"{config.task.name}-dataset.jsonl")
         shutil.rmtree(folder / "dataset", ignore_errors=True)
-        write_folder(outcome.rows, config.task, None if plm == "none" else plm, folder / "dataset")
+        write_folder(outcome.rows, config.task, folder / "dataset")
     if outcome.predictions:
         write_jsonl(
             [described(row, found) for row, found in zip(run.gold, outcome.predictions, strict=True)],
@@ -102,7 +99,7 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(run),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "asked_for": asked_for(config),
-        "command": command,
+        "command": config.command,
         "pool": str(run.pool_folder()) if outcome.asked else None,
         "folder": str(folder),
     }

@@ -1,0 +1,116 @@
+"""The cards of a run: README.md of its dataset folder and of its TAM, with headers that the Hub reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from zerogen.files import write_whole
+from zerogen.metrics import MAIN, numbers
+from zerogen.report.page import headline, template
+from zerogen.report.runs import Finished, read_run
+
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (float("inf"), "1M<n<10M"),
+)
+
+
+def write_cards(folder: Path) -> None:
+    """Write the card of each of the dataset and the TAM that a run folder holds.
+
+    Raises `UserError` for a folder that holds no finished run.
+    """
+    run = read_run(folder)
+    if (folder / "dataset").is_dir():
+        write_whole(dataset_card(run), folder / "dataset" / "README.md")
+    if (folder / "tam").is_dir():
+        write_whole(model_card(run), folder / "tam" / "README.md")
+
+
+def dataset_card(run: Finished) -> str:
+    """Return what is in a synthetic dataset, how it was made and what was measured of it."""
+    from huggingface_hub import DatasetCardData
+
+    measures = run.folder / "measures.json"
+    rows, counts = _counted(run)
+    data = DatasetCardData(
+        pretty_name=f"Synthetic data for {run.task}",
+        task_categories=[_category(run)],
+        size_categories=[next(name for bound, name in _SIZES if rows < bound)],
+        annotations_creators=["machine-generated"],
+        language_creators=["machine-generated"],
+        tags=["synthetic", "zerogen"],
+    )
+    return template("dataset.md.jinja").render(
+        _shared(run),
+        header=data.to_yaml(),
+        rows=rows,
+        counts=counts,
+        measures=json.loads(measures.read_text(encoding="utf-8")) if measures.is_file() else None,
+        counters=bool(run.config["task"]["debias"]["decay"]),
+    )
+
+
+def model_card(run: Finished) -> str:
+    """Return what a TAM predicts, what it learned from, how good it is and what it is for."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    result, tam = run.result, run.config["tam"]
+    start: str | None = tam["model"] if tam["kind"] == "encoder" else None
+    if start is not None and Path(start).exists():  # a folder of this machine says nothing to others
+        start = None
+    split = (result["evaluated_on"] or "/").partition("/")[2]
+    data = ModelCardData(
+        model_name=f"{run.task} {tam['name']}",
+        base_model=None if start is None or start.startswith("package:") else start,
+        library_name="transformers" if tam["kind"] == "encoder" else "zerogen",
+        pipeline_tag=_category(run),
+        tags=["zerogen", *(["synthetic"] if result["setting"] == "zerogen" else [])],
+        eval_results=[
+            EvalResult(
+                task_type=_category(run),
+                dataset_type=run.task,
+                dataset_name=run.task,
+                dataset_split=split,
+                metric_type="f1" if name == "macro_f1" else name,
+                metric_name="macro F1" if name == "macro_f1" else MAIN[name],
+                metric_value=round(value, 4),
+            )
+            for name, value in numbers(result["metrics"]).items()
+        ]
+        or None,
+    )
+    return template("model.md.jinja").render(
+        _shared(run),
+        header=data.to_yaml(),
+        start=start,
+        headline=headline(run.folder, result),
+        tam=tam,
+    )
+
+
+def _shared(run: Finished) -> dict[str, Any]:
+    context = run.config["task"]["context"]
+    file = Path(context["source"]).name if context and context["source"] not in ("plm", "gold") else None
+    return {"result": run.result, "task": run.config["task"], "trainer": run.config["trainer"], "context_file": file}
+
+
+def _category(run: Finished) -> str:
+    return "question-answering" if run.config["task"]["kind"] == "qa" else "text-classification"
+
+
+def _counted(run: Finished) -> tuple[int, dict[str, int]]:
+    counts = dict.fromkeys(run.config["task"]["labels"], 0)
+    rows = 0
+    with (run.folder / f"{run.task}-dataset.jsonl").open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            rows += 1
+            label = json.loads(line).get("label")
+            if label is not None:
+                counts[label] += 1
+    return rows, counts

@@ -1,0 +1,74 @@
+"""The cards of dataset and TAM: headers that the Hub's library reads, figures that are those of the run."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+from huggingface_hub import DatasetCard, ModelCard
+
+from tests.report.conftest import HOSTILE, Made
+from zerogen.report.cards import dataset_card, model_card
+from zerogen.report.runs import read_run
+from zerogen.tam.train import load_tam
+
+
+def test_the_dataset_has_a_card_that_loads_with_it(made: Made) -> None:
+    path = made.folder / "dataset"
+    card = DatasetCard.load(path / "README.md")
+    assert card.data.task_categories == ["text-classification"]
+    assert card.data.size_categories == ["n<1K"]
+    assert {"synthetic", "zerogen"} <= set(card.data.tags)
+    rows = datasets.load_from_disk(str(path))
+    assert len(rows) == len(made.rows)
+    assert f"{len(rows)} texts" in card.text
+    measures = json.loads((made.folder / "measures.json").read_text())
+    assert f"| {100 * measures['diversity']['self_bleu'][3]:.1f} |" in card.text
+    assert f"{100 * measures['correctness']['overall']['share']:.1f} %" in card.text
+    assert "the prompts that made them are not known" in card.text
+    assert not any(text in card.text for text in HOSTILE)
+
+
+def test_the_tam_has_a_card_with_its_results(made: Made) -> None:
+    path = made.folder / "tam"
+    card = ModelCard.load(path / "README.md")
+    result = json.loads((made.folder / "result.json").read_text())
+    found = {one.metric_name: one.metric_value for one in card.data.eval_results}
+    assert found["accuracy"] == pytest.approx(result["metrics"]["accuracy"], abs=1e-4)
+    assert card.data.library_name == "zerogen"
+    assert f"{result['n_train']} synthetic rows" in card.text
+    assert load_tam(path).labels == made.config.task.labels
+
+
+@pytest.mark.parametrize(
+    ("model", "base"),
+    [("distilbert-base-uncased", "distilbert-base-uncased"), ("package:minilm", None), ("here", None)],
+)
+def test_a_card_names_a_base_that_others_can_have(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, base: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    run = read_run(made.folder)
+    run.config["tam"] |= {"kind": "encoder", "model": model}
+    text = model_card(run)
+    assert ModelCard(text).data.base_model == base
+    assert (f"Fine-tuned from {model}" in text) == (model != "here")
+
+
+def test_a_card_without_gold_data_claims_nothing(made: Made) -> None:
+    run = read_run(made.folder)
+    run.result.update(metrics={}, n_eval=0, evaluated_on=None, heldout_accuracy=0.75)
+    text = model_card(run)
+    assert ModelCard(text).data.eval_results is None
+    assert "Not known" in text
+    assert "75.0 %" in text
+
+
+def test_prompts_stand_in_the_card_as_they_are(made: Made) -> None:
+    run = read_run(made.folder)
+    run.result.update(plm="tiny", weights={"plm": "tiny@1"}, requests=9, rejects={"too_short": 3})
+    run.config["task"]["prompts"] = {"bad": 'A "<C>" | `tick`:\n\n'}
+    text = dataset_card(run)
+    assert r'`` "A \"<C>\" | `tick`:\n\n" ``' in text
+    assert "9 texts were asked for; rejected were 3 (too short)" in text
