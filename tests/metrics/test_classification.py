@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-from zerogen.metrics.classification import classification_metrics
+from zerogen.metrics.classification import classification_metrics, macro_f1_interval
 
 LABELS = ["a", "b", "c"]
 
@@ -29,3 +29,22 @@ def test_the_same_as_torchmetrics(seed: int) -> None:
 def test_nothing_to_compare_is_an_error() -> None:
     with pytest.raises(ValueError, match="0 gold labels"):
         classification_metrics([], [], LABELS)
+
+
+def test_the_interval_is_that_of_resampled_rows() -> None:
+    random = Random(3)
+    gold = random.choices(LABELS, weights=[6, 3, 1], k=300)
+    predicted = [label if random.random() < 0.7 else random.choice(LABELS) for label in gold]
+    metrics = classification_metrics(gold, predicted, LABELS)
+    rows, values = list(zip(gold, predicted, strict=True)), []
+    for _ in range(2000):
+        drawn = random.choices(rows, k=len(rows))
+        values.append(classification_metrics(*map(list, zip(*drawn, strict=True)), LABELS)["macro_f1"])
+    values.sort()
+    low, high = macro_f1_interval([list(row.values()) for row in metrics["confusion"].values()])
+    assert low < metrics["macro_f1"] < high
+    assert (low, high) == (pytest.approx(values[50], abs=0.01), pytest.approx(values[-50], abs=0.01))
+
+
+def test_the_interval_of_one_label_that_is_always_right_has_no_width() -> None:
+    assert macro_f1_interval([[9, 0], [0, 0]]) == [0.5, 0.5]

@@ -13,6 +13,7 @@ import yaml
 
 from zerogen.files import write_whole
 from zerogen.metrics import MAIN, numbers
+from zerogen.metrics.classification import macro_f1_interval
 from zerogen.metrics.correctness import mean, share
 from zerogen.metrics.squad import exact_match, f1
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
@@ -148,9 +149,6 @@ def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     if sum(sizes) <= limit:
         return list(rows)
     seen: dict[str, int] = {}
-    total: dict[str, int] = {}
-    for row in rows:
-        total[row["label"]] = total.get(row["label"], 0) + 1
     ranks = []
     for place, row in enumerate(rows):
         rank = seen.get(row["label"], 0)
@@ -167,16 +165,16 @@ def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
 
 
 def headline(folder: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the metrics with what people call them and, where it follows from the predictions, a 95 % interval."""
+    """Return the metrics with what people call them and a 95 % interval."""
     found = []
-    lines = _lines(folder / "predictions.jsonl")
     for name, value in numbers(result["metrics"]).items():
-        interval = None
         if name == "accuracy":
             interval = share(round(value * result["n_eval"]), result["n_eval"])["interval"]
-        elif name in ("exact_match", "f1") and lines:
+        elif name == "macro_f1":
+            interval = macro_f1_interval([list(row.values()) for row in result["metrics"]["confusion"].values()])
+        else:
             score = exact_match if name == "exact_match" else f1
-            interval = mean([_best(score, line) for line in lines])["interval"]
+            interval = mean([_best(score, line) for line in _lines(folder / "predictions.jsonl")])["interval"]
         found.append({"name": "macro F1" if name == "macro_f1" else MAIN[name], "value": value, "interval": interval})
     return found
 
@@ -189,10 +187,9 @@ def rejects(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> lis
     """Return each reject reason with its count and up to three examples, from the pool that the rows come from."""
     counts: dict[str, int] = result["rejects"]
     examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
-    pool = Path(result["pool"]) / "texts.jsonl" if result["pool"] else None
-    if pool is not None and not pool.is_file():  # the outputs have moved
-        pool = folder.parent / pool.parent.name / "texts.jsonl"
-    if pool is not None and pool.is_file():
+    # By its name beside the run, so that outputs can move.
+    pool = folder.parent / Path(result["pool"] or "").name / "texts.jsonl"
+    if pool.is_file():
         with pool.open(encoding="utf-8") as file:
             for line in file:
                 for one in json.loads(line)["samples"]:
