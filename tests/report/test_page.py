@@ -14,13 +14,24 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
+from tests.conftest import toy_questions
 from tests.report.conftest import HOSTILE, LABELS, Made, Seen, result_of, watch
-from zerogen.config import ContextConfig, FilterConfig, PlmConfig
+from zerogen.config import (
+    ContextConfig,
+    CorrectnessConfig,
+    FilterConfig,
+    GoldConfig,
+    PlmConfig,
+    SettingConfig,
+    TaskConfig,
+)
 from zerogen.errors import UserError
+from zerogen.records import Answer, Example
 from zerogen.report.__main__ import main
 from zerogen.report.page import command, embedded, rejects, sample, trend, write_report
 from zerogen.report.results import read_trend
 from zerogen.report.runs import read_run
+from zerogen.task import check_task
 
 SIGNS = {"\u0000": "\u2400", "\u0007": "\u2407", "\u202e": "[U+202E]", "\u202c": "[U+202C]"}
 
@@ -243,6 +254,57 @@ def test_generated_rows_have_their_prompt_and_rejected_ones_a_reason(
         task.prompts[row["label"]].replace("<C>", row["C"])
     )
     page.close()
+
+
+@pytest.mark.parametrize("setting", ["prompting", "supervised", "zerogen"])
+def test_questions_have_a_page(made: Made, tmp_path: Path, browser: Browser, setting: str, tiny_encoder: Path) -> None:
+    def line(row: Example) -> dict[str, Any]:
+        answers = {"text": [row.answers[0].text], "answer_start": [row.answers[0].start]}
+        return {"id": row.uid, "context": row.context, "question": row.text, "answers": answers}
+
+    rows = toy_questions(48)
+    for name, some in {"given": rows[:16], "train": rows[16:32], "validation": rows[32:]}.items():
+        some = [replace(row, context=f"{name}. {row.context}") for row in some]
+        some = [replace(row, answers=(Answer(a.text, row.context.index(a.text)),)) for row in some for a in row.answers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line(row)) + "\n" for row in some))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")}
+    task = TaskConfig(
+        name="ask",
+        kind="qa",
+        prompts={"question": '"<C>" "<Y>" answers: "'},
+        scoring={"question": '"<C>" "<X>" is answered by "'},
+        context=ContextConfig(source="gold"),
+        gold={"own": GoldConfig(files=files, text="question", context="context", uid="id")},
+    )
+    check_task(task)
+    folder = result_of(
+        replace(
+            made.config,
+            task=task,
+            setting=SettingConfig(setting),
+            dataset=str(tmp_path / "given.jsonl") if setting == "zerogen" else None,
+            correctness=CorrectnessConfig(str(tiny_encoder)),
+            log_every=None,
+            output_dir=str(tmp_path / "outputs"),
+        )
+    )
+    seen = Seen(browser.new_page(), [])
+    watch(seen)
+    seen.page.goto((folder / "report.html").as_uri())
+    assert count(seen.page) == 16
+    words = seen.page.locator("main").inner_text()
+    assert "exact match" in words
+    assert ("Are its labels right?" in words) == (setting == "zerogen")
+    assert seen.complaints == []
+    seen.page.close()
+
+
+def test_a_task_without_gold_data_has_a_page(made: Made, tmp_path: Path) -> None:
+    task = replace(made.config.task, gold={})
+    config = replace(made.config, task=task, correctness=CorrectnessConfig(None), output_dir=str(tmp_path))
+    page = (result_of(config) / "report.html").read_text()
+    assert "there is no gold data to report on" in page
+    assert "Does more data help?" not in page
 
 
 def test_the_command_runs_it_again_with_its_own_seed(made: Made) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def write_report(folder: Path) -> Path:
     rows = browser_rows(folder, config)
     shown = sample(rows, _BYTES)
     curves, levels, metric = trend(run)
-    disputed = sorted((row for row in rows if row.get("agreement") == 0), key=lambda row: row["probability"])
+    disputed = sorted((row for row in rows if row.get("agreement") == 0), key=lambda row: row.get("probability", 0))
     figure = trend_figure(curves, levels, metric) if curves and any(curve.sizes for curve in curves) else None
     if figure is not None:
         png(figure, folder / "trend.png")
@@ -82,10 +83,26 @@ def template(name: str) -> Any:
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["visible"] = visible
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.globals["page_css"] = (here / "page.css").read_text(encoding="utf-8")
     environment.globals["page_js"] = (here / "page.js").read_text(encoding="utf-8")
     return environment.get_template(name)
+
+
+def visible(text: str) -> str:
+    """Show characters that show nothing, or turn what follows around, by a sign; page.js does the same."""
+    return re.sub(
+        "[\u0000-\u0008\u000b-\u001f\u007f\u200e\u200f\u202a-\u202e\u2066-\u2069]",
+        lambda found: (
+            chr(0x2400 + ord(found[0]))
+            if found[0] < " "
+            else "\u2421"
+            if found[0] == "\u007f"
+            else f"[U+{ord(found[0]):04X}]"
+        ),
+        text,
+    )
 
 
 def embedded(value: Any) -> str:
