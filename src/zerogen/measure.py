@@ -297,6 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measures = measure_run(run, options.place)
             if measures is None:
                 raise UserError(f"{options.place}: holds no synthetic rows; only runs of setting=zerogen have some")
+            if (options.place / "result.json").is_file():
+                from zerogen.report import present
+
+                present(options.place)
         else:
             measures, _ = measure(run, _read(options.place, config, bool(options.task)))
         if console is None:
