@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,9 +40,12 @@ TEXTS = [
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection but those within this machine's processes."""
 
-    def refuse(self: socket.socket, address: object) -> None:
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX:
             raise OSError(f"a test tried to connect to {address}")
+        connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from zerogen.errors import UserError, unknown
 
+LOGGER_MODES = ("online", "offline", "off")
+
 
 @dataclass
 class StopConfig:
@@ -271,6 +273,14 @@ class ConfidenceConfig:
 
 
 @dataclass
+class LoggerConfig:
+    name: str = "csv"
+    """`csv` (losses of every training, always written), `tensorboard` or `wandb` (Weights & Biases)."""
+    mode: str | None = None
+    """Weights & Biases: `online`, `offline` or `off`; null: as WANDB_MODE says, else online."""
+
+
+@dataclass
 class Config:
     task: TaskConfig = field(default_factory=TaskConfig)
     setting: SettingConfig = field(default_factory=SettingConfig)
@@ -282,6 +292,7 @@ class Config:
     diversity: DiversityConfig = field(default_factory=DiversityConfig)
     correctness: CorrectnessConfig = field(default_factory=CorrectnessConfig)
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     n: int = 2000
     """accepted synthetic examples in all, an equal share per label"""
     log_every: int | None = None
@@ -427,6 +438,17 @@ def check_measures(config: Config) -> None:
         )
 
 
+def check_logger(logger: LoggerConfig) -> None:
+    """Check the choices of a logger. Raises `UserError`."""
+    _one_of("logger.name", logger.name, ("csv", "tensorboard", "wandb"))
+    if logger.mode is not None:
+        _one_of("logger.mode", logger.mode, LOGGER_MODES)
+        if logger.name != "wandb":
+            raise UserError(
+                f"logger.mode={logger.mode}: logger={logger.name} does not read it; allowed with logger=wandb"
+            )
+
+
 def check_size(key: str, value: int | None, task: TaskConfig) -> None:
     """Check that a number of rows holds one of each label. Raises `UserError`."""
     labels = len(task.labels)
@@ -442,6 +464,7 @@ def check(config: Config) -> None:
     check_trainer(config.trainer)
     check_tam(config.tam)
     check_measures(config)
+    check_logger(config.logger)
     setting = config.setting.name
     _one_of("plm.dtype", config.plm.dtype, ("auto", "float32", "bfloat16", "float16"))
     _one_of("setting", setting, ("supervised", "prompting", "zerogen"))

@@ -89,11 +89,12 @@ def expand(config: Config) -> list[Config]:
 
 def run_one(config: Config, console: Console) -> dict[str, Any]:
     """Run one setting on one task with one seed, write its files and return its result."""
+    from zerogen.loggers import recorded
     from zerogen.measure import require_evaluator
     from zerogen.progress import Rich
     from zerogen.report import present
     from zerogen.report.results import add_line, finished, read_trend, write_run, write_trend
-    from zerogen.settings.run import Run
+    from zerogen.settings.run import Outcome, Run
 
     require_writable(Path(config.output_dir))
     run = Run(config, devices_of(config.gpu, config.processes), Rich(console))
@@ -105,17 +106,31 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
         present(run.folder())
         return earlier
     trend = run.folder() / "trend.csv"
-    if config.setting.name == "zerogen" and config.train:
-        # Each point is on disk as soon as it is known, so that a stopped run does not train it again.
-        run.known = frozenset(n for n, _, _ in read_trend(trend))
-        run.on_point = lambda outcome: write_trend(trend, config.seed, outcome.trend)
+    grows = config.setting.name == "zerogen" and config.train
+    known: dict[int, dict[str, float]] = {}
+    for (n, _, name), value in read_trend(trend).items() if grows else ():
+        known.setdefault(n, {})[name] = value
+    run.known = frozenset(known)
     try:
-        if config.setting.name == "zerogen" and not config.tam.checkpoint:
-            require_evaluator(run)
-        result = write_run(run, _setting(config.setting.name)(run))
-        _measure(run)
-        present(run.folder())
-        return result
+        with recorded(config, run.folder(), run.names(), run.progress) as log:
+            run.log = log
+            for n, metrics in known.items():
+                log.point(n, metrics, ())
+
+            def point(outcome: Outcome) -> None:
+                if grows and outcome.trend:
+                    # On disk as soon as it is known, so that a stopped run does not train it again.
+                    write_trend(trend, config.seed, outcome.trend)
+                log.point(outcome.n_train, outcome.metrics, outcome.rows)
+
+            run.on_point = point
+            if config.setting.name == "zerogen" and not config.tam.checkpoint:
+                require_evaluator(run)
+            result = write_run(run, _setting(config.setting.name)(run))
+            _measure(run)
+            present(run.folder())
+            log.finish(result)
+            return result
     except Stopped:
         say_how_to_go_on(run, console)
         raise

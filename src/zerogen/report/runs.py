@@ -19,6 +19,7 @@ from zerogen.report.results import read_trend
 
 # What does not change the figures of a run, or is its seed.
 _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
+_IGNORED |= {"logger"}
 # What the settings do not read.
 _UNREAD = {
     "supervised": {"plm", "decoding", "filter", "n", "dataset", "dataset_labels", "contexts", "answers"},

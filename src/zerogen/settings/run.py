@@ -25,6 +25,7 @@ from zerogen.records import Example, Prediction, Span, derive
 if TYPE_CHECKING:
     import torch
 
+    from zerogen.loggers import Log
     from zerogen.plm.model import Plm
     from zerogen.plm.work import Writer
     from zerogen.pool import Chunk
@@ -65,7 +66,8 @@ class Run:
     progress: Quiet = field(default_factory=Quiet)
     seconds: dict[str, float] = field(default_factory=dict)
     known: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
-    on_point: Callable[[Outcome], None] = lambda outcome: None  # called when a TAM has been evaluated
+    on_point: Callable[[Outcome], None] = lambda outcome: None  # called for every TAM, evaluated where there is gold
+    log: Log | None = None  # where trainings are recorded
 
     @property
     def device(self) -> torch.device:
@@ -152,6 +154,7 @@ class Run:
         from zerogen.tam.train import fit
 
         config = self.config
+        checkpoint = self.folder() / f"training-{len(rows)}.ckpt"
         with self.stage("train"):
             outcome.tam, report = fit(
                 rows,
@@ -160,7 +163,8 @@ class Run:
                 config.trainer,
                 seed=derive(config.seed, "fit"),
                 device=self.device,
-                checkpoint=self.folder() / f"training-{len(rows)}.ckpt",
+                checkpoint=checkpoint,
+                loggers=self.log.training(len(rows), checkpoint.is_file()) if self.log is not None else (),
                 progress=self.progress,
             )
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy
@@ -169,6 +173,7 @@ class Run:
     def evaluate(self, outcome: Outcome) -> None:
         """Predict the gold rows with the outcome's TAM and record the metrics."""
         if not self.gold:
+            self.on_point(outcome)
             return
         assert outcome.tam is not None
         with self.stage("evaluate"):

@@ -35,7 +35,10 @@ class Learner(pl.LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        return self.judged(batch)[0]
+        loss = self.judged(batch)[0]
+        self.log("loss", loss)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
 
     def on_train_start(self) -> None:
         if self._random:
@@ -76,6 +79,9 @@ class Learner(pl.LightningModule):
         self.correct += int(right.sum())
         self.loss += float(loss) * len(right)
         self.seen += len(right)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({"heldout_loss": self.loss / self.seen, "heldout_accuracy": self.correct / self.seen})
 
     def configure_optimizers(self) -> Any:
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]

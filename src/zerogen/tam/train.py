@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,6 +30,9 @@ from zerogen.tam.learner import BestEpoch, Classifier, Learner, SpanLearner, spa
 from zerogen.tam.lstm import SPECIAL, LstmConfig, LstmForSequenceClassification, add_words, word_tokenizer
 from zerogen.tam.reader import best_spans, collate_windows, pick, windows_of
 from zerogen.tam.vectors import check_vectors, read_vectors, words_of
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
 
 Input = str | tuple[str, str]  # a text, or a text and its context
 _OWN: dict[str, Any] = {"zerogen-lstm": LstmForSequenceClassification, "zerogen-bidaf": BidafForQuestionAnswering}
@@ -221,12 +224,14 @@ def fit(
     seed: int = 42,
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
+    loggers: Sequence[Logger] = (),
     progress: Quiet | None = None,
 ) -> tuple[Tam, FitReport]:
     """Train a fresh TAM for a task on rows and return the weights of its best epoch on held-out rows.
 
     checkpoint: file that training is saved to after every epoch, and goes on from where it is there; the result is that
     of a training that was not interrupted. It must be of the same rows and configuration, and is deleted at the end.
+    loggers: Lightning's; they get loss and learning rate by step, loss and accuracy on the held-out rows by epoch.
     Same rows, configuration and seed give the same weights on the same machine; torch's global random state is left as
     it was. Raises `UserError` when a row's label is not among the task's or there are no rows.
     """
@@ -268,7 +273,8 @@ def fit(
                 precision="bf16-mixed" if half_precision(tam.dtype, device) else "32-true",
                 max_epochs=trainer.epochs,
                 callbacks=[best, *saving],
-                logger=False,
+                logger=list(loggers),
+                log_every_n_steps=10,
                 enable_checkpointing=False,  # its own would be written to the working directory
                 enable_progress_bar=False,
                 enable_model_summary=False,

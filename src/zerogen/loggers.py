@@ -1,0 +1,214 @@
+"""Where the course of a run is recorded: CSV files always, TensorBoard or Weights & Biases where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from zerogen.config import LOGGER_MODES, Config, keys_of
+from zerogen.errors import UserError, unknown
+from zerogen.metrics import numbers
+from zerogen.progress import Quiet
+from zerogen.records import Example
+
+PROJECT = "ZeroGen"
+_SHOWN = 50  # texts in a sample table
+
+
+class Log:
+    """Records the losses and learning rates of each training as `training/<rows>/metrics.csv` of a run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def training(self, rows: int, going_on: bool) -> list[Any]:
+        """Return Lightning's loggers for a training on so many rows.
+
+        going_on: it was stopped and goes on; then what it recorded before is kept beside.
+        """
+        from pytorch_lightning.loggers import CSVLogger
+
+        place = self.folder / "training"
+        parts = sorted(place.glob(f"{rows}-*")) + [path for path in [place / str(rows)] if path.exists()]
+        if not going_on:
+            for part in parts:
+                shutil.rmtree(part)
+            parts = []
+        return [CSVLogger(self.folder, "training", f"{rows}-{len(parts) + 1}" if parts else str(rows))]
+
+    def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
+        """Record the metrics of a TAM that was trained on n rows; rows are those, empty where they are known before."""
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Record what a finished run has come to."""
+
+    def close(self, code: int) -> None:
+        """End the record. code: 0, or what the process will exit with."""
+
+
+class TensorBoard(Log):
+    """Also writes TensorBoard's events, into `tensorboard/` of the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._trend = self._logger("trend", going_on=False)
+
+    def training(self, rows: int, going_on: bool) -> list[Any]:
+        return [*super().training(rows, going_on), self._logger(f"training-{rows}", going_on)]
+
+    def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
+        self._trend.log_metrics({f"trend/{name}": value for name, value in numbers(metrics).items()}, n)
+
+    def close(self, code: int) -> None:
+        self._trend.finalize("success")
+
+    def _logger(self, version: str, going_on: bool) -> Any:
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        if not going_on:
+            shutil.rmtree(self.folder / "tensorboard" / version, ignore_errors=True)
+        return TensorBoardLogger(self.folder, "tensorboard", version)
+
+
+class Wandb(Log):
+    """Also records a run of Weights & Biases: trend, losses, sample texts, measures, and the files as an artifact."""
+
+    def __init__(self, folder: Path, config: Config, models: tuple[str, str], mode: str, progress: Quiet) -> None:
+        super().__init__(folder)
+        import wandb
+
+        place = Path(config.output_dir)
+        place.mkdir(parents=True, exist_ok=True)
+        self._progress = progress
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            dir=place,
+            name=folder.name,
+            group=config.task.name,
+            job_type=config.setting.name,
+            tags=[config.setting.name, *(name for name in models if name != "none")],
+            config=keys_of(config),
+            mode="online" if mode == "online" else "offline",
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
+        )
+        self._run.define_metric("n", hidden=True)
+        if mode == "online":
+            progress.say(f"recorded at {self._run.url}")
+
+    def training(self, rows: int, going_on: bool) -> list[Any]:
+        from pytorch_lightning.loggers import WandbLogger
+
+        logger = WandbLogger(experiment=self._run, prefix=f"training-{rows}")
+        logger.LOGGER_JOIN_CHAR = "/"  # what a section of the page is named by
+        return [*super().training(rows, going_on), logger]
+
+    def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
+        import wandb
+
+        found: dict[str, Any] = {"n": n}
+        for name, value in numbers(metrics).items():
+            self._run.define_metric(f"trend/{name}", step_metric="n")
+            found[f"trend/{name}"] = value
+        if rows:
+            some = rows[:: max(1, len(rows) // _SHOWN)][:_SHOWN]
+            table = [[row.label, row.text, row.context or "", row.logprob, row.uid] for row in some]
+            found["samples"] = wandb.Table(columns=["label", "text", "context", "logprob", "uid"], data=table)
+        self._run.log(found)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        import wandb
+
+        for name, value in numbers(result["metrics"]).items():
+            self._run.summary[name] = value
+        self._run.summary.update({"n_train": result["n_train"], "n_eval": result["n_eval"]})
+        measures = self.folder / "measures.json"
+        if measures.is_file():
+            found = json.loads(measures.read_text(encoding="utf-8"))
+            self._run.summary.update({name: found[name] for name in ("diversity", "correctness", "confidence")})
+        artifact = wandb.Artifact(self.folder.name, "run")
+        for path in sorted(self.folder.rglob("*")):
+            relative = path.relative_to(self.folder)
+            if path.is_file() and relative.parts[0] not in ("training", "tensorboard") and path.name[0] != ".":
+                # Immutable: taken from here when it is uploaded, not from a copy.
+                artifact.add_file(str(path), str(relative), policy="immutable")
+        self._run.log_artifact(artifact)
+
+    def close(self, code: int) -> None:
+        place = Path(self._run.dir).parent
+        offline = self._run.offline
+        self._run.finish(exit_code=code)
+        if offline:
+            self._progress.say(f"recorded offline; to upload it: wandb sync {place}")
+
+
+def mode_of(config: Config) -> str:
+    """Return the mode of Weights & Biases: that of the configuration, else of WANDB_MODE, else online."""
+    mode = config.logger.mode or os.environ.get("WANDB_MODE", "online")
+    mode = {"disabled": "off", "dryrun": "offline"}.get(mode, mode)
+    if mode not in LOGGER_MODES:
+        raise unknown("WANDB_MODE", mode, LOGGER_MODES)
+    return mode
+
+
+def require_logger(config: Config) -> None:
+    """Find out before any work that a logger cannot record. Raises `UserError`."""
+    if config.logger.name == "tensorboard" and find_spec("tensorboard") is None:
+        raise UserError("logger=tensorboard: needs the package tensorboard; pip install tensorboard")
+    if config.logger.name != "wandb" or mode_of(config) != "online":
+        return
+    import wandb
+
+    host = urlsplit(wandb.setup().settings.base_url).hostname
+    proxy = any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"))
+    if not proxy:
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError as error:
+            raise UserError(
+                f"logger=wandb: {host} cannot be reached; allowed without a network is logger.mode=offline"
+            ) from error
+    try:
+        known = wandb.login(prompt=False)
+    except wandb.errors.AuthenticationError as error:
+        raise UserError(f"logger=wandb: {str(error).splitlines()[0]}") from error
+    if not known:
+        raise UserError(
+            "logger=wandb: there is no key; set WANDB_API_KEY, call `wandb login`, or record with logger.mode=offline"
+        )
+
+
+@contextmanager
+def recorded(config: Config, folder: Path, models: tuple[str, str], progress: Quiet) -> Iterator[Log]:
+    """Open the record of a run and close it however the block ends.
+
+    models: names of PLM and TAM, `none` for one that is not used. Raises `UserError` where nothing can be recorded.
+    """
+    from zerogen.jobs import Stopped
+
+    require_logger(config)
+    log: Log
+    if config.logger.name == "wandb" and (mode := mode_of(config)) != "off":
+        log = Wandb(folder, config, models, mode, progress)
+    else:
+        log = (TensorBoard if config.logger.name == "tensorboard" else Log)(folder)
+    code = 1
+    try:
+        yield log
+        code = 0
+    except UserError:
+        code = 2
+        raise
+    except Stopped as stopped:
+        code = 128 + stopped.number
+        raise
+    finally:
+        log.close(code)
