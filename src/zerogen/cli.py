@@ -235,6 +235,11 @@ def _run(configs: list[Config]) -> None:
     from zerogen.report.table import results_table
 
     stop_on_signals()
+    if configs[0].dry_run:
+        from zerogen.dryrun import dry_run
+
+        dry_run(configs, make_console())
+        return
     go_offline_without_network()
     console = make_console()
     groups = [expand(config) for config in configs]

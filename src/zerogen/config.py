@@ -324,6 +324,8 @@ class Config:
     """false: with tam.checkpoint=FOLDER only evaluate; in setting=zerogen without it only generate"""
     output_dir: str = "outputs"
     """folder of all results"""
+    dry_run: bool = False
+    """only look at what is there, probe 32 requests and say what to expect of the run; nothing is written"""
     # The words of the command line that say what to run; kept with the result, not a key.
     command: list[str] = field(default_factory=list, metadata={"omegaconf_ignore": True})
 
@@ -331,7 +333,7 @@ class Config:
 def keys_of(config: Config) -> dict[str, Any]:
     """Return a configuration as nested keys and values, as a config.yaml holds them."""
     keys = asdict(config)
-    del keys["command"]
+    del keys["command"], keys["dry_run"]
     return keys
 
 

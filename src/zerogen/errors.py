@@ -13,6 +13,10 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class Unavailable(UserError):
+    """A model or dataset is neither on this machine nor can it be fetched."""
+
+
 class ChildFailed(Exception):
     """A process that worked for this one ended early; why has been said, unless a signal ended it.
 

