@@ -241,10 +241,10 @@ def trend(run: Finished) -> tuple[list[Curve], list[Level], str]:
         words = [setting.upper(), f"{rows:,} gold rows" if rows else "", model if mine == "none" else ""]
         words += [word for word in different if not word.startswith("limit=")]
         levels.setdefault(", ".join(filter(None, words)), []).append(other.result["metrics"][name])
-    drawn = [Level(title, statistics.fmean(values)) for title, values in levels.items()]
+    drawn = [Level(title, statistics.fmean(values), len(values)) for title, values in levels.items()]
     if run.result["setting"] != "zerogen":
         return [], [Level(run.result["setting"].upper(), run.result["metrics"][name]), *drawn], MAIN[name]
-    return [curve("ZEROGEN" + (f", {len(seeds)} seeds" if len(seeds) > 1 else ""), seeds, name)], drawn, MAIN[name]
+    return [curve("ZEROGEN", seeds, name)], drawn, MAIN[name]
 
 
 def _comparable(run: Finished, other: Finished) -> bool:

@@ -17,20 +17,25 @@ _COLOURS = ("#0b6fb8", "#c2500a", "#2a7f3f", "#8a4fb5", "#a8325e", "#5c6b12")
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric over the number of training rows: mean and sample standard deviation (0 for one seed) at each size."""
+    """A metric over the number of training rows.
+
+    At each size the mean, the sample standard deviation (0 for one seed) and the number of seeds.
+    """
 
     name: str
     sizes: Sequence[int] = ()
     means: Sequence[float] = ()
     spreads: Sequence[float] = ()
+    seeds: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
 class Level:
-    """A metric that does not depend on the number of synthetic rows."""
+    """A metric that does not depend on the number of synthetic rows: its mean over seeds."""
 
     name: str
     value: float
+    seeds: int = 1
 
 
 def trend_figure(curves: Sequence[Curve], levels: Sequence[Level], metric: str) -> Figure:

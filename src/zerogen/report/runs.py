@@ -129,7 +129,8 @@ def curve(name: str, runs: Sequence[Finished], metric: str) -> Curve:
         for size, value in run.points(metric).items():
             points.setdefault(size, []).append(value)
     sizes = sorted(points)
-    return Curve(name, sizes, *zip(*(spread(points[size]) for size in sizes), strict=True)) if sizes else Curve(name)
+    means, spreads = zip(*(spread(points[size]) for size in sizes), strict=True) if sizes else ((), ())
+    return Curve(name, sizes, means, spreads, [len(points[size]) for size in sizes])
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
