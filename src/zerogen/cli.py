@@ -278,7 +278,7 @@ def report(groups: list[list[Config]], results: list[dict[str, Any]], folder: Pa
         console.print()
         print_table(grid([read_run(place) for place in folders]), console)
         console.print()
-        write_overview(grid(read_runs([folder])), folder / "overview.html")
+        write_overview(grid(read_runs([folder], skip=True)), folder / "overview.html")
         pages.append(str(folder / "overview.html"))
     for path in [*pages, *aggregates, str(folder / "results.csv")]:
         console.print(path, highlight=False, markup=False, soft_wrap=True)

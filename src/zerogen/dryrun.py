@@ -350,6 +350,8 @@ class Probes:
             needed = requests / (len(quota) * task.context.per_label) / max(1, written)
             expected.seconds["contexts"] = sum(one.seconds for one in probed.contexts) * needed
             expected.tokens += sum(one.tokens for one in probed.contexts) * needed
+        if len(run.devices) > 1:
+            self._tell(f"probed in one of {len(run.devices)} processes, which together are faster")
         if probed.batch > PROBE:
             self._tell(f"the run decodes up to {probed.batch} texts at a time, which is faster than {PROBE} at a time")
         expected.memory = max(0, probed.batch - PROBE) * probed.row_bytes

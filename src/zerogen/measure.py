@@ -136,6 +136,7 @@ def evaluator_run(run: Run) -> Run:
             dataset=None,
             log_every=None,
             train=True,
+            command=[],  # which asked for something else
         ),
         run.devices[:1],
         run.progress,

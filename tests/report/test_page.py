@@ -256,6 +256,17 @@ def test_generated_rows_have_their_prompt_and_rejected_ones_a_reason(
     page.close()
 
 
+def test_a_broken_run_beside_it_and_missing_predictions_do_not_matter(made: Made, tmp_path: Path) -> None:
+    place = tmp_path / "toy"
+    shutil.copytree(made.folder.parent, place)
+    (place / "broken").mkdir()
+    (place / "broken" / "result.json").write_text("{")
+    folder = place / made.folder.name
+    (folder / "predictions.jsonl").unlink()
+    write_report(folder)
+    assert "SUPERVISED, 60 gold rows" in (folder / "report.html").read_text()
+
+
 @pytest.mark.parametrize("setting", ["prompting", "supervised", "zerogen"])
 def test_questions_have_a_page(made: Made, tmp_path: Path, browser: Browser, setting: str, tiny_encoder: Path) -> None:
     def line(row: Example) -> dict[str, Any]:

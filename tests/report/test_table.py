@@ -206,6 +206,16 @@ def test_the_command_prints_and_refuses(sweep: Path, tmp_path: Path, capsys: pyt
         read_run(sweep / "films" / "p")
 
 
+def test_runs_of_earlier_versions_are_named_or_left_out(sweep: Path) -> None:
+    path = sweep / "films" / "p" / "result.json"
+    result = json.loads(path.read_text())
+    del result["n_eval"]
+    path.write_text(json.dumps(result))
+    with pytest.raises(UserError, match="does not say 'n_eval': an earlier version"):
+        read_runs([sweep])
+    assert len(read_runs([sweep], skip=True)) == len(list(sweep.rglob("result.json"))) - 1
+
+
 def test_a_run_given_twice_counts_once(sweep: Path) -> None:
     runs = read_runs([sweep, sweep / "films", sweep / "films" / "p"])
     assert len(runs) == len(list(sweep.rglob("result.json")))

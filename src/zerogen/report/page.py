@@ -18,7 +18,7 @@ from zerogen.metrics.classification import macro_f1_interval
 from zerogen.metrics.correctness import mean, share
 from zerogen.metrics.squad import exact_match, f1
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
-from zerogen.report.runs import Finished, curve, main_metric, read_run, variants
+from zerogen.report.runs import Finished, curve, main_metric, read_run, read_runs, variants
 
 _BYTES = 8_000_000  # of rows in a page; what is around them is far below another two million
 _REJECTED = 3
@@ -191,7 +191,8 @@ def headline(folder: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
             interval = macro_f1_interval([list(row.values()) for row in result["metrics"]["confusion"].values()])
         else:
             score = exact_match if name == "exact_match" else f1
-            interval = mean([_best(score, line) for line in _lines(folder / "predictions.jsonl")])["interval"]
+            lines = _lines(folder / "predictions.jsonl")
+            interval = mean([_best(score, line) for line in lines])["interval"] if lines else None
         found.append({"name": "macro F1" if name == "macro_f1" else MAIN[name], "value": value, "interval": interval})
     return found
 
@@ -225,11 +226,9 @@ def trend(run: Finished) -> tuple[list[Curve], list[Level], str]:
     name = main_metric([run])
     if name is None:
         return [], [], ""
-    beside = [run]
-    for place in sorted(run.folder.absolute().parent.glob("*/result.json")):
-        other = read_run(place.parent)
-        if place.parent != run.folder.absolute() and _comparable(run, other):
-            beside.append(other)
+    here = run.folder.absolute()
+    others = read_runs([here.parent], skip=True)
+    beside = [run, *(other for other in others if other.folder != here and _comparable(run, other))]
     seeds = [other for other in beside if other.models == run.models and _but_size(other) == _but_size(run)]
     levels: dict[str, list[float]] = {}
     for other, different in zip(beside, variants(beside), strict=True):

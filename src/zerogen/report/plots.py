@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,10 +49,10 @@ def trend_figure(curves: Sequence[Curve], levels: Sequence[Level], metric: str) 
     for place, curve in enumerate(curves):
         colour = _COLOURS[place % len(_COLOURS)]
         means, spreads = [100 * mean for mean in curve.means], [100 * spread for spread in curve.spreads]
-        axes.errorbar(curve.sizes, means, spreads, marker="o", capsize=3, color=colour, label=curve.name)
+        axes.errorbar(curve.sizes, means, spreads, marker="o", capsize=3, color=colour, label=_plain(curve.name))
     for place, level in enumerate(levels):
         colour = _COLOURS[(len(curves) + place) % len(_COLOURS)]
-        axes.axhline(100 * level.value, linestyle=("--", ":", "-.")[place % 3], color=colour, label=level.name)
+        axes.axhline(100 * level.value, linestyle=("--", ":", "-.")[place % 3], color=colour, label=_plain(level.name))
     axes.set_xlabel("training rows")
     axes.set_ylabel(f"{metric}, %")
     axes.set_xlim(left=0)
@@ -61,8 +62,11 @@ def trend_figure(curves: Sequence[Curve], levels: Sequence[Level], metric: str) 
 
 
 def histogram_figure(lengths: Mapping[str, Sequence[int]]) -> Figure:
-    """Draw how many texts of each label have how many words."""
+    """Draw how many texts of each label have how many words; of many labels, how many texts in all."""
     from matplotlib.figure import Figure
+
+    if len(lengths) > len(_COLOURS):
+        lengths = {"": [length for of_label in lengths.values() for length in of_label]}
 
     figure = Figure(figsize=(7, 2.8), layout="constrained")
     axes = figure.add_subplot()
@@ -71,7 +75,7 @@ def histogram_figure(lengths: Mapping[str, Sequence[int]]) -> Figure:
     axes.hist(
         list(lengths.values()),
         bins=range(0, longest + step + 1, step),
-        label=list(lengths),
+        label=[_plain(name) for name in lengths],
         color=[_COLOURS[place % len(_COLOURS)] for place in range(len(lengths))],
         stacked=True,
     )
@@ -87,8 +91,8 @@ def svg(figure: Figure) -> str:
     import matplotlib as mpl
 
     _ink(figure)
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "zerogen"}):
-        text = io.StringIO()
+    text = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "zerogen"}), _any_script():
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     found = text.getvalue()
     return found[found.index("<svg") :].replace(_INK, "currentColor")
@@ -96,7 +100,23 @@ def svg(figure: Figure) -> str:
 
 def png(figure: Figure, path: Path) -> None:
     """Write a figure on white."""
-    figure.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    with _any_script():
+        figure.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+
+
+def _plain(name: str) -> str:
+    """Keep matplotlib from reading what stands between dollars as a formula."""
+    return name.replace("$", r"\$")
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Silence that matplotlib's font lacks a letter: in a page, the browser has another one."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
 
 
 def _ink(figure: Figure) -> None:

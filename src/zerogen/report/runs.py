@@ -28,7 +28,8 @@ _UNREAD = {
 }
 # What belongs to one task and is compared among its runs only.
 _OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"}
-_BEFORE = {"pool": None, "command": None}  # what results of earlier versions do not say
+_BEFORE = {"pool": None, "command": None, "cut": 0}  # what results of earlier versions do not say
+_NEEDED = ("setting", "task", "plm", "tam", "seed", "n_train", "n_eval", "evaluated_on", "metrics")
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,33 @@ def read_run(folder: Path) -> Finished:
         raise UserError(f"{folder}: holds no finished run (result.json and config.yaml)")
     try:
         found = _BEFORE | json.loads(result.read_text(encoding="utf-8"))
-        return Finished(folder, found, yaml.safe_load(config.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+        keys = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder}: result.json or config.yaml cannot be read: {error}".splitlines()[0]) from error
+    if missing := [key for key in _NEEDED if key not in found]:
+        raise UserError(f"{folder}: result.json does not say '{missing[0]}': an earlier version of zerogen wrote it")
+    return Finished(folder, found, keys)
 
 
-def read_runs(places: Sequence[Path]) -> list[Finished]:
-    """Read run folders, and all that lie below other folders, each once. Raises `UserError` where there are none."""
+def read_runs(places: Sequence[Path], skip: bool = False) -> list[Finished]:
+    """Read run folders, and all that lie below other folders, each once.
+
+    skip: leave out those that cannot be read. Raises `UserError` for one otherwise, and where there are none.
+    """
     folders: dict[Path, None] = {}
     for place in places:
         found = [place] if (place / "result.json").is_file() else sorted(p.parent for p in place.rglob("result.json"))
         if not found:
             raise UserError(f"{place}: holds no finished run, and no folder below it does")
         folders |= {folder.absolute(): None for folder in found}
-    return [read_run(folder) for folder in folders]
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UserError:  # another process may be writing it again
+            if not skip:
+                raise
+    return runs
 
 
 def main_metric(runs: Sequence[Finished]) -> str | None:
