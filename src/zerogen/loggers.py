@@ -24,25 +24,14 @@ _SHOWN = 50  # texts in a sample table
 
 
 class Log:
-    """Records the losses and learning rates of each training as `training/<rows>/metrics.csv` of a run folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    """Records nothing: the default of a run that no command started."""
 
     def training(self, rows: int, going_on: bool) -> list[Any]:
         """Return Lightning's loggers for a training on so many rows.
 
         going_on: it was stopped and goes on; then what it recorded before is kept beside.
         """
-        from pytorch_lightning.loggers import CSVLogger
-
-        place = self.folder / "training"
-        parts = sorted(place.glob(f"{rows}-*")) + [path for path in [place / str(rows)] if path.exists()]
-        if not going_on:
-            for part in parts:
-                shutil.rmtree(part)
-            parts = []
-        return [CSVLogger(self.folder, "training", f"{rows}-{len(parts) + 1}" if parts else str(rows))]
+        return []
 
     def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
         """Record the metrics of a TAM that was trained on n rows; rows are those, empty where they are known before."""
@@ -54,7 +43,25 @@ class Log:
         """End the record. code: 0, or what the process will exit with."""
 
 
-class TensorBoard(Log):
+class Csv(Log):
+    """Records the losses and learning rates of each training as `training/<rows>/metrics.csv` of a run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def training(self, rows: int, going_on: bool) -> list[Any]:
+        from pytorch_lightning.loggers import CSVLogger
+
+        place = self.folder / "training"
+        parts = sorted(place.glob(f"{rows}-*")) + [path for path in [place / str(rows)] if path.exists()]
+        if not going_on:
+            for part in parts:
+                shutil.rmtree(part)
+            parts = []
+        return [CSVLogger(self.folder, "training", f"{rows}-{len(parts) + 1}" if parts else str(rows))]
+
+
+class TensorBoard(Csv):
     """Also writes TensorBoard's events, into `tensorboard/` of the run folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -78,7 +85,7 @@ class TensorBoard(Log):
         return TensorBoardLogger(self.folder, "tensorboard", version)
 
 
-class Wandb(Log):
+class Wandb(Csv):
     """Also records a run of Weights & Biases: trend, losses, sample texts, measures, and the files as an artifact."""
 
     def __init__(self, folder: Path, config: Config, models: tuple[str, str], mode: str, progress: Quiet) -> None:
@@ -120,8 +127,13 @@ class Wandb(Log):
             found[f"trend/{name}"] = value
         if rows:
             some = rows[:: max(1, len(rows) // _SHOWN)][:_SHOWN]
-            table = [[row.label, row.text, row.context or "", row.logprob, row.uid] for row in some]
-            found["samples"] = wandb.Table(columns=["label", "text", "context", "logprob", "uid"], data=table)
+            found["samples"] = wandb.Table(
+                columns=["label or answer", "text", "context", "logprob", "uid"],
+                data=[
+                    [row.answers[0].text if row.answers else row.label, row.text, row.context, row.logprob, row.uid]
+                    for row in some
+                ],
+            )
         self._run.log(found)
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -199,7 +211,7 @@ def recorded(config: Config, folder: Path, models: tuple[str, str], progress: Qu
     if config.logger.name == "wandb" and (mode := mode_of(config)) != "off":
         log = Wandb(folder, config, models, mode, progress)
     else:
-        log = (TensorBoard if config.logger.name == "tensorboard" else Log)(folder)
+        log = (TensorBoard if config.logger.name == "tensorboard" else Csv)(folder)
     code = 1
     try:
         yield log

@@ -153,7 +153,7 @@ def require_evaluator(run: Run) -> None:
 
 def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
     """Return the evaluator and the result of its run, which is trained once and then reused."""
-    from zerogen.loggers import Log
+    from zerogen.loggers import Csv
     from zerogen.report import present
     from zerogen.report.results import finished, write_run
     from zerogen.settings.supervised import supervised
@@ -162,7 +162,7 @@ def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
     other = evaluator_run(run)
     result = finished(other)
     if result is None:
-        other.log = Log(other.folder())
+        other.log = Csv(other.folder())
         run.progress.say(f"training the evaluator, {other.config.tam.name}, on gold rows")
         result = write_run(other, supervised(other))
         present(other.folder())

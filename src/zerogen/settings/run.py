@@ -17,6 +17,7 @@ from zerogen.answers import provenance
 from zerogen.config import Config
 from zerogen.errors import UserError
 from zerogen.gold import load_gold, source_of, stratified
+from zerogen.loggers import Log
 from zerogen.metrics import MAIN, evaluate, numbers
 from zerogen.models import fingerprint, resolve, tam_folder
 from zerogen.progress import Quiet
@@ -25,7 +26,6 @@ from zerogen.records import Example, Prediction, Span, derive
 if TYPE_CHECKING:
     import torch
 
-    from zerogen.loggers import Log
     from zerogen.plm.model import Plm
     from zerogen.plm.work import Writer
     from zerogen.pool import Chunk
@@ -67,7 +67,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     known: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
     on_point: Callable[[Outcome], None] = lambda outcome: None  # called for every TAM, evaluated where there is gold
-    log: Log | None = None  # where trainings are recorded
+    log: Log = field(default_factory=Log)  # where trainings are recorded
 
     @property
     def device(self) -> torch.device:
@@ -164,7 +164,7 @@ class Run:
                 seed=derive(config.seed, "fit"),
                 device=self.device,
                 checkpoint=checkpoint,
-                loggers=self.log.training(len(rows), checkpoint.is_file()) if self.log is not None else (),
+                loggers=self.log.training(len(rows), checkpoint.is_file()),
                 progress=self.progress,
             )
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy
