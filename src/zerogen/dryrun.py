@@ -88,7 +88,8 @@ def dry_run(configs: Sequence[Config], console: Console) -> None:
             console.rule(words, align="left", style="dim")
             if len(seeds) > 1:
                 probes.say(f"{len(seeds)} runs: seeds {', '.join(str(one.seed) for one in seeds)}")
-            expected = [probes.job(one) for one in seeds]
+            probes.begin_job()
+            expected = [probes.run(one) for one in seeds]
             total += sum(sum(one.seconds.values()) for one in expected)
             unknown += sum(bool(one.unknown) for one in expected)
     if runs > 1:
@@ -107,12 +108,19 @@ class Probes:
         self._known: dict[str, Any] = {}
         self._told: set[str] = set()
         self._folders: set[Path] = set()
+        self._said: set[str] = set()
         self._plm: tuple[str, Plm] | None = None
 
-    def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+    def begin_job(self) -> None:
+        """Forget what was said: of the seeds of a job, equal lines are said once."""
+        self._said.clear()
 
-    def job(self, config: Config) -> Expected:
+    def say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.console.print(text, markup=False, highlight=False)
+
+    def run(self, config: Config) -> Expected:
         """Tell what is there for one run and return what it will take."""
         from zerogen.jobs import devices_of, require_writable
         from zerogen.report.results import finished
@@ -226,8 +234,9 @@ class Probes:
         return plm
 
     def _pace(self, run: Run, rows: Sequence[Example], expected: Expected) -> Pace | None:
-        """Train a TAM on 32 rows for one and for three epochs and let it predict them; None where there is none."""
+        """Train a TAM on a few rows for one and for three epochs and let it predict them; None where there is none."""
         config = run.config
+        rows = _some(rows, PROBE if config.task.kind == "qa" else 3 * PROBE)  # windows of passages take long
         try:
             if not rows:
                 self._once(["tam", asdict(config.tam), config.task.kind], run.require_tam)
@@ -249,7 +258,7 @@ class Probes:
 
     def _supervised(self, run: Run, gold: dict[str, list[Example]], expected: Expected) -> None:
         rows = gold.get("train", [])
-        pace = self._pace(run, _some(rows), expected)
+        pace = self._pace(run, rows, expected)
         if pace is not None:
             size = min(run.config.limit or len(rows), len(rows))
             self.say(f"trains on {size:,} gold rows, reports on {self._evaluated(run, gold):,}")
@@ -294,7 +303,7 @@ class Probes:
                 self._confidence(run, rows, expected)
         if not config.train:
             return
-        pace = self._pace(run, _some(rows), expected)
+        pace = self._pace(run, rows, expected)
         if pace is not None:
             self._train(run, pace, points(size, config.log_every), self._evaluated(run, gold), expected)
         if config.correctness.evaluator:
@@ -384,15 +393,16 @@ class Probes:
         other = evaluator_run(run)
         judged = min(run.config.correctness.rows, run.config.n)
         try:
-            there = finished(other) is not None
+            there = finished(other) is not None or other.folder() in self._folders
+            self._folders.add(other.folder())
         except Unavailable:
             there = False
-        pace = self._pace(other, _some(rows), expected)
+        pace = self._pace(other, rows, expected)
         if pace is None or "train" not in gold:
             return
         trainer: TrainerConfig = other.config.trainer
         if there:
-            self._tell(f"evaluator {other.config.tam.name}: already there")
+            self.say(f"evaluator {other.config.tam.name}: already there, or trained by an earlier run")
         else:
             train = pace.train * len(gold["train"]) * (1 - trainer.heldout) * trainer.epochs
             expected.seconds["evaluator"] = pace.begin + train + pace.predict * len(gold.get("evaluate", ()))
@@ -439,11 +449,11 @@ def _values(task: TaskConfig, seed: int) -> list[dict[str, str]]:
     return [{"C": one} if isinstance(one, str) else {"C": one[0], "Y": one[1].text} for one in found]
 
 
-def _some(rows: Sequence[Example]) -> list[Example]:
-    """Return 32 rows that are spread over all; fewer rows are repeated, under other names."""
-    if len(rows) >= PROBE:
-        return list(rows[:: len(rows) // PROBE][:PROBE])
-    return [replace(rows[i % len(rows)], uid=f"probe-{i}") for i in range(PROBE)] if rows else []
+def _some(rows: Sequence[Example], count: int = PROBE) -> list[Example]:
+    """Return rows that are spread over all; fewer rows are repeated, under other names."""
+    if len(rows) >= count:
+        return list(rows[:: len(rows) // count][:count])
+    return [replace(rows[i % len(rows)], uid=f"probe-{i}") for i in range(count)] if rows else []
 
 
 def _pace(run: Run, rows: Sequence[Example]) -> Pace:
