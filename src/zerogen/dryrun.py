@@ -253,7 +253,8 @@ class Probes:
         trainer = run.config.trainer
         seconds = sum(pace.begin + pace.train * size * (1 - trainer.heldout) * trainer.epochs for size in sizes)
         expected.seconds["train"] = seconds
-        expected.seconds["evaluate"] = pace.predict * evaluated * len(sizes)
+        if evaluated:
+            expected.seconds["evaluate"] = pace.predict * evaluated * len(sizes)
         expected.disk += pace.weights
 
     def _supervised(self, run: Run, gold: dict[str, list[Example]], expected: Expected) -> None:

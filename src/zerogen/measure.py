@@ -296,14 +296,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if console is not None:
             run.progress = Rich(console)
         require_evaluator(run)
+        written: list[Path] = []
         if _is_run(options.place):
             measures = measure_run(run, options.place)
+            written.append(options.place / MEASURES)
             if measures is None:
                 raise UserError(f"{options.place}: holds no synthetic rows; only runs of setting=zerogen have some")
             if (options.place / "result.json").is_file():
                 from zerogen.report import present
 
-                present(options.place)
+                written.append(present(options.place))
         else:
             measures, _ = measure(run, _read(options.place, config, bool(options.task)))
         if console is None:
@@ -312,8 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         for line in describe(measures):
             console.print(line, markup=False, highlight=False)
-        if _is_run(options.place):
-            console.print(str(options.place / MEASURES), markup=False, highlight=False, soft_wrap=True)
+        for path in written:
+            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_run(place: Path) -> bool:

@@ -84,14 +84,14 @@ def grid(runs: Sequence[Finished]) -> Grid:
     notes = []
     reported = [run for run in runs if numbers(run.result["metrics"])]
     if len(reported) < len(runs):
-        notes.append(f"{len(runs) - len(reported)} runs left out: they were not evaluated on gold rows")
+        notes.append(f"runs left out because they were not evaluated on gold rows: {len(runs) - len(reported)}")
     reported.sort(key=lambda run: (run.folder / "result.json").stat().st_mtime)
     cells: dict[tuple[Row, str], dict[int, Finished]] = {}
     for run, variant in zip(reported, variants(reported), strict=True):
         cells.setdefault((Row(*run.models, variant), run.task), {})[run.result["seed"]] = run
     again = len(reported) - sum(len(seeds) for seeds in cells.values())
     if again:
-        notes.append(f"{again} runs left out: there are later ones with the same configuration and seed")
+        notes.append(f"runs left out because a later one has the same configuration and seed: {again}")
     kept = {key: [seeds[seed] for seed in sorted(seeds)] for key, seeds in cells.items()}
     tasks = sorted({task for _, task in kept})
     found: dict[tuple[Row, str, str], Cell] = {}

@@ -97,7 +97,7 @@ def test_cells_are_means_over_seeds(sweep: Path) -> None:
         ("prompting", ()),
         ("zerogen", ()),
     ]
-    assert found.notes == ["1 runs left out: they were not evaluated on gold rows"]
+    assert found.notes == ["runs left out because they were not evaluated on gold rows: 1"]
 
 
 def test_a_table_fits_eighty_columns_and_loses_nothing(sweep: Path) -> None:
@@ -137,7 +137,7 @@ def test_of_two_runs_with_one_seed_the_later_counts(sweep: Path) -> None:
     os.utime(late / "result.json", (2e9, 2e9))
     found = grid(read_runs([sweep]))
     assert found.cells[Row("prompting", "gpt2", "none", ()), "films", "accuracy"].mean == 0.65
-    assert "1 runs left out: there are later ones with the same configuration and seed" in found.notes
+    assert "runs left out because a later one has the same configuration and seed: 1" in found.notes
 
 
 def test_different_gold_rows_are_said(sweep: Path) -> None:

@@ -241,7 +241,7 @@ def trend(run: Finished) -> tuple[list[Curve], list[Level], str]:
         words += [word for word in different if not word.startswith("limit=")]
         levels.setdefault(", ".join(filter(None, words)), []).append(other.result["metrics"][name])
     drawn = [Level(title, statistics.fmean(values), len(values)) for title, values in levels.items()]
-    if run.result["setting"] != "zerogen":
+    if run.result["setting"] != "zerogen" or not run.result["n_train"]:  # or only evaluates a checkpoint
         return [], [Level(run.result["setting"].upper(), run.result["metrics"][name]), *drawn], MAIN[name]
     return [curve("ZEROGEN", seeds, name)], drawn, MAIN[name]
 
