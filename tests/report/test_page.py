@@ -21,6 +21,7 @@ from zerogen.config import (
     CorrectnessConfig,
     FilterConfig,
     GoldConfig,
+    ParseConfig,
     PlmConfig,
     SettingConfig,
     TaskConfig,
@@ -231,9 +232,9 @@ def test_generated_rows_have_their_prompt_and_rejected_ones_a_reason(
         train=False,
         plm=PlmConfig("tiny", str(tiny_causal)),
         filter=FilterConfig(min_words=1, max_words=2, min_acceptance=0),
+        correctness=CorrectnessConfig(None),
         output_dir=str(tmp_path),
     )
-    config.correctness.evaluator = None
     folder = result_of(config)
     result = json.loads((folder / "result.json").read_text())
     found = rejects(folder, read_config(folder), result)
@@ -316,6 +317,31 @@ def test_a_task_without_gold_data_has_a_page(made: Made, tmp_path: Path) -> None
     page = (result_of(config) / "report.html").read_text()
     assert "there is no gold data to report on" in page
     assert "Does more data help?" not in page
+
+
+@pytest.mark.parametrize("judged", [4, 100])
+def test_confidence_is_shown_where_some_or_all_rows_are_judged(
+    made: Made, tiny_causal: Path, tiny_encoder: Path, tmp_path: Path, judged: int
+) -> None:
+    config = replace(
+        made.config,
+        task=replace(
+            made.config.task,
+            context=ContextConfig(prompt='"', max_new_tokens=20),
+            min_words=1,
+            parse=ParseConfig(fallback="sentence"),
+        ),
+        dataset=None,
+        n=16,
+        log_every=None,
+        plm=PlmConfig("tiny", str(tiny_causal)),
+        filter=FilterConfig(min_words=1, min_acceptance=0),
+        correctness=CorrectnessConfig(str(tiny_encoder), judged),
+        output_dir=str(tmp_path),
+    )
+    page = (result_of(config) / "report.html").read_text()
+    assert "What the PLM itself thinks" in page
+    assert ("agreement of the evaluator" in page) == (judged == 100)
 
 
 def test_the_command_runs_it_again_with_its_own_seed(made: Made) -> None:
