@@ -30,7 +30,7 @@ ASKED = '{"id": "1", "question": "Who?", "context": "Ann.", "answers": {"text": 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["zerogen", *arguments])
-    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)  # pytest keeps its own handler
+    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)  # pytest keeps its own handler
     code = 0
     try:
         cli.main()

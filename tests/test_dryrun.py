@@ -204,7 +204,7 @@ def test_the_command_branches_and_the_key_is_not_kept(
     task = keys_of(config)["task"]
     (folder / "toy.yaml").write_text(yaml.safe_dump(task))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)
+    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)
     words = f"task=toy plm.model={config.plm.model} tam.model={config.tam.model} tam.kind=encoder n=40 dry_run=true"
     monkeypatch.setattr(sys, "argv", ["zerogen", "--config-dir", "conf", *words.split(), "gpu=none"])
     cli.main()

@@ -7,7 +7,8 @@ import pytest
 from zerogen.config import Config, SettingConfig
 from zerogen.console import reporting_errors
 from zerogen.errors import UserError
-from zerogen.jobs import _in_process, devices_of, expand
+from zerogen.jobs import _in_process, expand
+from zerogen.process import devices_of
 from zerogen.settings.zerogen import points
 
 

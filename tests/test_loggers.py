@@ -27,8 +27,9 @@ from zerogen.config import (
     check,
 )
 from zerogen.errors import UserError
-from zerogen.jobs import Stopped, run_one
+from zerogen.jobs import run_one
 from zerogen.loggers import mode_of, require_logger
+from zerogen.process import Stopped
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -88,6 +89,9 @@ def records(place: Path) -> Iterator[Any]:
 
 
 def recorded(outputs: Path) -> list[list[Any]]:
+    import wandb
+
+    wandb.teardown()  # finishing a run does not wait until its file is whole; the end of the process does
     return [list(records(path)) for path in sorted(outputs.glob("wandb/offline-run-*/*.wandb"))]
 
 

@@ -19,7 +19,7 @@ from zerogen.settings.run import Run
 
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)
+    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)
     monkeypatch.chdir(tmp_path)
 
 

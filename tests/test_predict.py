@@ -30,7 +30,7 @@ def folder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(autouse=True)
 def own_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)
+    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)
 
 
 def test_the_three_formats(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,7 +231,8 @@ def _run(configs: list[Config]) -> None:
     """Run the composed jobs and print what came of them."""
     if not configs:
         return
-    from zerogen.jobs import expand, go_offline_without_network, run_all, stop_on_signals
+    from zerogen.jobs import expand, run_all
+    from zerogen.process import go_offline_without_network, stop_on_signals
     from zerogen.report.table import results_table
 
     stop_on_signals()
@@ -269,9 +270,10 @@ def report(groups: list[list[Config]], results: list[dict[str, Any]], folder: Pa
     folders = list(dict.fromkeys(Path(result["folder"]) for result in results))
     pages = [str(place / "report.html") for place in folders]
     if len(folders) > 1:
+        from zerogen.report.grid import grid
         from zerogen.report.overview import write_overview
         from zerogen.report.runs import read_run, read_runs
-        from zerogen.table import grid, print_table
+        from zerogen.table import print_table
 
         for place in folders:  # the first ones were written before there was another run to compare with
             write_report(place)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from zerogen.errors import ChildFailed, UserError
+from zerogen.process import Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,8 +36,6 @@ def reporting_errors() -> Iterator[None]:
 
     2 and one line where the user's input is wrong, 128 + signal for a stop; anything else keeps its traceback and 1.
     """
-    from zerogen.jobs import Stopped
-
     try:
         yield
     except UserError as error:

@@ -122,7 +122,8 @@ class Probes:
 
     def run(self, config: Config) -> Expected:
         """Tell what is there for one run and return what it will take."""
-        from zerogen.jobs import devices_of, require_writable
+        from zerogen.jobs import require_writable
+        from zerogen.process import devices_of
         from zerogen.report.results import finished
         from zerogen.settings.run import Run
 

@@ -5,77 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from zerogen.config import Config
 from zerogen.errors import ChildFailed, UserError
+from zerogen.process import Stopped, devices_of, stop_on_signals
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
 
     from zerogen.settings.run import Run
-
-
-class Stopped(BaseException):
-    """A signal asked the run to stop. Not a KeyboardInterrupt: Lightning turns that one into exit code 1."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def stop_on_signals() -> None:
-    """Turn SIGINT and SIGTERM into `Stopped`."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Stopped(number)
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-
-
-def devices_of(gpu: Any, processes: int = 1) -> list[torch.device]:
-    """Return the devices that write texts; the first one does everything else.
-
-    gpu: auto, none, an index or a list of them. processes: how often the CPU counts. Raises `UserError` for a GPU that
-    is not there, and for several processes on one.
-    """
-    import torch
-
-    count = torch.cuda.device_count()
-    if gpu == "none" or (gpu == "auto" and not count):
-        return [torch.device("cpu")] * processes
-    indices = [0] if gpu == "auto" else gpu if isinstance(gpu, list) else [gpu]
-    if not all(0 <= index < count for index in indices):
-        there = f"0 to {count - 1}" if count else "auto or none: this machine has no GPU that torch can use"
-        raise UserError(f"gpu={gpu}: there is no such GPU; allowed is {there}")
-    if processes > 1:
-        raise UserError(f"processes={processes}: is for a CPU; several GPUs are a list, gpu=[0,1]")
-    return [torch.device("cuda", index) for index in indices]
-
-
-def go_offline_without_network() -> None:
-    """Tell the Hub's client not to try (and retry for half a minute) where the Hub's name does not resolve.
-
-    Must run before `datasets` or `transformers` is imported: they read the variable once.
-    """
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-    if "HF_HUB_OFFLINE" in os.environ or any(
-        os.environ.get(f"{name}_proxy".upper()) or os.environ.get(f"{name}_proxy") for name in ("https", "all")
-    ):
-        return  # the user has decided, or a proxy resolves names
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError:
-        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def expand(config: Config) -> list[Config]:

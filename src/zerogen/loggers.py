@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from zerogen.config import LOGGER_MODES, Config, keys_of
 from zerogen.errors import UserError, unknown
 from zerogen.metrics import numbers
+from zerogen.process import Stopped
 from zerogen.progress import Quiet
 from zerogen.records import Example
 
@@ -204,8 +205,6 @@ def recorded(config: Config, folder: Path, models: tuple[str, str], progress: Qu
 
     models: names of PLM and TAM, `none` for one that is not used. Raises `UserError` where nothing can be recorded.
     """
-    from zerogen.jobs import Stopped
-
     require_logger(config)
     log: Log
     if config.logger.name == "wandb" and (mode := mode_of(config)) != "off":

@@ -277,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     with reporting_errors():
         options = parser.parse_args(arguments)
-        from zerogen.jobs import devices_of, go_offline_without_network, stop_on_signals
+        from zerogen.process import devices_of, go_offline_without_network, stop_on_signals
 
         stop_on_signals()
         go_offline_without_network()

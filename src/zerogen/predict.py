@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"--file {options.file}: allowed is TEXT or --file, not both")
         folder = tam_folder(options.folder)
         lines = [] if options.text else read_lines(options.file)
-        from zerogen.jobs import devices_of, stop_on_signals
+        from zerogen.process import devices_of, stop_on_signals
 
         stop_on_signals()
         gpu = int(options.gpu) if options.gpu.isdigit() else options.gpu

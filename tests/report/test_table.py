@@ -20,14 +20,15 @@ from rich.console import Console
 from tests.report.conftest import Made
 from zerogen.config import Config, PlmConfig, SettingConfig, TamConfig, TaskConfig, keys_of
 from zerogen.errors import UserError
+from zerogen.report.grid import Row, grid
 from zerogen.report.results import write_trend
 from zerogen.report.runs import read_run, read_runs
-from zerogen.table import Row, as_csv, grid, latex, main, markdown, print_table
+from zerogen.table import as_csv, latex, main, markdown, print_table
 
 
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zerogen.jobs.stop_on_signals", lambda: None)
+    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)
 
 
 def finished(place: Path, name: str, metrics: dict[str, float], config: Config) -> Path:

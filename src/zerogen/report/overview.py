@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from zerogen.files import write_whole
 from zerogen.metrics import MAIN
+from zerogen.report.grid import CAPTION, Grid, Row
 from zerogen.report.page import template
 from zerogen.report.plots import Curve, Level, svg, trend_figure
 from zerogen.report.runs import curve
-from zerogen.table import CAPTION, Grid, Row
 
 
 def write_overview(found: Grid, path: Path) -> None:
