@@ -21,6 +21,25 @@ def test_jsonl_and_folder_are_read_back(task: TaskConfig, tmp_path: Path) -> Non
     assert (first["Y"], first["label"]) == (1, "good")
 
 
+def test_uids_are_made_unique(task: TaskConfig, tmp_path: Path) -> None:
+    path = tmp_path / "two.jsonl"
+    lines = [{"text": f"text {i}", "label": "bad", "uid": uid} for i, uid in enumerate(["a", "a", "a-2", "b", "a"])]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = load_synthetic(str(path), task, {})
+    assert [row.uid for row in found] == ["a", "a-3", "a-2", "b", "a-4"]
+    assert [row.text for row in found] == [line["text"] for line in lines]
+
+
+def test_log_probabilities_of_other_programs_do_not_matter(task: TaskConfig, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('X,label,counter_logprob\na fine film,good,"{}"\n')
+    assert load_synthetic(str(path), task, {})[0].counter_logprob == {}
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"X": "a fine film", "label": "good", "logprob": NaN, "counter_logprob": {"bad": Infinity}}\n')
+    (row,) = load_synthetic(str(path), task, {})
+    assert (row.logprob, row.counter_logprob) == (None, {})
+
+
 def test_the_folder_knows_the_names_of_labels(task: TaskConfig, tmp_path: Path) -> None:
     write_folder(toy_rows(6), task, tmp_path / "dataset")
     assert datasets.load_from_disk(str(tmp_path / "dataset")).features["Y"].names == ["bad", "good"]
@@ -46,7 +65,7 @@ def test_files_of_the_original_code_need_the_meaning_of_their_integers(task: Tas
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "a", "label": "good"}', "no column 'X'"),
+        ('{"texts": "a", "label": "good"}', "no column 'X'"),
         ('{"X": "a"}', "no column 'label'"),
         ('{"X": "a", "label": "fine"}', "row 1: label: 'fine' is unknown"),
         ('{"X": " ", "label": "good"}', "row 1: X is ' '"),

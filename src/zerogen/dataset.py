@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +84,8 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
 def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) -> list[Example]:
     """Read a synthetic dataset: a .jsonl, .csv or .parquet file or a `datasets` folder.
 
-    Columns are X, label or Y, and maybe C (for pairs, certainly); for question answering those of SQuAD.
+    Columns are X (or text), label or Y, and maybe C (or context; for pairs, certainly); for question answering those
+    of SQuAD.
 
     integer_labels: what an integer Y means, for files that carry no label names. Raises `UserError` for a missing
     column, an unknown label, or integers without that map.
@@ -91,7 +95,10 @@ def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) 
         for column in ("context", "question", "answers"):
             if column not in rows[0]:
                 raise missing_column(path, column, rows[0])
-        return [_question(row, f"{path}: row {i + 1}", i, task) for i, row in enumerate(rows)]
+        return unique([_question(row, f"{path}: row {i + 1}", i, task) for i, row in enumerate(rows)])
+    for column, other in (("X", "text"), ("C", "context")):
+        if column not in rows[0] and other in rows[0]:
+            rows = [{column if name == other else name: value for name, value in row.items()} for row in rows]
     names = {str(value): label for value, label in integer_labels.items()}
     for value, label in names.items():
         if label not in task.labels:
@@ -102,7 +109,24 @@ def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) 
         raise missing_column(path, "C", rows[0])
     if "label" not in rows[0] and "Y" not in rows[0]:
         raise missing_column(path, "label", rows[0])
-    return [_example(row, f"{path}: row {i + 1}", i, task, names) for i, row in enumerate(rows)]
+    return unique([_example(row, f"{path}: row {i + 1}", i, task, names) for i, row in enumerate(rows)])
+
+
+def unique(rows: Sequence[Example]) -> list[Example]:
+    """Return rows with a number behind each uid that an earlier one has: two files in one may repeat them."""
+    taken = {row.uid for row in rows}
+    seen: Counter[str] = Counter()
+    found = []
+    for row in rows:
+        seen[row.uid] += 1
+        if seen[row.uid] > 1:
+            number = seen[row.uid]
+            while (uid := f"{row.uid}-{number}") in taken:
+                number += 1
+            taken.add(uid)
+            row = replace(row, uid=uid)
+        found.append(row)
+    return found
 
 
 def synthetic_rows(path: str) -> list[dict[str, Any]]:
@@ -143,7 +167,8 @@ def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, name
                 f"{where}: only an integer label ({value}); say what it means, such as dataset_labels='{{{hint}}}'"
             )
         raise unknown(f"{where}: label", label, task.labels)
-    text, context = row.get("X"), row.get("C")
+    text, context, counters = row.get("X"), row.get("C"), row.get("counter_logprob")
+    counters = counters if isinstance(counters, dict) else {}  # of a CSV it is a text
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: X is {text!r}; allowed is a text")
     if task.kind == "pair" and (not isinstance(context, str) or not context.strip()):
@@ -155,7 +180,7 @@ def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, name
         context=context if isinstance(context, str) and context else None,
         logprob=_logprob(row),
         counter_logprob={
-            str(name): value for name, value in (row.get("counter_logprob") or {}).items() if isinstance(value, float)
+            str(name): value for name, value in counters.items() if isinstance(value, float) and math.isfinite(value)
         },
     )
 
@@ -172,4 +197,4 @@ def _question(row: dict[str, Any], where: str, index: int, task: TaskConfig) -> 
 
 def _logprob(row: dict[str, Any]) -> float | None:
     value = row.get("logprob")
-    return value if isinstance(value, float) else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
