@@ -41,10 +41,12 @@ def test_the_interval_is_that_of_resampled_rows() -> None:
         drawn = random.choices(rows, k=len(rows))
         values.append(classification_metrics(*map(list, zip(*drawn, strict=True)), LABELS)["macro_f1"])
     values.sort()
-    low, high = macro_f1_interval([list(row.values()) for row in metrics["confusion"].values()])
+    interval = macro_f1_interval([list(row.values()) for row in metrics["confusion"].values()])
+    assert interval is not None
+    low, high = interval
     assert low < metrics["macro_f1"] < high
     assert (low, high) == (pytest.approx(values[50], abs=0.01), pytest.approx(values[-50], abs=0.01))
 
 
-def test_the_interval_of_one_label_that_is_always_right_has_no_width() -> None:
-    assert macro_f1_interval([[9, 0], [0, 0]]) == [0.5, 0.5]
+def test_predictions_that_are_all_right_have_no_interval() -> None:
+    assert macro_f1_interval([[9, 0], [0, 0]]) is None

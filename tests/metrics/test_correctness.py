@@ -2,7 +2,7 @@ from random import Random
 
 import pytest
 
-from zerogen.metrics.correctness import agreement, calibrate, calibrated, correctness, quarters, share
+from zerogen.metrics.correctness import agreement, calibrate, calibrated, correctness, mean, quarters, share
 from zerogen.records import Answer, Example, Prediction, Span
 
 
@@ -15,6 +15,12 @@ def test_wilson_s_interval_by_hand() -> None:
     assert share(8, 10)["interval"] == pytest.approx([0.4902, 0.9433], abs=1e-4)
     assert share(0, 20)["interval"][0] == 0
     assert share(20, 20)["interval"][1] == 1
+
+
+def test_the_mean_of_right_and_wrong_is_a_share() -> None:
+    assert mean([1.0] * 15) == share(15, 15)
+    assert mean([0.0, 1.0, 1.0]) == share(2, 3)
+    assert mean([0.5])["interval"] == [0.0, 1.0]
 
 
 def test_labels_are_counted_apart() -> None:

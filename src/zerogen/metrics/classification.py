@@ -30,11 +30,12 @@ def classification_metrics(gold: Sequence[str], predicted: Sequence[str], labels
     return {"accuracy": accuracy, "macro_f1": sum(f1) / len(f1), "confusion": confusion}
 
 
-def macro_f1_interval(confusion: Sequence[Sequence[int]], draws: int = 2000) -> list[float]:
+def macro_f1_interval(confusion: Sequence[Sequence[int]], draws: int = 2000) -> list[float] | None:
     """Return a 95 % interval of macro F1: percentiles over resampled rows (the bootstrap of Efron, 1979).
 
     confusion: counts by gold label and predicted label. Drawing rows with replacement draws its cells from a
-    multinomial distribution; the draws are the same every time.
+    multinomial distribution; the draws are the same every time. None where they are all alike, of which the bootstrap
+    can tell nothing: of predictions that are all right, say.
     """
     counts = np.asarray(confusion)
     rows = counts.sum()
@@ -42,4 +43,4 @@ def macro_f1_interval(confusion: Sequence[Sequence[int]], draws: int = 2000) -> 
     hits, of = cells.diagonal(axis1=1, axis2=2), cells.sum(1) + cells.sum(2)
     values = np.divide(2 * hits, of, out=np.zeros(hits.shape), where=of > 0).mean(1)
     low, high = np.percentile(values, [2.5, 97.5])
-    return [float(low), float(high)]
+    return [float(low), float(high)] if low < high else None

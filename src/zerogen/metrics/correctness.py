@@ -24,9 +24,14 @@ def share(right: int, rows: int) -> dict[str, Any]:
 
 
 def mean(values: Sequence[float]) -> dict[str, Any]:
-    """Return rows, the mean of their values and its 95 % interval by the normal approximation."""
+    """Return rows, the mean of their values (0 to 1) and its 95 % interval.
+
+    Wilson's where every value is 0 or 1; else by the normal approximation, which one value says nothing about.
+    """
+    if all(value in (0, 1) for value in values):
+        return share(round(sum(values)), len(values))
     centre = statistics.fmean(values)
-    half = _Z * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    half = _Z * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 1.0
     return {"rows": len(values), "share": centre, "interval": [max(0.0, centre - half), min(1.0, centre + half)]}
 
 
@@ -49,22 +54,19 @@ def correctness(rows: Sequence[Example], predictions: Sequence[Any], labels: Seq
     """
     if isinstance(predictions[0], Span):
         pairs = [
-            (found.text, [answer.text for answer in row.answers] or [""]) for row, found in _zip(rows, predictions)
+            (found.text, [answer.text for answer in row.answers] or [""])
+            for row, found in zip(rows, predictions, strict=True)
         ]
         return {
             name: mean([max(score(text, answer) for answer in answers) for text, answers in pairs])
             for name, score in (("exact_match", exact_match), ("f1", f1))
         }
-    right = [row.label == found.label for row, found in _zip(rows, predictions)]
+    right = [row.label == found.label for row, found in zip(rows, predictions, strict=True)]
     by_label = {label: [same for row, same in zip(rows, right, strict=True) if row.label == label] for label in labels}
     return {
         "overall": share(sum(right), len(right)),
         "labels": {label: share(sum(same), len(same)) for label, same in by_label.items() if same},
     }
-
-
-def _zip(rows: Sequence[Example], predictions: Sequence[Any]) -> Any:
-    return zip(rows, predictions, strict=True)
 
 
 def quarters(confidence: Sequence[float], right: Sequence[float] | None) -> list[dict[str, Any]]:

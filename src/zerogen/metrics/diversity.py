@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zerogen.config import DiversityConfig
-from zerogen.errors import UserError
+from zerogen.errors import Unavailable
 from zerogen.records import Example, derive
 
 Tokens = Sequence[str]
@@ -27,8 +27,8 @@ def diversity(rows: Sequence[Example], config: DiversityConfig, seed: int) -> di
 
     Returns rows, labels {label: rows}, words (mean and quantiles of the texts' lengths), self_bleu (of orders 1 to 5,
     None for fewer than two texts), self_bleu_texts (how many were sampled), distinct (of orders 1 to 4),
-    near_duplicates and copies_context as shares of 1, the latter None where there are no contexts. Raises `UserError`
-    for a tokenizer that is not there, ValueError for no rows.
+    near_duplicates and copies_context as shares of 1, the latter None where there are no contexts. Raises
+    `Unavailable` for a tokenizer that is not there, ValueError for no rows.
     """
     if not rows:
         raise ValueError("no rows to measure")
@@ -43,7 +43,7 @@ def diversity(rows: Sequence[Example], config: DiversityConfig, seed: int) -> di
     labels = list(dict.fromkeys(row.label for row in rows))
     return {
         "rows": len(rows),
-        "labels": {label: sum(row.label == label for row in rows) for label in sorted(labels)},
+        "labels": {label: sum(row.label == label for row in rows) for label in sorted(labels) if label},
         "words": {"mean": float(np.mean(lengths)), "quartiles": [float(value) for value in quantiles]},
         "tokenizer": config.tokenizer,
         "self_bleu": self_bleu(sample) if len(sample) > 1 else None,
@@ -57,7 +57,7 @@ def diversity(rows: Sequence[Example], config: DiversityConfig, seed: int) -> di
 def tokenizer(name: str) -> Callable[[str], list[str]]:
     """Return what splits a text into tokens: `13a` (sacrebleu's, of WMT) or `spacy` (blank English, as in the paper).
 
-    Raises `UserError` where spaCy is not installed.
+    Raises `Unavailable` where spaCy is not installed.
     """
     if name == "13a":
         from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
@@ -67,7 +67,7 @@ def tokenizer(name: str) -> Callable[[str], list[str]]:
     try:
         import spacy
     except ImportError as error:
-        raise UserError("diversity.tokenizer=spacy: needs `pip install spacy`; 13a needs nothing") from error
+        raise Unavailable("diversity.tokenizer=spacy: needs `pip install spacy`; 13a needs nothing") from error
     blank = spacy.blank("en").tokenizer
     return lambda text: [token.text for token in blank(text)]
 
@@ -143,7 +143,9 @@ def distinct(texts: Sequence[Tokens], order: int) -> float:
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> list[bool]:
-    """Tell of each text whether an earlier one has nearly the same word trigrams, case and punctuation aside.
+    """Tell of each text whether an earlier one, itself not told so, has nearly the same word trigrams.
+
+    Case and punctuation aside.
 
     MinHash (Broder, 1997) finds the pairs that may be alike; their exact Jaccard similarity decides.
     """
