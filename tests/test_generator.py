@@ -19,7 +19,7 @@ from zerogen.config import (
 from zerogen.contexts import Contexts
 from zerogen.dataset import load_synthetic, write_folder
 from zerogen.errors import UserError
-from zerogen.generator import Generator
+from zerogen.generator import Generator, doubts
 from zerogen.plm.model import Plm
 from zerogen.pool import Journal
 from zerogen.progress import Quiet
@@ -142,10 +142,10 @@ def test_greedy_decoding_needs_contexts(task: TaskConfig, gpt2: Plm) -> None:
 
 def test_a_prompt_without_an_opening_quote_is_named(task: TaskConfig, gpt2: Plm) -> None:
     prompts = {"bad": 'Bad: "', "good": "Good: "}
-    doubts = list(Generator(replace(task, prompts=prompts), lambda: gpt2, DECODING, FILTERS, 1).doubts())
-    assert [doubt.split(" does")[0] for doubt in doubts] == ["task 'toy': prompts.good"]
+    found = list(doubts(replace(task, prompts=prompts)))
+    assert [doubt.split(" does")[0] for doubt in found] == ["task 'toy': prompts.good"]
     open_ended = replace(task, prompts=prompts, parse=replace(task.parse, stop=[StopConfig("?", True)]))
-    assert not list(Generator(open_ended, lambda: gpt2, DECODING, FILTERS, 1).doubts())
+    assert not list(doubts(open_ended))
 
 
 def test_a_prompt_that_hardly_works_stops_with_examples(task: TaskConfig, gpt2: Plm) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PROBE = 32  # requests, or rows
 _MISSING = "not available, not probed"
+_GENERATION = "generation"
 _MIB = 1 << 20
 
 
@@ -122,12 +123,13 @@ class Probes:
 
     def run(self, config: Config) -> Expected:
         """Tell what is there for one run and return what it will take."""
-        from zerogen.jobs import require_writable
-        from zerogen.process import devices_of
+        from zerogen.loggers import require_logger
+        from zerogen.process import devices_of, require_writable
         from zerogen.report.results import finished
         from zerogen.settings.run import Run
 
         require_writable(Path(config.output_dir))
+        require_logger(config)
         run = Run(config, devices_of(config.gpu, config.processes))
         expected = Expected()
         try:
@@ -242,7 +244,8 @@ class Probes:
             if not rows:
                 self._once(["tam", asdict(config.tam), config.task.kind], run.require_tam)
                 return None
-            key = ["pace", asdict(config.tam), asdict(config.trainer), config.task.name]
+            # Rows of another kind are of another length.
+            key = ["pace", asdict(config.tam), asdict(config.trainer), config.task.name, rows[0].text]
             pace: Pace = self._once(key, partial(_pace, run, rows))
         except Unavailable:
             self._missing(f"TAM {config.tam.name} ({config.tam.model})", "TAM", expected)
@@ -290,9 +293,17 @@ class Probes:
 
     def _zerogen(self, run: Run, gold: dict[str, list[Example]], expected: Expected) -> None:
         from zerogen.dataset import load_synthetic
+        from zerogen.measure import require_measures
+        from zerogen.metrics.diversity import tokenizer
         from zerogen.settings.zerogen import points
 
         config, task = run.config, run.config.task
+        try:
+            tokenizer(config.diversity.tokenizer)
+        except Unavailable:
+            self._missing(f"tokenizer {config.diversity.tokenizer} (a package)", "tokenizer", expected)
+        with suppress(Unavailable):  # what else is missing is named below
+            require_measures(run)
         if config.dataset:
             rows = load_synthetic(config.dataset, task, config.dataset_labels)
             size = min(config.limit or len(rows), len(rows))
@@ -313,12 +324,15 @@ class Probes:
 
     def _generate(self, run: Run, expected: Expected) -> Probed | None:
         """Write 32 texts, tell two prompts of each label and what came of them, and what `n` rows will take."""
+        from zerogen.generator import doubts
         from zerogen.metrics.correctness import share
         from zerogen.pool import Journal, quotas
         from zerogen.settings.zerogen import first_outputs
         from zerogen.template import render
 
         config, task = run.config, run.config.task
+        for doubt in doubts(task):
+            self._tell(doubt)
         plm = self._plm_of(run, expected)
         key = [asdict(task), asdict(config.plm), asdict(config.decoding), asdict(config.filter)]
         try:
@@ -346,14 +360,24 @@ class Probes:
         lacking = {label: max(0, quota[label] - rows[label]) for label in quota}
         if any(rows.values()):
             there = sum(min(rows[label], quota[label]) for label in quota)
-            self.say(f"{there:,} rows are already in {run.pool_folder()}")
+            self.say(f"{there:,} rows are already in {run.pool_folder()} (seed {config.seed})")
         never = [label for label in task.labels if not chunk.accepted()[label] and lacking[label]]
         if never:
-            self._tell(f"no text of label {', '.join(never)} was accepted: what the run takes cannot be said")
-            expected.unknown.append("acceptance")
+            self._tell(f"no text of label {', '.join(never)} was accepted: what generation takes cannot be said")
+            expected.unknown.append(_GENERATION)
             return probed
-        # A chunk asks equally often for every label, until the last one has its share.
-        requests = max(lacking.values()) * len(quota) * asked / accepted
+        expected.memory = max(0, probed.batch - PROBE) * probed.row_bytes
+        line = len(json.dumps(asdict(chunk), ensure_ascii=False).encode()) / max(1, accepted)
+        # In the pool, as JSON lines and as Arrow, and in the report.
+        expected.disk += 4 * line * config.n
+        if not any(lacking.values()):
+            return probed
+        # A chunk asks equally often for every label, until the one that lacks most texts has its share.
+        accepts = {label: share(chunk.accepted()[label], chunk.asked[label]) for label in quota if lacking[label]}
+        last = max(accepts, key=lambda label: lacking[label] / accepts[label]["share"])
+        requests = lacking[last] * len(quota) / accepts[last]["share"]
+        low, high = (lacking[last] * len(quota) / bound for bound in reversed(accepts[last]["interval"]))
+        self.say(f"{config.n:,} rows need about {_about(requests)} texts ({_about(low)} to {_about(high)})")
         expected.seconds["generate"] = chunk.seconds / asked * requests
         expected.tokens = chunk.tokens / asked * requests
         if probed.contexts and task.context is not None:
@@ -365,19 +389,13 @@ class Probes:
             self._tell(f"probed in one of {len(run.devices)} processes, which together are faster")
         if probed.batch > PROBE:
             self._tell(f"the run decodes up to {probed.batch} texts at a time, which is faster than {PROBE} at a time")
-        expected.memory = max(0, probed.batch - PROBE) * probed.row_bytes
-        line = len(json.dumps(asdict(chunk), ensure_ascii=False).encode()) / max(1, accepted)
-        # In the pool, as JSON lines and as Arrow, and in the report.
-        expected.disk += 4 * line * config.n
-        low, high = (requests * accepted / asked / bound for bound in reversed(interval))
-        self.say(f"{config.n:,} rows need about {_about(requests)} texts ({_about(low)} to {_about(high)})")
         return probed
 
     def _confidence(self, run: Run, rows: Sequence[Example], expected: Expected) -> None:
         from zerogen.plm.confidence import label_confidence
 
         config, plm = run.config, self._load_plm(run)
-        if not config.confidence.rows:
+        if not config.confidence.rows or (config.task.kind != "qa" and len(config.task.labels) < 2):
             return
 
         def pace() -> float:
@@ -399,8 +417,9 @@ class Probes:
             self._folders.add(other.folder())
         except Unavailable:
             there = False
-        pace = self._pace(other, rows, expected)
-        if pace is None or "train" not in gold:
+        pace = self._pace(other, gold.get("train", ()), expected)
+        mine = self._pace(other, rows, expected)
+        if pace is None or mine is None:
             return
         trainer: TrainerConfig = other.config.trainer
         if there:
@@ -409,7 +428,7 @@ class Probes:
             train = pace.train * len(gold["train"]) * (1 - trainer.heldout) * trainer.epochs
             expected.seconds["evaluator"] = pace.begin + train + pace.predict * len(gold.get("evaluate", ()))
             expected.disk += pace.weights
-        expected.seconds["correctness"] = pace.predict * judged
+        expected.seconds["correctness"] = mine.predict * judged
 
     def _summary(self, run: Run, expected: Expected) -> None:
         from zerogen.report.results import peak_memory_mb
@@ -421,7 +440,11 @@ class Probes:
             tokens = f"{_about(expected.tokens)} tokens, " if expected.tokens else ""
             self.say(f"expected: {tokens}{memory:,.0f} MiB of memory, {expected.disk / _MIB:,.1f} MiB on disk")
         if expected.unknown:
-            self.say(f"{', '.join(expected.unknown)}: {_MISSING}")
+            missing = [what for what in expected.unknown if what != _GENERATION]
+            if missing:
+                self.say(f"{', '.join(missing)}: {_MISSING}")
+            if _GENERATION in expected.unknown:
+                self.say("that is without generation, of which nothing can be said")
 
 
 def _probe(plm: Plm, run: Run) -> Probed:

@@ -49,6 +49,19 @@ def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | Spans:
     return Spans(texts, extractor(task.answers, gold), seed) if task.kind == "qa" else GivenContexts(texts, seed)
 
 
+def doubts(task: TaskConfig) -> Iterator[str]:
+    """Say for which prompts a text would end by chance only, and that answers are not found as in the paper."""
+    if task.kind == "qa" and task.answers == "auto" and chosen(task.answers) == "rules":
+        yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"
+    if all(stop.text == '"' for stop in task.parse.stop):
+        for label in task.labels:
+            if not task.prompts[label].endswith('"'):
+                yield (
+                    f"task '{task.name}': prompts.{label} does not end in an opening quote: the PLM has no "
+                    "reason to write the closing quote that ends a text"
+                )
+
+
 class Generator:
     """Writes the synthetic rows of a task, chunk by chunk, into a journal.
 
@@ -136,18 +149,6 @@ class Generator:
             self.request(Example("", "", label))
         if self.contexts is not None:
             self.contexts.check()
-
-    def doubts(self) -> Iterator[str]:
-        """Say for which prompts a text would end by chance only, and that answers are not found as in the paper."""
-        if self.task.kind == "qa" and self.task.answers == "auto" and chosen(self.task.answers) == "rules":
-            yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"
-        if all(stop.text == '"' for stop in self.task.parse.stop):
-            for label in self.task.labels:
-                if not self.task.prompts[label].endswith('"'):
-                    yield (
-                        f"task '{self.task.name}': prompts.{label} does not end in an opening quote: the PLM has no "
-                        "reason to write the closing quote that ends a text"
-                    )
 
     def contexts_before(self, index: int) -> int:
         """Return the number of contexts that the chunks before chunk `index` use."""
