@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zerogen.console import ArgumentParser, make_console, reporting_errors
+from zerogen.errors import UserError
 from zerogen.report.grid import CAPTION, Grid, grid
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def _lines(found: Grid, plus_minus: str) -> Iterable[list[str]]:
 
 def markdown(found: Grid) -> str:
     """Return a table in GitHub's Markdown."""
-    escaped = str.maketrans({"|": "\\|", "<": "&lt;", "&": "&amp;", "`": "\\`", "*": "\\*", "_": "\\_"})
+    escaped = str.maketrans({sign: f"\\{sign}" for sign in "\\|`*_[]"} | {"<": "&lt;", "&": "&amp;"})
     lines = [f"| {' | '.join(cell.translate(escaped) for cell in line)} |" for line in _lines(found, "±")]
     names = 4 if any(row.variant for row in found.rows) else 3
     lines.insert(1, "|" + " --- |" * names + " ---: |" * len(found.shown()))
@@ -77,6 +79,13 @@ def latex(found: Grid) -> str:
     escaped = str.maketrans(
         {character: f"\\{character}" for character in "&%$#_{}"}
         | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$"}
+        | {
+            "<": r"\textless{}",
+            ">": r"\textgreater{}",
+            "|": r"\textbar{}",
+            '"': r"\textquotedbl{}",
+            "`": r"\textasciigrave{}",
+        }
     )
     header, *lines = [" & ".join(cell.translate(escaped) for cell in line) + r" \\" for line in _lines(found, "±")]
     names = 4 if any(row.variant for row in found.rows) else 3
@@ -106,13 +115,19 @@ def as_csv(found: Grid) -> str:
             cell = found.cells.get((row, task, metric))
             if cell is None:
                 continue
-            result = found.runs[row, task][0].result
-            models = [row.setting, row.plm, row.tam, " ".join(row.variant)]
+            results = [run.result for run in found.runs[row, task]]
+            models = [row.setting, row.plm, row.tam, json.dumps(row.variant) if row.variant else ""]
             figures = [f"{cell.mean:.6f}", "" if cell.spread is None else f"{cell.spread:.6f}"]
             seeds = [len(cell.seeds), " ".join(map(str, cell.seeds))]
-            rows = [result["n_train"], result["n_eval"], result["evaluated_on"]]
+            rows = [_each(results, key) for key in ("n_train", "n_eval", "evaluated_on")]
             writer.writerow([*models, task, metric, *figures, *seeds, *rows])
     return text.getvalue()
+
+
+def _each(results: Sequence[dict[str, Any]], key: str) -> str:
+    """Return the value that all results have, or those of each seed, apart by spaces."""
+    values = [str(result[key]) for result in results]
+    return values[0] if len(set(values)) == 1 else " ".join(values)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,6 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with reporting_errors():
         options = parser.parse_args(arguments)
+        if options.html and options.html.is_dir():
+            raise UserError(
+                f"--html {options.html}: is a folder; allowed is a file such as {options.html}/overview.html"
+            )
         from zerogen.report.runs import read_runs
 
         found = grid(read_runs(options.runs))

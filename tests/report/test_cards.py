@@ -65,10 +65,20 @@ def test_a_card_without_gold_data_claims_nothing(made: Made) -> None:
     assert "75.0 %" in text
 
 
+def test_prompts_and_labels_do_not_end_what_they_stand_in(made: Made) -> None:
+    run = read_run(made.folder)
+    run.result.update(plm="tiny", weights={"plm": "tiny@1"}, requests=9)
+    run.config["task"]["prompts"] = {"a|b": "``<script>``: "}
+    run.config["task"]["labels"] = [*run.config["task"]["labels"], "a|b"]
+    text = dataset_card(run)
+    assert r'- a\|b: ``` "``<script>``: " ```' in text
+    assert r"| a\|b | 0 |" in text
+
+
 def test_prompts_stand_in_the_card_as_they_are(made: Made) -> None:
     run = read_run(made.folder)
     run.result.update(plm="tiny", weights={"plm": "tiny@1"}, requests=9, rejects={"too_short": 3})
     run.config["task"]["prompts"] = {"bad": 'A "<C>" | `tick`:\n\n'}
     text = dataset_card(run)
     assert r'`` "A \"<C>\" | `tick`:\n\n" ``' in text
-    assert "9 texts were asked for; rejected were 3 (too short)" in text
+    assert "9 texts were asked for (as many of each label, some more than are in here); rejected were 3 (too s" in text

@@ -9,7 +9,7 @@ from typing import Any
 from zerogen.files import write_whole
 from zerogen.metrics import MAIN, numbers
 from zerogen.report.page import headline, template
-from zerogen.report.runs import Finished, read_run
+from zerogen.report.runs import Finished, read_measures, read_run
 
 _SIZES = (
     (1_000, "n<1K"),
@@ -36,7 +36,6 @@ def dataset_card(run: Finished) -> str:
     """Return what is in a synthetic dataset, how it was made and what was measured of it."""
     from huggingface_hub import DatasetCardData
 
-    measures = run.folder / "measures.json"
     rows, counts = _counted(run)
     data = DatasetCardData(
         pretty_name=f"Synthetic data for {run.task}",
@@ -51,7 +50,7 @@ def dataset_card(run: Finished) -> str:
         header=data.to_yaml(),
         rows=rows,
         counts=counts,
-        measures=json.loads(measures.read_text(encoding="utf-8")) if measures.is_file() else None,
+        measures=read_measures(run.folder, run.task),
         counters=bool(run.config["task"]["debias"]["decay"]),
     )
 

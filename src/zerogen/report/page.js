@@ -8,7 +8,7 @@
 
   // Characters that show nothing, or turn what follows around, are shown by a visible sign.
   const visible = (text) =>
-    text.replace(/[\u0000-\u0008\u000b-\u001f\u007f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) =>
+    text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g, (c) =>
       c < "\u0020" ? String.fromCharCode(0x2400 + c.charCodeAt(0))
         : c === "\u007f" ? "\u2421"
         : `[U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
@@ -74,15 +74,17 @@
     }
     if (row.confidence !== undefined) part(`confidence ${percent(row.confidence)}`);
     const details = element("details"), list = element("dl");
-    details.append(element("summary", "Where it comes from"), list);
+    const summary = element("summary", "Where it comes from");
+    summary.setAttribute("aria-label", `Where row ${row.uid} comes from`);
+    details.append(summary, list);
     details.addEventListener("toggle", () => {
       if (!details.open || list.childElementCount) return;
       const line = (name, value) => { if (value !== undefined && value !== "") list.append(element("dt", name), element("dd", value)); };
       line("row", row.uid);
       if (row.logprob !== undefined) line("prompt", filled(row));
       line("context", row.context);
-      line("log-probability", row.logprob);
-      line("margin", row.margin);
+      line("mean log-probability of a token", row.logprob);
+      line("margin over the other labels' prompts", row.margin);
       line("probability of the label", row.probability);
     });
     const copy = element("button", "Copy as JSON");

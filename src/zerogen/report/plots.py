@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from zerogen.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,27 +45,32 @@ def trend_figure(curves: Sequence[Curve], levels: Sequence[Level], metric: str) 
     """Draw curves with the spread over seeds, and levels as dashed lines; shares are shown in percent."""
     from matplotlib.figure import Figure
 
-    lines = -(-(len(curves) + len(levels)) // 2)
+    names = [*(curve.name for curve in curves), *(level.name for level in levels)]
+    columns = 2 if max(map(len, names)) <= 40 else 1  # long names side by side would be cut off
+    lines = -(-len(names) // columns)
     figure = Figure(figsize=(7, 3.2 + 0.25 * lines), layout="constrained")
     axes = figure.add_subplot()
+    drawn: list[Any] = []
     for place, curve in enumerate(curves):
         colour = _COLOURS[place % len(_COLOURS)]
         means, spreads = [100 * mean for mean in curve.means], [100 * spread for spread in curve.spreads]
-        axes.errorbar(curve.sizes, means, spreads, marker="o", capsize=3, color=colour, label=_plain(curve.name))
+        drawn.append(axes.errorbar(curve.sizes, means, spreads, marker="o", capsize=3, color=colour))
     for place, level in enumerate(levels):
         colour = _COLOURS[(len(curves) + place) % len(_COLOURS)]
-        axes.axhline(100 * level.value, linestyle=("--", ":", "-.")[place % 3], color=colour, label=_plain(level.name))
+        drawn.append(axes.axhline(100 * level.value, linestyle=("--", ":", "-.")[place % 3], color=colour))
     axes.set_xlabel("training rows")
     axes.set_ylabel(f"{metric}, %")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize="small")
+    axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
+    _legend(figure, drawn, names, columns)
     return figure
 
 
 def histogram_figure(lengths: Mapping[str, Sequence[int]]) -> Figure:
     """Draw how many texts of each label have how many words; of many labels, how many texts in all."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     if len(lengths) > len(_COLOURS):
         lengths = {"": [length for of_label in lengths.values() for length in of_label]}
@@ -72,18 +79,24 @@ def histogram_figure(lengths: Mapping[str, Sequence[int]]) -> Figure:
     axes = figure.add_subplot()
     longest = max(max(values) for values in lengths.values())
     step = max(1, -(-longest // 40))
-    axes.hist(
+    _, _, drawn = axes.hist(
         list(lengths.values()),
         bins=range(0, longest + step + 1, step),
-        label=[_plain(name) for name in lengths],
         color=[_COLOURS[place % len(_COLOURS)] for place in range(len(lengths))],
         stacked=True,
     )
     axes.set_xlabel("words of a text")
     axes.set_ylabel("texts")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(lengths) > 1:
-        axes.legend(frameon=False, fontsize="small")
+        _legend(figure, drawn, list(lengths), 3)
     return figure
+
+
+def _legend(figure: Figure, drawn: Any, names: Sequence[str], columns: int) -> None:
+    """Name what is drawn below the plot. By itself, matplotlib leaves out a name that begins with `_`."""
+    plain = [_plain(name) for name in names]
+    figure.legend(drawn, plain, loc="outside lower left", ncols=columns, frameon=False, fontsize="small")
 
 
 def svg(figure: Figure) -> str:
@@ -100,8 +113,10 @@ def svg(figure: Figure) -> str:
 
 def png(figure: Figure, path: Path) -> None:
     """Write a figure on white."""
+    content = io.BytesIO()
     with _any_script():
-        figure.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+        figure.savefig(content, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    write_bytes(content.getvalue(), path)
 
 
 def _plain(name: str) -> str:
@@ -128,6 +143,6 @@ def _ink(figure: Figure) -> None:
         axes.tick_params(colors=_INK)
         axes.xaxis.label.set_color(_INK)
         axes.yaxis.label.set_color(_INK)
-    for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes)]:
-        for label in legend.get_texts() if legend else ():
+    for legend in figure.legends:
+        for label in legend.get_texts():
             label.set_color(_INK)
