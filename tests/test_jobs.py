@@ -21,7 +21,7 @@ def test_seeds_become_runs_of_their_own() -> None:
 def test_a_setting_that_draws_nothing_runs_once() -> None:
     config = Config(setting=SettingConfig("prompting"), seeds=[3, 4])
     assert [job.seed for job in expand(config)] == [3]
-    assert len(expand(replace(config, eval_limit=10))) == 2  # the sample is drawn
+    assert len(expand(replace(config, eval_limit=10))) == 1  # the sample is that of every seed
 
 
 def test_the_device_of_no_gpu_is_the_cpu() -> None:

@@ -28,7 +28,7 @@ from zerogen.config import (
 )
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
-from zerogen.loggers import mode_of, require_logger
+from zerogen.loggers import artifact_name, mode_of, require_logger
 from zerogen.process import Stopped
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -166,6 +166,17 @@ def test_a_run_that_fails_is_finished_with_its_exit_code(
     assert [record.exit.exit_code for record in found if record.HasField("exit")] == [code]
 
 
+def test_names_of_artifacts_are_what_weights_and_biases_takes() -> None:
+    assert artifact_name("zerogen_größe_x y_1a2b") == "zerogen_gr--e_x-y_1a2b"
+    assert artifact_name("a" * 200 + "_1a2b") == "a" * 123 + "_1a2b"
+
+
+def test_a_short_training_has_its_losses_too(config: Config) -> None:
+    folder = run(replace(config, limit=16, log_every=None))
+    with (folder / "training" / "16" / "metrics.csv").open() as file:
+        assert any(row["loss"] for row in csv.DictReader(file))
+
+
 def test_each_job_of_a_multirun_is_a_run_of_its_own(config: Config) -> None:
     conf = Path(config.output_dir).parent / "conf" / "task"
     conf.mkdir(parents=True)
@@ -209,7 +220,8 @@ def test_csv_has_losses_and_held_out_accuracy_of_every_training(config: Config) 
             lines = list(csv.DictReader(file))
         steps = 2 * -(-(n - n // 10) // 8)
         losses = [int(line["step"]) for line in lines if line["loss"]]
-        assert losses == list(range(9, steps, 10))
+        every = min(10, steps // 2)  # once an epoch at least
+        assert losses == list(range(every - 1, steps, every))
         assert [line["epoch"] for line in lines if line["heldout_accuracy"]] == ["0", "1"]
 
 

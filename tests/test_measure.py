@@ -1,6 +1,7 @@
 """Measuring the rows of a run folder and of a file, with a tiny evaluator that is trained here."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,25 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from tests.conftest import toy_rows
-from zerogen.config import Config, CorrectnessConfig, GoldConfig, SettingConfig, TaskConfig, TrainerConfig, keys_of
-from zerogen.dataset import export_rows, write_jsonl
-from zerogen.measure import MEASURES, ROWS, evaluator_run, main, measure_run
+from zerogen.config import (
+    Config,
+    CorrectnessConfig,
+    DiversityConfig,
+    GoldConfig,
+    SettingConfig,
+    TaskConfig,
+    TrainerConfig,
+    keys_of,
+)
+from zerogen.dataset import export_rows, load_synthetic, write_jsonl
+from zerogen.errors import UserError
+from zerogen.measure import evaluator_run, main, measure, measure_run, require_measures
+from zerogen.progress import Quiet
 from zerogen.records import Example
+from zerogen.report.runs import MEASURED_ROWS, MEASURES, read_measures
 from zerogen.settings.run import Run
 
 
@@ -85,7 +99,7 @@ def test_an_evaluator_tells_right_labels_from_wrong_ones(config: Config, tmp_pat
     assert found["gold_rows"] == 80
     assert found["overall"]["share"] == pytest.approx(0.75, abs=0.05)
     assert found["overall"]["interval"][0] < 0.75 < found["overall"]["interval"][1]
-    lines = [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / MEASURED_ROWS).read_text().splitlines()]
     assert [line["uid"] for line in lines] == [row.uid for row in rows]
     doubted = sorted(lines, key=lambda line: line["probability"])[:18]
     assert {line["uid"] for line in doubted} <= wrong
@@ -121,12 +135,88 @@ def test_measures_are_kept_until_something_changes(config: Config, tmp_path: Pat
     assert measured(config, folder)["diversity"]["rows"] == 44
 
 
+def test_what_was_measured_beyond_a_configuration_stays(config: Config, tmp_path: Path) -> None:
+    plain = replace(config, correctness=CorrectnessConfig(None))
+    folder = folder_of(plain, tmp_path / "run", toy_rows(40))
+    judged = measured(config, folder)
+    lines = (folder / MEASURED_ROWS).read_text()
+    assert measured(plain, folder) == judged
+    plain.diversity.self_bleu_texts = 10
+    again = measured(plain, folder)
+    assert (again["correctness"], again["diversity"]["self_bleu_texts"]) == (judged["correctness"], 10)
+    assert (folder / MEASURED_ROWS).read_text() == lines
+
+
+def test_other_gold_rows_are_other_measures(config: Config, tmp_path: Path) -> None:
+    folder = folder_of(config, tmp_path / "run", toy_rows(40))
+    assert measured(config, folder)["correctness"]["trained_on"] == 160
+    gold_file(tmp_path / "t.jsonl", toy_rows(240)[:100])
+    plain = replace(config, correctness=CorrectnessConfig(None))
+    assert measured(config, folder)["correctness"]["trained_on"] == 100
+    gold_file(tmp_path / "t.jsonl", toy_rows(240)[:90])
+    assert measured(replace(plain, seed=7, diversity=DiversityConfig(10)), folder)["correctness"] is None
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"asked_for": {"format": 1}}'])
+def test_damaged_measures_are_measured_again(config: Config, tmp_path: Path, damaged: str) -> None:
+    config.correctness.evaluator = None
+    folder = folder_of(config, tmp_path / "run", toy_rows(8))
+    (folder / MEASURES).write_text(damaged)
+    assert measured(config, folder)["diversity"]["rows"] == 8
+    assert read_measures(folder, "toy") is not None
+    write_jsonl(export_rows(toy_rows(9), config.task), folder / "toy-dataset.jsonl")
+    assert read_measures(folder, "toy") is None  # they are of other rows
+
+
+def test_rows_that_share_a_uid_are_judged_apart(config: Config, tmp_path: Path) -> None:
+    rows = toy_rows(40)
+    both = tmp_path / "both.jsonl"
+    write_jsonl(export_rows([*rows, *map(swapped, rows)], config.task), both)
+    twice = load_synthetic(str(both), config.task, {})
+    assert [row.label for row in twice] == [row.label for row in [*rows, *map(swapped, rows)]]
+    found, lines = measure(Run(config, [torch.device("cpu")]), twice)
+    assert len(lines) == 80
+    agreed = sum(line["agreement"] for line in lines) / 80
+    assert found["correctness"]["overall"]["share"] == agreed == 0.5
+
+
+def test_of_runs_that_need_an_evaluator_at_once_one_trains_it(config: Config, tmp_path: Path) -> None:
+    class Waits(Quiet):
+        def say(self, text: str) -> None:
+            said.append(text)
+            if text.startswith("waiting"):
+                lock.release()
+
+    said: list[str] = []
+    run = Run(config, [torch.device("cpu")], Waits())
+    folder = evaluator_run(run).folder()
+    folder.mkdir(parents=True)
+    lock = FileLock(folder / ".evaluator.lock")
+    lock.acquire()
+    measure(run, toy_rows(8))
+    assert said[0] == f"waiting for another run that writes {folder}"
+    assert sum(text.startswith("training the evaluator") for text in said) == 1
+
+
+def test_an_evaluator_that_would_learn_what_it_is_checked_on_is_refused_early(config: Config, tmp_path: Path) -> None:
+    gold_file(tmp_path / "t.jsonl", toy_rows(240)[160:])
+    with pytest.raises(UserError, match=r"\(or an evaluator\) trains on"):
+        require_measures(Run(config, [torch.device("cpu")]))
+
+
+def test_a_tokenizer_that_is_not_installed_is_refused_early(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    config.diversity.tokenizer = "spacy"
+    with pytest.raises(UserError, match="needs `pip install spacy`"):
+        require_measures(Run(config, [torch.device("cpu")]))
+
+
 def test_a_margin_is_kept_from_self_debiasing(config: Config, tmp_path: Path) -> None:
     config.correctness.evaluator = None
     rows = [replace(row, logprob=-2.0, counter_logprob={"other": -2.5, "third": -3.0}) for row in toy_rows(8)]
     folder = folder_of(config, tmp_path / "run", rows)
     measured(config, folder)
-    assert json.loads((folder / ROWS).read_text().splitlines()[0]) == {"uid": "row-0", "margin": 0.5}
+    assert json.loads((folder / MEASURED_ROWS).read_text().splitlines()[0]) == {"uid": "row-0", "margin": 0.5}
 
 
 def test_the_command_measures_a_run_and_a_file(
@@ -153,7 +243,10 @@ def test_the_command_measures_a_run_and_a_file(
         (["run", "--evaluator", "minlm"], "did you mean 'minilm'"),
         (["run", "--texts", "1"], "self_bleu_texts=1: allowed is 2 or more"),
         (["t.jsonl", "--plm", "smollm2"], "--plm: needs --task"),
-        (["odd.jsonl"], "column: 'txt' is unknown; allowed: X, question, text; did you mean 'text'"),
+        (["t.jsonl", "--task", "rotten_tomatoes", "--plm", "smolm2"], "did you mean 'smollm2'"),
+        (["t.jsonl", "--gpu", "0,1"], "--gpu: '0,1' is unknown; allowed: auto, none, an index"),
+        (["mixed.jsonl"], "mixed.jsonl: row 2: text is None; allowed is a text"),
+        (["odd.jsonl"], "odd.jsonl: no column X or question or text; there are: txt"),
     ],
 )
 def test_wrong_arguments_are_one_line(
@@ -161,6 +254,7 @@ def test_wrong_arguments_are_one_line(
 ) -> None:
     folder_of(config, tmp_path / "run", toy_rows(8))
     (tmp_path / "odd.jsonl").write_text('{"txt": "a b c"}\n')
+    (tmp_path / "mixed.jsonl").write_text('{"text": "a b c"}\n{"X": "a b c"}\n')
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2

@@ -319,7 +319,7 @@ class Config:
     limit: int | None = None
     """seeded stratified sample of the training rows (of the synthetic file, or of gold in setting=supervised)"""
     eval_limit: int | None = None
-    """seeded stratified sample of the gold rows that results are reported on"""
+    """stratified sample of the gold rows that results are reported on, the same for every seed"""
     train: bool = True
     """false: with tam.checkpoint=FOLDER only evaluate; in setting=zerogen without it only generate"""
     output_dir: str = "outputs"

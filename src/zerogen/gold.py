@@ -209,6 +209,9 @@ def _rows(task: TaskConfig, gold: GoldConfig, split: str) -> tuple[Iterable[Row]
                 f"data_dir); there are: {', '.join(gold.files.values())}{nearest(name, gold.files)}"
             )
         path = Path(gold.files[name])
+        if not path.exists():
+            near = nearest(path.name, [file.name for file in path.parent.glob("*")])
+            raise UserError(f"task '{task.name}': gold.files.{name}={path}: there is no such file{near}")
     return read_rows(path), str(path)
 
 

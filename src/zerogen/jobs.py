@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config import Config
-from zerogen.errors import ChildFailed, UserError
-from zerogen.process import Stopped, devices_of, stop_on_signals
+from zerogen.errors import ChildFailed
+from zerogen.process import Stopped, devices_of, require_writable, stop_on_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +25,7 @@ def expand(config: Config) -> list[Config]:
     """Return one configuration per seed; one in all where the setting draws nothing."""
     if config.seeds is None:
         return [config]
-    if not config.eval_limit and (config.setting.name == "prompting" or config.tam.checkpoint):
+    if config.setting.name == "prompting" or config.tam.checkpoint:
         return [replace(config, seed=config.seeds[0], seeds=None)]
     return [replace(config, seed=seed, seeds=None) for seed in config.seeds]
 
@@ -34,10 +33,10 @@ def expand(config: Config) -> list[Config]:
 def run_one(config: Config, console: Console) -> dict[str, Any]:
     """Run one setting on one task with one seed, write its files and return its result."""
     from zerogen.loggers import recorded
-    from zerogen.measure import require_evaluator
+    from zerogen.measure import require_measures
     from zerogen.progress import Rich
     from zerogen.report import present
-    from zerogen.report.results import add_line, finished, read_trend, write_run, write_trend
+    from zerogen.report.results import add_line, finished, read_trend, write_result, write_run, write_trend
     from zerogen.settings.run import Outcome, Run
 
     require_writable(Path(config.output_dir))
@@ -45,6 +44,9 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     earlier = finished(run)
     if earlier is not None:
         run.progress.say(f"already there, nothing done: {run.folder()} (delete the folder to run again)")
+        if earlier["evaluator"]:  # now it is asked for itself
+            earlier["evaluator"] = False
+            write_result(earlier)
         add_line(Path(config.output_dir) / "results.csv", earlier)
         _measure(run)
         present(run.folder())
@@ -69,37 +71,28 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
 
             run.on_point = point
             if config.setting.name == "zerogen" and not config.tam.checkpoint:
-                require_evaluator(run)
+                require_measures(run)
             result = write_run(run, _setting(config.setting.name)(run))
-            _measure(run)
+            measures = _measure(run)
             present(run.folder())
-            log.finish(result)
+            log.finish(result, measures)
             return result
     except Stopped:
         say_how_to_go_on(run, console)
         raise
 
 
-def _measure(run: Run) -> None:
+def _measure(run: Run) -> dict[str, Any] | None:
     """Measure the rows that a run was trained on, if it wrote or read some."""
     from zerogen.measure import describe, measure_run
 
     if run.config.setting.name != "zerogen" or run.config.tam.checkpoint:
-        return
+        return None
     measures = measure_run(run, run.folder())
     if measures is not None:
         for line in describe(measures):
             run.progress.say(line)
-
-
-def require_writable(folder: Path) -> None:
-    """Raise `UserError` where a folder can be neither written to nor made; it is not made here."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        reason = "is not writable" if place.is_dir() else "is a file"
-        raise UserError(f"output_dir={folder}: {place} {reason}; allowed is a folder that can be written to")
+    return measures
 
 
 def _setting(name: str) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -37,8 +37,8 @@ class Log:
     def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
         """Record the metrics of a TAM that was trained on n rows; rows are those, empty where they are known before."""
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Record what a finished run has come to."""
+    def finish(self, result: dict[str, Any], measures: dict[str, Any] | None) -> None:
+        """Record what a finished run has come to, and what was measured of its rows."""
 
     def close(self, code: int) -> None:
         """End the record. code: 0, or what the process will exit with."""
@@ -137,17 +137,15 @@ class Wandb(Csv):
             )
         self._run.log(found)
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def finish(self, result: dict[str, Any], measures: dict[str, Any] | None) -> None:
         import wandb
 
         for name, value in numbers(result["metrics"]).items():
             self._run.summary[name] = value
         self._run.summary.update({"n_train": result["n_train"], "n_eval": result["n_eval"]})
-        measures = self.folder / "measures.json"
-        if measures.is_file():
-            found = json.loads(measures.read_text(encoding="utf-8"))
-            self._run.summary.update({name: found[name] for name in ("diversity", "correctness", "confidence")})
-        artifact = wandb.Artifact(self.folder.name, "run")
+        if measures is not None:
+            self._run.summary.update({name: measures[name] for name in ("diversity", "correctness", "confidence")})
+        artifact = wandb.Artifact(artifact_name(self.folder.name), "run")
         for path in sorted(self.folder.rglob("*")):
             relative = path.relative_to(self.folder)
             if path.is_file() and relative.parts[0] not in ("training", "tensorboard") and path.name[0] != ".":
@@ -161,6 +159,11 @@ class Wandb(Csv):
         self._run.finish(exit_code=code)
         if offline:
             self._progress.say(f"recorded offline; to upload it: wandb sync {place}")
+
+
+def artifact_name(name: str) -> str:
+    """Return a name that Weights & Biases takes: ASCII letters, digits, `-`, `_` and `.`, at most 128 of them."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[-128:]
 
 
 def mode_of(config: Config) -> str:

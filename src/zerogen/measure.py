@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config import (
+    ConfidenceConfig,
     Config,
+    CorrectnessConfig,
     PlmConfig,
     SettingConfig,
     TamConfig,
@@ -23,18 +26,17 @@ from zerogen.config import (
 from zerogen.console import ArgumentParser, make_console, reporting_errors
 from zerogen.dataset import load_synthetic, synthetic_rows, write_jsonl
 from zerogen.errors import UserError, unknown
-from zerogen.files import write_whole
+from zerogen.files import exclusive, write_whole
 from zerogen.gold import stratified_order
 from zerogen.progress import Rich
 from zerogen.records import Example
+from zerogen.report.runs import MEASURED_ROWS, MEASURES, MEASURES_FORMAT, read_measures
 from zerogen.settings.run import Run, digest
 from zerogen.task import bundled_option, conf_dir, load_task, override
 
 if TYPE_CHECKING:
     from zerogen.tam.train import Tam
 
-MEASURES = "measures.json"
-ROWS = "measured-rows.jsonl"
 _EVALUATOR_SEED = 42  # that of a run which names none: a SUPERVISED run of the user's is reused
 _TEXT_COLUMNS = ("X", "question", "text")
 
@@ -42,27 +44,49 @@ _TEXT_COLUMNS = ("X", "question", "text")
 def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
     """Measure the rows in the folder of a finished run and write what was found there; None where there are none.
 
-    What was measured before with the same configuration is read again.
+    What was measured before with the same configuration is read again; what was measured beyond it stays.
     """
-    path = folder / f"{run.config.task.name}-dataset.jsonl"
+    task = run.config.task.name
+    path = folder / f"{task}-dataset.jsonl"
     if not path.is_file():
         return None
-    asked = {
-        "dataset": digest(str(path)),
-        "diversity": asdict(run.config.diversity),
-        "correctness": asdict(run.config.correctness),
-        "confidence": asdict(run.config.confidence),
-    }
-    place = folder / MEASURES
-    if place.is_file():
-        earlier: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-        if earlier.get("asked_for") == asked:
+    earlier = read_measures(folder, task)
+    if earlier is not None:
+        run = _kept(run, earlier["asked_for"])
+        if earlier["asked_for"] == _asked_for(run, path):
             return earlier
     measures, lines = measure(run, load_synthetic(str(path), run.config.task, {}))
-    measures["asked_for"] = asked
-    write_jsonl(lines, folder / ROWS)
-    write_whole(json.dumps(measures, indent=2, ensure_ascii=False) + "\n", place)
+    measures["asked_for"] = _asked_for(run, path)
+    (folder / MEASURES).unlink(missing_ok=True)  # never beside rows that it is not about
+    write_jsonl(lines, folder / MEASURED_ROWS)
+    write_whole(json.dumps(measures, indent=2, ensure_ascii=False) + "\n", folder / MEASURES)
     return measures
+
+
+def _asked_for(run: Run, path: Path) -> dict[str, Any]:
+    """Return all that the measures of the rows in a file depend on."""
+    config = run.config
+    evaluator = evaluator_run(run).folder().name if config.correctness.evaluator else None
+    return {
+        "format": MEASURES_FORMAT,
+        "dataset": digest(str(path)),
+        "diversity": asdict(config.diversity),
+        "correctness": asdict(config.correctness) | {"trained": evaluator},
+        "confidence": asdict(config.confidence),
+    }
+
+
+def _kept(run: Run, earlier: dict[str, Any]) -> Run:
+    """Return a run that measures what `run` would, and what was measured earlier where `run` would not."""
+    config, known = run.config, dict(earlier["correctness"])
+    trained = known.pop("trained")
+    if not config.correctness.evaluator and trained:
+        asked = replace(run, config=replace(config, correctness=CorrectnessConfig(**known)))
+        if config.task.gold and evaluator_run(asked).folder().name == trained:  # not of other gold data
+            config = asked.config
+    if not config.confidence.rows:
+        config = replace(config, confidence=ConfidenceConfig(**earlier["confidence"]))
+    return replace(run, config=config)
 
 
 def measure(run: Run, rows: Sequence[Example]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -97,9 +121,11 @@ def measure(run: Run, rows: Sequence[Example]) -> tuple[dict[str, Any], list[dic
     if config.confidence.rows and run.names()[0] != "none":
         with _timed(seconds, "confidence"):
             found["confidence"], confident = _confide(run, order[: config.confidence.rows], agreed)
+        if found["confidence"] is None:
+            del seconds["confidence"]
         for uid, value in confident.items():
             lines.setdefault(uid, {"uid": uid})["confidence"] = round(value, 5)
-    found["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
+    found["seconds"] = seconds
     return found, [lines[row.uid] for row in rows if row.uid in lines]
 
 
@@ -107,7 +133,7 @@ def measure(run: Run, rows: Sequence[Example]) -> tuple[dict[str, Any], list[dic
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    seconds[name] = time.perf_counter() - started
+    seconds[name] = round(time.perf_counter() - started, 2)
 
 
 def evaluator_run(run: Run) -> Run:
@@ -118,10 +144,8 @@ def evaluator_run(run: Run) -> Run:
     config, name = run.config, str(run.config.correctness.evaluator)
     tam = bundled_option("tam", name, TamConfig)
     if tam is None:
-        if "/" not in name and ":" not in name and not Path(name).is_dir():
-            options = sorted(path.stem for path in (conf_dir() / "tam").glob("*.yaml"))
-            raise unknown("correctness.evaluator", name, [*options, "a Hub id (owner/name)", "a folder"])
-        tam = TamConfig(name=name.rstrip("/").rpartition("/")[2], model=name)
+        _require_weights("correctness.evaluator", "tam", name, "null (off)")
+        tam = TamConfig(name=re.sub(r"[^\w.-]", "-", name.rstrip("/").rpartition("/")[2]), model=name)
     trainer = bundled_option("trainer", name, TrainerConfig) or TrainerConfig()
     return Run(
         replace(
@@ -140,15 +164,27 @@ def evaluator_run(run: Run) -> Run:
         ),
         run.devices[:1],
         run.progress,
+        evaluator=True,
     )
 
 
-def require_evaluator(run: Run) -> None:
-    """Find out that the evaluator cannot be had before hours of generation. Raises `UserError`."""
+def _require_weights(what: str, group: str, name: str, *others: str) -> None:
+    """Refuse a name of weights that is neither a Hub id nor a folder: the Hub would be asked for a misspelt option."""
+    if "/" not in name and ":" not in name and not Path(name).is_dir():
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        raise unknown(what, name, [*options, "a Hub id (owner/name)", "a folder", *others])
+
+
+def require_measures(run: Run) -> None:
+    """Find out that rows cannot be measured as asked before hours of generation. Raises `UserError`."""
+    from zerogen.metrics.diversity import tokenizer
+    from zerogen.settings.supervised import gold_training_rows
+
+    tokenizer(run.config.diversity.tokenizer)
     if run.config.correctness.evaluator:
         other = evaluator_run(run)
         other.require_tam()
-        other.gold_split("train")
+        gold_training_rows(other)
 
 
 def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
@@ -160,13 +196,15 @@ def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
     from zerogen.tam.train import load_tam
 
     other = evaluator_run(run)
-    result = finished(other)
-    if result is None:
-        other.log = Csv(other.folder())
-        run.progress.say(f"training the evaluator, {other.config.tam.name}, on gold rows")
-        result = write_run(other, supervised(other))
-        present(other.folder())
-    return load_tam(other.folder() / "tam", other.device, other.config.tam.dtype), result
+    folder = other.folder()
+    with exclusive(folder, run.progress, ".evaluator.lock"):  # of runs that need it at once, one trains it
+        result = finished(other)
+        if result is None:
+            other.log = Csv(folder)
+            run.progress.say(f"training the evaluator, {other.config.tam.name}, on gold rows")
+            result = write_run(other, supervised(other))
+            present(folder)
+        return load_tam(folder / "tam", other.device, other.config.tam.dtype), result
 
 
 def _judge(
@@ -210,6 +248,8 @@ def _confide(
     known = len(judged) == len(rows)
     return {
         "rows": len(rows),
+        # Of an answer it is how probable its tokens are, which estimates no share of right ones.
+        "of": "answer" if run.config.task.kind == "qa" else "label",
         "estimate": statistics.fmean(confidence),
         "calibration": line,
         "quarters": quarters(confidence, [agreed[row.uid] for row in rows] if known else None),
@@ -243,7 +283,10 @@ def describe(measures: dict[str, Any]) -> Iterator[str]:
         ]
         yield f"labels as the {where}, sees them: {'; '.join(parts)}"
     sure = measures["confidence"]
-    if sure is not None:
+    if sure is not None and sure["of"] == "answer":
+        parts = [f"{part['confidence']:.1%}" for part in sure["quarters"]]
+        yield f"mean probability of an answer's token under the PLM, by quarters of the rows: {', '.join(parts)}"
+    elif sure is not None:
         parts = [
             f"{part['confidence']:.1%}" + (f" ({part['right']['share']:.1%} right)" if "right" in part else "")
             for part in sure["quarters"]
@@ -277,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     with reporting_errors():
         options = parser.parse_args(arguments)
-        from zerogen.process import devices_of, go_offline_without_network, stop_on_signals
+        from zerogen.process import devices_of, go_offline_without_network, require_writable, stop_on_signals
 
         stop_on_signals()
         go_offline_without_network()
@@ -292,10 +335,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_measures(config)
         console = make_console() if options.format == "text" else None
         gpu = int(options.gpu) if options.gpu.isdigit() else options.gpu
+        if gpu not in ("auto", "none") and not isinstance(gpu, int):
+            raise unknown("--gpu", gpu, ["auto", "none", "an index"])
+        require_writable(Path(config.output_dir))
         run = Run(config, devices_of(gpu)[:1])
         if console is not None:
             run.progress = Rich(console)
-        require_evaluator(run)
+        require_measures(run)
         written: list[Path] = []
         if _is_run(options.place):
             measures = measure_run(run, options.place)
@@ -326,6 +372,7 @@ def _config_of(options: Any) -> Config:
     """Return the configuration of a run folder, or one for the rows of a file. Raises `UserError`."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     place: Path = options.place
     if not place.exists():
@@ -335,25 +382,29 @@ def _config_of(options: Any) -> Config:
             if getattr(options, name):
                 raise UserError(f"--{name.replace('_', '-')}: is for a file; {place} is a run, which has its own")
         try:
-            merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(place / "config.yaml"))
-            config = OmegaConf.to_object(merged)
-        except OmegaConfBaseException as error:
+            found = OmegaConf.load(place / "config.yaml")
+            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), found))
+        except (OmegaConfBaseException, YAMLError) as error:
             raise UserError(f"{place / 'config.yaml'}: {str(error).splitlines()[0]}") from error
-        assert isinstance(config, Config)
+        if not isinstance(config, Config) or "task" not in found:
+            raise UserError(f"{place / 'config.yaml'}: holds no configuration of a run")
         return config
     if place.is_dir() and not (place / "state.json").is_file():
         raise UserError(f"{place}: is neither a run folder (config.yaml) nor a datasets folder")
     if options.task is None:
-        for name in ("evaluator", "plm"):
+        for name in ("evaluator", "plm", "data_dir"):
             if getattr(options, name):
-                raise UserError(f"--{name}: needs --task, which says what the labels mean")
+                raise UserError(f"--{name.replace('_', '-')}: needs --task, which says what the labels mean")
     config = Config(setting=SettingConfig(name="zerogen"), output_dir=options.output_dir)
     config.tam.name = "none"
     if options.task is not None:
         config.task = load_task(options.task)
         override(config.task, options.data_dir, None, None)
     if options.plm:
-        config.plm = bundled_option("plm", options.plm, PlmConfig) or PlmConfig(name="plm", model=options.plm)
+        known = bundled_option("plm", options.plm, PlmConfig)
+        if known is None:
+            _require_weights("--plm", "plm", options.plm)
+        config.plm = known or PlmConfig(name="plm", model=options.plm)
     else:
         config.confidence.rows = 0
     return config
@@ -366,16 +417,15 @@ def _read(place: Path, config: Config, labelled: bool) -> list[Example]:
     rows = synthetic_rows(str(place))
     column = next((name for name in _TEXT_COLUMNS if name in rows[0]), None)
     if column is None:
-        raise unknown(f"{place}: column", next(iter(rows[0]), ""), _TEXT_COLUMNS)
-    return [
-        Example(
-            str(row.get("uid", number)),
-            str(row[column]),
-            str(row.get("label", row.get("Y", ""))),
-            row.get("C") or row.get("context"),
-        )
-        for number, row in enumerate(rows)
-    ]
+        raise UserError(f"{place}: no column {' or '.join(_TEXT_COLUMNS)}; there are: {', '.join(rows[0])}")
+    found = []
+    for number, row in enumerate(rows):
+        if not isinstance(row.get(column), str):
+            raise UserError(f"{place}: row {number + 1}: {column} is {row.get(column)!r}; allowed is a text")
+        label = row.get("label", row.get("Y"))
+        context = row.get("C") or row.get("context")
+        found.append(Example(str(number), row[column], "" if label is None else str(label), context))
+    return found
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What a process sets up before it works: its signals, its devices, and whether it tries the Hub."""
+"""What a process sets up before it works: its signals, devices and folder, and whether it tries the Hub."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -66,3 +67,13 @@ def go_offline_without_network() -> None:
         socket.getaddrinfo(host, 443)
     except OSError:
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def require_writable(folder: Path) -> None:
+    """Raise `UserError` where a folder can be neither written to nor made; it is not made here."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        reason = "is not writable" if place.is_dir() else "is a file"
+        raise UserError(f"output_dir={folder}: {place} {reason}; allowed is a folder that can be written to")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
@@ -306,7 +307,7 @@ def test_questions_have_a_page(made: Made, tmp_path: Path, browser: Browser, set
     assert count(seen.page) == 16
     words = seen.page.locator("main").inner_text()
     assert "exact match" in words
-    assert ("Are its labels right?" in words) == (setting == "zerogen")
+    assert ("Are its answers right?" in words) == (setting == "zerogen")
     assert seen.complaints == []
     seen.page.close()
 
@@ -344,10 +345,48 @@ def test_confidence_is_shown_where_some_or_all_rows_are_judged(
     assert ("agreement of the evaluator" in page) == (judged == 100)
 
 
+def test_a_seed_is_counted_once(made: Made, tmp_path: Path) -> None:
+    place = tmp_path / "toy"
+    shutil.copytree(made.folder.parent, place)
+    for folder in list(place.iterdir()):
+        if (folder / "result.json").is_file():  # as if an earlier version had named them otherwise
+            shutil.copytree(folder, place / f"{folder.name}-again")
+    (curve,), levels, _ = trend(read_run(place / made.folder.name))
+    assert set(curve.seeds) == {2}
+    assert [level.seeds for level in levels] == [1, 1]
+
+
+def test_rows_that_trained_nothing_are_said_to(made: Made, tmp_path: Path) -> None:
+    config = replace(made.config, train=False, correctness=CorrectnessConfig(None), output_dir=str(tmp_path))
+    words = " ".join((result_of(config) / "report.html").read_text().partition("</header>")[0].split())
+    assert "trained on" not in words
+    assert "synthetic rows; not evaluated." in words
+
+
+def test_a_label_is_filtered_as_it_is_written(browser: Browser, made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(made.folder, folder)
+    old, new = LABELS[1], "very  good\t"
+    rows = [row | {"label": new if row["label"] == old else row["label"]} for row in read(folder / "toy-dataset.jsonl")]
+    rows[0]["logprob"] = float("nan")
+    (folder / "toy-dataset.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = read_config(folder)
+    config["task"]["labels"] = [LABELS[0], new]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    write_report(folder)
+    page = browser.new_page()
+    page.goto((folder / "report.html").as_uri())
+    page.locator("#label").select_option(index=2)
+    assert count(page) == sum(row["label"] == new for row in rows) > 0
+    page.close()
+
+
 def test_the_command_runs_it_again_with_its_own_seed(made: Made) -> None:
     result = json.loads((made.folder / "result.json").read_text())
     assert command(result) == "python -m zerogen task=toy seed=2"
     assert command(result | {"command": []}) is None
+    words = ["experiment=sweep", "++seed=7", "+seeds=[1,2]", "logger=wandb", "logger.mode=offline", "n=9"]
+    assert command(result | {"command": words}) == "python -m zerogen experiment=sweep n=9 seeds=null seed=2"
 
 
 @pytest.mark.parametrize("setting", ["prompting", "supervised"])
@@ -373,6 +412,4 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def read_config(folder: Path) -> Any:
-    import yaml
-
     return yaml.safe_load((folder / "config.yaml").read_text())

@@ -101,6 +101,52 @@ def test_cells_are_means_over_seeds(sweep: Path) -> None:
     assert found.notes == ["runs left out because they were not evaluated on gold rows: 1"]
 
 
+def test_what_trained_an_evaluator_is_not_a_seed_of_a_cell(sweep: Path) -> None:
+    place = finished(sweep, "judge", {"accuracy": 0.1, "macro_f1": 0.1}, of("supervised", "films", seed=7))
+    path = place / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"evaluator": True}))
+    found = grid(read_runs([sweep]))
+    assert found.cells[Row("supervised", "none", "mini_lm", ("limit=null",)), "films", "accuracy"].mean == 0.95
+    assert "runs left out because they trained an evaluator of synthetic rows: 1" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config.yaml", "", "config.yaml holds no configuration"),
+        ("config.yaml", "a: [", "cannot be read"),
+        ("result.json", "{", "cannot be read"),
+        ("result.json", '{"setting": "guessing"}', "did you mean"),
+        ("result.json", '{"metrics": null}', "metrics=None is not what a run writes"),
+    ],
+)
+def test_a_damaged_run_is_refused_and_left_out_beside_others(sweep: Path, file: str, content: str, said: str) -> None:
+    place = sweep / "films" / "s"
+    if file == "result.json" and content != "{":
+        content = json.dumps(json.loads((place / file).read_text()) | json.loads(content))
+    (place / file).write_text(content)
+    with pytest.raises(UserError, match=said.replace("did you mean", "'guessing' is unknown")):
+        read_runs([sweep])
+    assert len(read_runs([sweep], skip=True)) == 7
+
+
+def test_a_choice_of_several_lines_stays_on_the_line_of_its_row(sweep: Path) -> None:
+    other = of("zerogen", "films", seed=9)
+    other.task.prompts = {"question": 'One "line"\n\nand | another: "'}
+    finished(sweep, "lines", {"accuracy": 0.5, "macro_f1": 0.5}, other)
+    found = grid(read_runs([sweep]))
+    assert len(markdown(found).splitlines()) == len(found.rows) + 4 + len(found.notes)
+    body = latex(found).split(r"\midrule")[1].split(r"\bottomrule")[0]
+    assert len(body.strip().splitlines()) == len(found.rows)
+
+
+def test_a_page_is_not_written_over_a_folder(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(sweep), "--html", str(sweep)])
+    assert stopped.value.code == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
 def test_a_table_fits_eighty_columns_and_loses_nothing(sweep: Path) -> None:
     for task in ("a_task_with_a_long_name", "another_task_of_many", "third"):
         finished(sweep, "p", {"accuracy": 0.5, "macro_f1": 0.5}, of("prompting", task))
@@ -156,7 +202,7 @@ def test_formats_hold_the_same_cells(sweep: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert len(lines) == len(found.cells)
     for line in lines:
-        row = Row(line["setting"], line["plm"], line["tam"], tuple(line["variant"].split()))
+        row = Row(line["setting"], line["plm"], line["tam"], tuple(json.loads(line["variant"] or "[]")))
         cell = found.cells[row, line["task"], line["metric"]]
         assert float(line["mean"]) == pytest.approx(cell.mean, abs=1e-6)
         assert tuple(map(int, line["seeds"].split())) == cell.seeds
@@ -169,7 +215,7 @@ def test_names_are_escaped_in_every_format(tmp_path: Path) -> None:
     found = grid(read_runs([tmp_path]))
     header, rule, line = markdown(found).splitlines()[:3]
     assert len({len(re.findall(r"(?<!\\)\|", text)) for text in (header, rule, line)}) == 1
-    assert r"a\_b|c" in latex(found)
+    assert r"a\_b\textbar{}c" in latex(found)
     assert r"50\%\_x" in latex(found)
     assert not re.search(r"(?<!\\)[_%#$]", latex(found).split(r"\toprule")[1])
 
@@ -182,7 +228,8 @@ def test_the_page_links_every_report(browser: Browser, made: Made, tmp_path: Pat
     page = browser.new_page()
     page.goto(page_path.as_uri())
     links = page.locator("a").all()
-    assert len(links) == len(list(outputs.rglob("report.html"))) == 5
+    results = [json.loads(path.read_text()) for path in outputs.rglob("result.json")]
+    assert len(links) == sum(not result["evaluator"] for result in results) == 4
     for address in [link.evaluate("link => link.href") for link in links]:
         assert page.goto(address)
         assert page.locator("h1").inner_text().startswith("toy, ")

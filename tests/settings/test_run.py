@@ -121,6 +121,15 @@ def test_a_context_file_is_its_content(tmp_path: Path) -> None:
     assert pool(first) != again
 
 
+def test_every_seed_is_reported_on_the_same_sample(tmp_path: Path) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{i}", "label": f"{i % 2}"}) + "\n" for i in range(40)))
+    task = TaskConfig(name="two", labels=["0", "1"], gold={"own": GoldConfig(files={"validation": str(path)})})
+    first, second = (Run(Config(task=task, eval_limit=10, seed=seed), [torch.device("cpu")]).gold for seed in (1, 2))
+    assert len(first) == 10
+    assert first == second
+
+
 @pytest.mark.parametrize(("second", "said"), [("good", "gold rows"), ("bad", "gold rows; it predicts 'bad' only")])
 def test_a_model_that_predicts_one_label_only_is_named(second: str, said: str) -> None:
     metrics = {"accuracy": 0.5, "macro_f1": 1 / 3, "confusion": {}}

@@ -21,7 +21,7 @@ def label_confidence(
     The log-probability is summed over the tokens of the text and the string that ended it, behind the prompt that
     texts of a label are written for; all labels count as equally frequent. For questions it is the mean token's
     probability of the answer behind the scoring prompt. None where there is nothing to compare: a single label, or
-    questions without a scoring prompt or an answer. A context that is too long is cut, for all labels alike.
+    questions without a scoring prompt or an answer. A text or context that is too long is cut, for all labels alike.
     """
     progress = progress or Quiet()
     if task.kind == "qa":
@@ -56,7 +56,12 @@ def _scores(
     """Return for each row the log-probability of its `part`, at the end of each template: the sum, or the mean."""
     prompts: list[str] = []
     begins: list[int] = []
+    longest = max(len(template.encode()) for template in templates)
     for given, span in zip(values, around, strict=True):
+        # A token is at least a byte: only of what may be too long are the tokens counted.
+        if longest + sum(len(value.encode()) for name, value in given.items() if name != "C") > plm.max_positions:
+            kept = shortened(templates, {**given, "C": ""}, "X", plm.max_positions, plm.encode, plm.decode)
+            given = {**given, "X": kept}
         fits = shortened(templates, given, "C", plm.max_positions, plm.encode, plm.decode, span)
         for template in templates:
             prompts.append(render(template, {**given, "C": fits}))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zerogen.metrics import MAIN, numbers
-from zerogen.report.runs import Finished, spread, variants
+from zerogen.report.runs import Finished, latest, spread, variants
 
 CAPTION = (
     "Accuracy on gold rows in percent, of questions exact match (EM) and F1: mean ± standard deviation over "
@@ -71,20 +71,22 @@ class Grid:
 def grid(runs: Sequence[Finished]) -> Grid:
     """Arrange runs in a table: a row for each setting, PLM and TAM (and for what else differs), a column per task.
 
-    Runs that differ in their seed alone share a cell. Of runs with the same configuration and seed, the one that was
-    written last counts.
+    Runs that differ in their seed alone share a cell; those that do not count (`latest`) are left out.
     """
     notes = []
-    reported = [run for run in runs if numbers(run.result["metrics"])]
-    if len(reported) < len(runs):
-        notes.append(f"runs left out because they were not evaluated on gold rows: {len(runs) - len(reported)}")
-    reported.sort(key=lambda run: (run.folder / "result.json").stat().st_mtime)
+    asked = [run for run in runs if not run.result["evaluator"]]
+    reported = [run for run in asked if numbers(run.result["metrics"])]
+    counted = latest(reported)
+    for number, reason in (
+        (len(runs) - len(asked), "they trained an evaluator of synthetic rows"),
+        (len(asked) - len(reported), "they were not evaluated on gold rows"),
+        (len(reported) - len(counted), "a later one has the same configuration and seed"),
+    ):
+        if number:
+            notes.append(f"runs left out because {reason}: {number}")
     cells: dict[tuple[Row, str], dict[int, Finished]] = {}
-    for run, variant in zip(reported, variants(reported), strict=True):
+    for run, variant in zip(counted, variants(counted), strict=True):
         cells.setdefault((Row(*run.models, variant), run.task), {})[run.result["seed"]] = run
-    again = len(reported) - sum(len(seeds) for seeds in cells.values())
-    if again:
-        notes.append(f"runs left out because a later one has the same configuration and seed: {again}")
     kept = {key: [seeds[seed] for seed in sorted(seeds)] for key, seeds in cells.items()}
     tasks = sorted({task for _, task in kept})
     found: dict[tuple[Row, str, str], Cell] = {}

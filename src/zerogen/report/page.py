@@ -18,7 +18,17 @@ from zerogen.metrics.classification import macro_f1_interval
 from zerogen.metrics.correctness import mean, share
 from zerogen.metrics.squad import exact_match, f1
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
-from zerogen.report.runs import Finished, curve, main_metric, read_run, read_runs, variants
+from zerogen.report.runs import (
+    MEASURED_ROWS,
+    Finished,
+    curve,
+    latest,
+    main_metric,
+    read_measures,
+    read_run,
+    read_runs,
+    variants,
+)
 
 _BYTES = 8_000_000  # of rows in a page; what is around them is far below another two million
 _REJECTED = 3
@@ -31,19 +41,18 @@ def write_report(folder: Path) -> Path:
     """
     run = read_run(folder)
     result, config = run.result, run.config
-    if isinstance(result["tokens"], int):
-        result["tokens"] = {"generate": result["tokens"]}
-    measures = _json(folder / "measures.json")
-    rows = browser_rows(folder, config)
+    measures = read_measures(folder, run.task)
+    rows = browser_rows(folder, config, measures is not None)
     shown = sample(rows, _BYTES)
     curves, levels, metric = trend(run)
     disputed = sorted((row for row in rows if row.get("agreement") == 0), key=lambda row: row.get("probability", 0))
     figure = trend_figure(curves, levels, metric) if curves and any(curve.sizes for curve in curves) else None
     if figure is not None:
         png(figure, folder / "trend.png")
-    lengths: dict[str, list[int]] = {}
+    lengths: dict[str, list[int]] = {label: [] for label in config["task"]["labels"]}  # in the task's order
     for row in rows:
         lengths.setdefault(row["label"] or "texts", []).append(len(row["text"].split()))
+    lengths = {label: found for label, found in lengths.items() if found}
     page = template("page.html.jinja").render(
         title=f"{config['task']['name']}, {result['setting'].upper()}",
         result=result,
@@ -56,13 +65,15 @@ def write_report(folder: Path) -> Path:
         metric=metric,
         histogram=svg(histogram_figure(lengths)) if lengths else None,
         rejects=rejects(folder, config, result),
+        accepted=result["requests"] - sum(result["rejects"].values()),
+        config_task=config["task"],
         disputed=disputed[:10],
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         command=command(result),
         synthetic=(folder / f"{config['task']['name']}-dataset.jsonl").is_file(),
         rows=len(rows),
         shown=len(shown),
-        labels=sorted({row["label"] for row in rows}),
+        labels=[label for label in config["task"]["labels"] if any(row["label"] == label for row in rows)],
         data=embedded({"rows": shown, "prompts": config["task"]["prompts"]}),
     )
     write_whole(page, folder / "report.html")
@@ -84,16 +95,24 @@ def template(name: str) -> Any:
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
     environment.filters["visible"] = visible
+    environment.filters["markdown"] = lambda text: re.sub(r"([\\`*_{}\[\]<>#|&])", r"\\\1", " ".join(str(text).split()))
+    environment.filters["code"] = code
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.globals["page_css"] = (here / "page.css").read_text(encoding="utf-8")
     environment.globals["page_js"] = (here / "page.js").read_text(encoding="utf-8")
     return environment.get_template(name)
 
 
+def code(text: str) -> str:
+    """Return Markdown that shows a line as code: fenced by more backticks than it has in a row."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=1))
+    return f"{fence} {text} {fence}"
+
+
 def visible(text: str) -> str:
     """Show characters that show nothing, or turn what follows around, by a sign; page.js does the same."""
     return re.sub(
-        "[\u0000-\u0008\u000b-\u001f\u007f\u200e\u200f\u202a-\u202e\u2066-\u2069]",
+        "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]",
         lambda found: (
             chr(0x2400 + ord(found[0]))
             if found[0] < " "
@@ -107,32 +126,30 @@ def visible(text: str) -> str:
 
 def embedded(value: Any) -> str:
     """Return JSON that can stand in a script element whatever the texts hold: it has no `<`, `>`, `&` of theirs."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file]
+        return [json.loads(line, parse_constant=lambda _: None) for line in file]  # NaN is no JSON
 
 
-def browser_rows(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
+def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[dict[str, Any]]:
     """Return what the page shows of each synthetic row; of a run without any, of each gold row and its prediction.
+
+    measured: what was measured is that of these rows.
 
     Each has uid, text, context, label (of questions the answer) and those that are known of said, agreement,
     probability, confidence, margin and logprob.
     """
     task = config["task"]
     synthetic = _lines(folder / f"{task['name']}-dataset.jsonl")
-    measured = {line["uid"]: line for line in _lines(folder / "measured-rows.jsonl")}
+    lines = {line["uid"]: line for line in _lines(folder / MEASURED_ROWS)} if measured else {}
     found = []
     for row in synthetic:
         if task["kind"] == "qa":
@@ -142,7 +159,7 @@ def browser_rows(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
             line = {"uid": row["uid"], "text": row["X"], "context": row["C"] or "", "label": row["label"]}
         if row.get("logprob") is not None:
             line["logprob"] = row["logprob"]
-        about = dict(measured.get(line["uid"], {}))
+        about = dict(lines.get(line["uid"], {}))
         if "evaluator" in about:
             about["said"] = about.pop("evaluator")
         found.append({**line, **about})
@@ -227,8 +244,8 @@ def trend(run: Finished) -> tuple[list[Curve], list[Level], str]:
     if name is None:
         return [], [], ""
     here = run.folder.absolute()
-    others = read_runs([here.parent], skip=True)
-    beside = [run, *(other for other in others if other.folder != here and _comparable(run, other))]
+    others = [other for other in read_runs([here.parent], skip=True) if other.folder != here]
+    beside = [run, *(other for other in latest(others) if _comparable(run, other) and not _again(run, other))]
     seeds = [other for other in beside if other.models == run.models and _but_size(other) == _but_size(run)]
     levels: dict[str, list[float]] = {}
     for other, different in zip(beside, variants(beside), strict=True):
@@ -250,6 +267,11 @@ def _comparable(run: Finished, other: Finished) -> bool:
     return all(run.result[key] == other.result[key] for key in ("task", "evaluated_on", "n_eval"))
 
 
+def _again(run: Finished, other: Finished) -> bool:
+    """Tell whether two runs have the same configuration and seed, and maybe another size."""
+    return (run.models, run.result["seed"], _but_size(run)) == (other.models, other.result["seed"], _but_size(other))
+
+
 def _but_size(run: Finished) -> dict[str, Any]:
     return {key: value for key, value in run.choices.items() if key != "n"}
 
@@ -258,5 +280,8 @@ def command(result: dict[str, Any]) -> str | None:
     """Return the command line that makes a run again, None where it was not made by one."""
     if not result["command"]:
         return None
-    kept = [word for word in result["command"] if not word.startswith(("seed=", "seeds="))]
-    return shlex.join(["python", "-m", "zerogen", *kept, f"seed={result['seed']}"])
+    kept = [word for word in result["command"] if word.lstrip("+").partition("=")[0] not in ("seed", "seeds", "logger")]
+    kept = [word for word in kept if not word.lstrip("+").startswith("logger.")]
+    # An experiment may set several seeds.
+    several = ["seeds=null"] if any(word.startswith("experiment=") for word in kept) else []
+    return shlex.join(["python", "-m", "zerogen", *kept, *several, f"seed={result['seed']}"])

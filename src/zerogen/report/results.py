@@ -54,8 +54,14 @@ def write_run(run: Run, outcome: Outcome) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         result = _write_files(run, outcome, folder)
-    add_line(Path(run.config.output_dir) / "results.csv", result)
+    if not run.evaluator:
+        add_line(Path(run.config.output_dir) / "results.csv", result)
     return result
+
+
+def write_result(result: dict[str, Any]) -> None:
+    """Write result.json into the folder of its run."""
+    write_whole(json.dumps(result, indent=2, ensure_ascii=False) + "\n", Path(result["folder"]) / "result.json")
 
 
 def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
@@ -102,8 +108,9 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
         "command": config.command,
         "pool": str(run.pool_folder()) if outcome.asked else None,
         "folder": str(folder),
+        "evaluator": run.evaluator,
     }
-    write_whole(json.dumps(result, indent=2, ensure_ascii=False) + "\n", folder / "result.json")
+    write_result(result)
     return result
 
 
@@ -136,15 +143,19 @@ def finished(run: Run) -> dict[str, Any] | None:
     path = run.folder() / "result.json"
     if not path.is_file():
         return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # damaged; the run goes on from its pool and its trend
+        return None
     asked = asked_for(run.config)
     if result.get("asked_for") == asked:
-        return result
+        # Where it is now: outputs may have been moved, and earlier versions had no evaluators.
+        return {"evaluator": False} | result | {"folder": str(run.folder())}
     larger = (result.get("asked_for") or {}).get("n")
     if asked["n"] and larger and larger > asked["n"]:
         raise UserError(
-            f"n={asked['n']}: {run.folder()} holds a run of n={larger}, which this one would replace; "
-            "delete it or set another output_dir"
+            f"n={asked['n']}: {run.folder()} holds a run of n={larger}, which this one would replace; delete it or set "
+            f"another output_dir (log_every={asked['n']} reports on sizes below n)"
         )
     return None
 
@@ -166,11 +177,18 @@ def evaluated_on(config: Config) -> str:
 
 
 def read_trend(path: Path) -> dict[tuple[int, int, str], float]:
-    """Read a trend as (n, seed, metric) to value; empty where there is no file."""
+    """Read a trend as (n, seed, metric) to value; empty where there is no file.
+
+    Raises `UserError` for a damaged one.
+    """
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
-        return {(int(row["n"]), int(row["seed"]), row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    try:
+        return {(int(row["n"]), int(row["seed"]), row["metric"]): float(row["value"]) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is damaged; allowed are lines n,seed,metric,value: delete it or mend it") from error
 
 
 def write_trend(path: Path, seed: int, trend: Sequence[tuple[int, dict[str, Any]]]) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from zerogen.errors import UserError
+from zerogen.errors import UserError, unknown
 from zerogen.metrics import numbers
 from zerogen.report.plots import Curve
 from zerogen.report.results import read_trend
+from zerogen.settings.run import digest
 
 # What does not change the figures of a run, or is its seed.
 _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
@@ -28,8 +29,23 @@ _UNREAD = {
 }
 # What belongs to one task and is compared among its runs only.
 _OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"}
-_BEFORE = {"pool": None, "command": None, "cut": 0}  # what results of earlier versions do not say
-_NEEDED = ("setting", "task", "plm", "tam", "seed", "n_train", "n_eval", "evaluated_on", "metrics")
+# What results of earlier versions do not say.
+_BEFORE = {"pool": None, "command": None, "cut": 0, "evaluator": False, "heldout_accuracy": None}
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "setting": str,
+    "task": str,
+    "plm": str,
+    "tam": str,
+    "seed": int,
+    "n_train": int,
+    "n_eval": int,
+    "evaluated_on": (str, type(None)),
+    "metrics": dict,
+}
+
+
+MEASURES, MEASURED_ROWS = "measures.json", "measured-rows.jsonl"
+MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other measures
 
 
 @dataclass(frozen=True)
@@ -75,12 +91,21 @@ def read_run(folder: Path) -> Finished:
     if not result.is_file() or not config.is_file():
         raise UserError(f"{folder}: holds no finished run (result.json and config.yaml)")
     try:
-        found = _BEFORE | json.loads(result.read_text(encoding="utf-8"))
+        found = _BEFORE | json.loads(result.read_text(encoding="utf-8")) | {"folder": str(folder)}
         keys = yaml.safe_load(config.read_text(encoding="utf-8"))
+        tokens = found.get("tokens")
+        if isinstance(tokens, int):  # as earlier versions wrote it
+            found["tokens"] = {"generate": tokens}
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder}: result.json or config.yaml cannot be read: {error}".splitlines()[0]) from error
     if missing := [key for key in _NEEDED if key not in found]:
         raise UserError(f"{folder}: result.json does not say '{missing[0]}': an earlier version of zerogen wrote it")
+    if wrong := [key for key, kind in _NEEDED.items() if not isinstance(found[key], kind)]:
+        raise UserError(f"{folder}: result.json: {wrong[0]}={found[wrong[0]]!r} is not what a run writes")
+    if found["setting"] not in _UNREAD:
+        raise unknown(f"{folder}: result.json: setting", found["setting"], _UNREAD)
+    if not isinstance(keys, dict) or not isinstance(keys.get("task"), dict):
+        raise UserError(f"{folder}: config.yaml holds no configuration of a run")
     return Finished(folder, found, keys)
 
 
@@ -103,6 +128,40 @@ def read_runs(places: Sequence[Path], skip: bool = False) -> list[Finished]:
             if not skip:
                 raise
     return runs
+
+
+def read_measures(folder: Path, task: str) -> dict[str, Any] | None:
+    """Return what was measured of the rows that a run folder holds; None where it was of others, or is damaged."""
+    place, rows = folder / MEASURES, folder / f"{task}-dataset.jsonl"
+    if not place.is_file() or not rows.is_file():
+        return None
+    try:
+        measures: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        asked = measures["asked_for"]
+        same = (asked["format"], asked["dataset"]) == (MEASURES_FORMAT, digest(str(rows)))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return measures if same else None
+
+
+def latest(runs: Sequence[Finished]) -> list[Finished]:
+    """Return those of runs whose figures count.
+
+    Of runs with the same configuration and seed, the one that was written last counts; what trained an evaluator
+    does not, since nobody asked for its figures.
+    """
+    found: dict[str, Finished] = {}
+    for run in sorted((run for run in runs if not run.result["evaluator"]), key=_written):
+        key = json.dumps([run.models, run.task, run.choices, run.result["seed"]], sort_keys=True, default=str)
+        found[key] = run
+    return [run for run in runs if any(run is one for one in found.values())]
+
+
+def _written(run: Finished) -> float:
+    try:
+        return (run.folder / "result.json").stat().st_mtime
+    except FileNotFoundError:  # another process writes it again
+        return float("inf")
 
 
 def main_metric(runs: Sequence[Finished]) -> str | None:
@@ -132,8 +191,8 @@ def variants(runs: Sequence[Finished]) -> list[tuple[str, ...]]:
 
 
 def _word(value: Any) -> str:
-    """Write a value as in YAML."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """Write a value as in YAML, on one line."""
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value, ensure_ascii=False)
 
 
 def curve(name: str, runs: Sequence[Finished], metric: str) -> Curve:

@@ -68,6 +68,7 @@ class Run:
     known: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
     on_point: Callable[[Outcome], None] = lambda outcome: None  # called for every TAM, evaluated where there is gold
     log: Log = field(default_factory=Log)  # where trainings are recorded
+    evaluator: bool = False  # it trains what judges synthetic rows; nobody asked for its own figures
 
     @property
     def device(self) -> torch.device:
@@ -84,9 +85,12 @@ class Run:
 
     @cached_property
     def gold(self) -> list[Example]:
-        """The gold rows that results are reported on, at most `eval_limit` of `gold_evaluated`."""
+        """The gold rows that results are reported on, at most `eval_limit` of `gold_evaluated`.
+
+        The same for every seed: else the spread over seeds would be that of the sample, too.
+        """
         rows, limit = self.gold_evaluated, self.config.eval_limit
-        return stratified(rows, min(limit, len(rows)), self.config.seed) if limit else rows
+        return stratified(rows, min(limit, len(rows)), 0) if limit else rows
 
     @cached_property
     def gold_evaluated(self) -> list[Example]:
@@ -290,7 +294,7 @@ class Run:
             "format": RUN_FORMAT,
             "gold": self._gold_key(),
             "task": [task.kind, task.order, task.answer_tokens],
-            "eval": [config.eval_limit, config.seed if config.eval_limit else None, config.task.labels],
+            "eval": [config.eval_limit, config.task.labels],
             "device": self.device.type,
         }
         if config.setting.name == "prompting":
@@ -314,9 +318,11 @@ class Run:
         return key | {"pool": self._pool_key()}
 
 
-def describe(outcome: Outcome) -> str:
-    """Say in one line what a setting has arrived at."""
+def describe(outcome: Outcome, evaluator: bool = False) -> str:
+    """Say in one line what a setting, or the evaluator, has arrived at."""
     said = f"n={outcome.n_train:,}: " if outcome.n_train else ""
+    if evaluator:
+        said = f"evaluator, {said}"
     if outcome.metrics:
         shown = ", ".join(f"{MAIN[name]} {value:.1%}" for name, value in numbers(outcome.metrics).items())
         predicted = {found.label for found in outcome.predictions if isinstance(found, Prediction)}

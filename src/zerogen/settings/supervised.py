@@ -15,16 +15,24 @@ def supervised(run: Run) -> Outcome:
     config = run.config
     if config.tam.checkpoint:
         return run.evaluate_checkpoint()
-    gold = source_of(config.task)
-    assert gold is not None
-    rows = run.gold_split("train")
-    shared = shared_texts(rows, run.gold_evaluated, f"task '{config.task.name}'", gold.evaluate_on)
+    rows, shared = gold_training_rows(run)
     if shared:
         run.progress.say(f"{shared:,} of the texts reported on are also among the gold training rows")
     outcome = Outcome()
     run.fit(stratified(rows, config.limit, config.seed) if config.limit else rows, outcome)
-    run.progress.say(describe(outcome))
+    run.progress.say(describe(outcome, run.evaluator))
     return outcome
+
+
+def gold_training_rows(run: Run) -> tuple[list[Example], int]:
+    """Return the gold rows to train on, and how many texts reported on are among them.
+
+    Raises `UserError` where the two splits are one.
+    """
+    gold = source_of(run.config.task)
+    assert gold is not None
+    rows = run.gold_split("train")
+    return rows, shared_texts(rows, run.gold_evaluated, f"task '{run.config.task.name}'", gold.evaluate_on)
 
 
 def shared_texts(train: Sequence[Example], evaluated: Sequence[Example], where: str, split: str) -> int:
@@ -36,7 +44,7 @@ def shared_texts(train: Sequence[Example], evaluated: Sequence[Example], where: 
     shared = len(ours & theirs)
     if shared in (len(ours), len(theirs)):
         raise UserError(
-            f"{where}: gold.evaluate_on={split} names the rows that setting=supervised trains on; allowed is another "
-            "split"
+            f"{where}: gold.evaluate_on={split} names the rows that setting=supervised (or an evaluator) trains on; "
+            "allowed is another split, with other rows"
         )
     return shared

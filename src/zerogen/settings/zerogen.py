@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
-from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from zerogen.config import TaskConfig
 from zerogen.contexts import Contexts
 from zerogen.dataset import load_synthetic
-from zerogen.generator import Generator, given_contexts
+from zerogen.files import exclusive
+from zerogen.generator import Generator, doubts, given_contexts
 from zerogen.gold import stratified, stratified_order
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
-from zerogen.progress import Quiet
 from zerogen.records import Example
 from zerogen.settings.run import Outcome, Run, count_rejects, describe, used_chunks
 
@@ -67,7 +64,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                 # A PLM that cannot be had and a prompt that is too long are found before anything is written.
                 asked = Generator(config.task, plm, config.decoding, config.filter, config.seed, given=given)
                 asked.check()
-                for doubt in asked.doubts() if size == sizes[0] else ():
+                for doubt in doubts(config.task) if size == sizes[0] else ():
                     run.progress.say(doubt)
             with exclusive(folder, run.progress):
                 generator = Generator(
@@ -82,13 +79,13 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                 )
                 reused = len(generator.journal.chunks)
                 have = len(generator.rows(size))
-                if reused and have < size:
+                if reused and have < size and size == sizes[0]:  # later sizes go on from this run's own
                     run.progress.say(f"going on from the {have:,} rows that are in {folder}")
                 for _ in chain([None], generator.extend(size, run.progress)):
                     if not shown and generator.journal.chunks:
                         run.progress.say(first_outputs(generator.journal.chunks[0], config.task))
                         shown = True
-            if reused == len(generator.journal.chunks):
+            if reused == len(generator.journal.chunks) and size == sizes[0]:
                 run.progress.say(f"{size:,} rows are already in {folder}")
             rows = generator.rows(size)
             chunks = used_chunks(generator.journal.chunks, rows)
@@ -110,22 +107,6 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
             if size == sizes[-1]:  # the PLM's memory is free while the last TAM trains
                 stack.close()
             yield rows
-
-
-@contextmanager
-def exclusive(folder: Path, progress: Quiet) -> Iterator[None]:
-    """Hold the lock of a pool; wait while another run writes it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress.say(f"waiting for another run that writes {folder}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def first_outputs(chunk: Chunk, task: TaskConfig) -> str:

@@ -274,7 +274,7 @@ def fit(
                 max_epochs=trainer.epochs,
                 callbacks=[best, *saving],
                 logger=list(loggers),
-                log_every_n_steps=10,
+                log_every_n_steps=min(10, len(batches)),  # of a short training, too
                 enable_checkpointing=False,  # its own would be written to the working directory
                 enable_progress_bar=False,
                 enable_model_summary=False,
