@@ -23,6 +23,11 @@ def test_the_mean_of_right_and_wrong_is_a_share() -> None:
     assert mean([0.5])["interval"] == [0.0, 1.0]
 
 
+def test_the_interval_of_a_mean_by_hand() -> None:
+    # standard deviation 0.2582, n = 4, z = 1.96: 0.5 -+ 0.2530
+    assert mean([0.2, 0.4, 0.6, 0.8])["interval"] == pytest.approx([0.2470, 0.7530], abs=1e-4)
+
+
 def test_labels_are_counted_apart() -> None:
     rows = [row("good"), row("good"), row("bad"), row("bad")]
     found = correctness(
@@ -49,7 +54,9 @@ def test_quarters_hold_every_row_once_in_order() -> None:
     confidence = [0.9, 0.1, 0.5, 0.7, 0.3, 0.2]
     parts = quarters(confidence, [1, 0, 1, 1, 0, 0])
     assert [part["rows"] for part in parts] == [2, 2, 1, 1]
+    assert [part["from"] for part in parts] == [0.1, 0.3, 0.7, 0.9]
     assert [part["to"] for part in parts] == [0.2, 0.5, 0.7, 0.9]
+    assert [part["confidence"] for part in parts] == pytest.approx([0.15, 0.4, 0.7, 0.9])
     assert [part["right"]["share"] for part in parts] == [0, 0.5, 1, 1]
     assert len(quarters([0.5], None)) == 1
 
@@ -70,6 +77,12 @@ def test_calibrated_confidences_have_the_mean_of_what_is_right() -> None:
     moved = calibrated(confidence, calibrate(confidence, right))
     assert sum(moved) / 2000 == pytest.approx(sum(right) / 2000, abs=2e-3)
     assert calibrated(confidence, (1, 0)) == pytest.approx(confidence)
+
+
+def test_a_perfect_separation_is_as_sure_as_its_rows_are_many() -> None:
+    confidence, right = [0.2] * 10 + [0.8] * 10, [0.0] * 10 + [1.0] * 10
+    moved = calibrated([0.2, 0.8], calibrate(confidence, right))
+    assert moved == pytest.approx([1 / 12, 11 / 12], abs=1e-3)
 
 
 @pytest.mark.parametrize("right", [[1.0, 1.0, 1.0], [0.0, 0.0, 1.0]])

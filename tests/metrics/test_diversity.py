@@ -81,6 +81,15 @@ def test_near_duplicates_are_those_of_comparing_every_pair() -> None:
     assert 30 < sum(expected) < len(texts) - 100
 
 
+def test_what_is_like_a_duplicate_alone_is_none() -> None:
+    words = [f"w{i}" for i in range(30)]
+    end = [*words[:27], "x", "y", "z"]
+    both = ["u", "v", "w", *end[3:]]
+    first, second, third = (" ".join(one) for one in (words, end, both))
+    assert near_duplicates([first, second, third]) == [False, True, False]
+    assert near_duplicates([second, first, third]) == [False, True, True]
+
+
 def test_case_and_punctuation_hide_no_duplicate() -> None:
     assert near_duplicates(["A great film, I say!", "a GREAT film I say", "", "two words", "Two words."]) == [
         False,
@@ -107,6 +116,7 @@ def test_diversity_counts() -> None:
     assert found["labels"] == {"bad": 1, "good": 2}
     assert found["words"]["mean"] == pytest.approx(16 / 3)
     assert found["words"]["quartiles"] == [4, 5, 6, 6, 6]
+    assert found["distinct"] == [10 / 16, 8 / 13, 6 / 10, 4 / 7]
     assert found["near_duplicates"] == pytest.approx(1 / 3)
     assert found["copies_context"] == 0.5
     assert found["self_bleu_texts"] == 3
@@ -119,6 +129,14 @@ def test_a_sample_is_the_seed_s() -> None:
     assert diversity(rows, config, 0) == diversity(rows, config, 0)
     assert diversity(rows, config, 0)["self_bleu"] != diversity(rows, config, 1)["self_bleu"]
     assert diversity(rows, config, 0)["self_bleu_texts"] == 20
+
+
+@pytest.mark.parametrize("quarter", range(4))
+def test_a_sample_is_drawn_from_all_rows(quarter: int) -> None:
+    texts = ["always the same" if i // 20 == quarter else f"x{i} y{i} z{i}" for i in range(80)]
+    rows = [Example(str(i), text, "a") for i, text in enumerate(texts)]
+    found = diversity(rows, DiversityConfig(self_bleu_texts=20), 0)
+    assert 0.1 <= found["self_bleu"][0] <= 0.5  # the share of the quarter, within which alone texts are alike
 
 
 def test_one_row_has_no_self_bleu() -> None:

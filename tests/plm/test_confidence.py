@@ -20,7 +20,8 @@ def behind(plm: Plm, before: str, text: str) -> list[float]:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_labels_compete_by_the_whole_text(plm: Plm, task: TaskConfig, keep: bool) -> None:
-    task.parse = ParseConfig(stop=[StopConfig("?" if keep else '"', keep)])
+    stops = [StopConfig('"'), StopConfig("?", keep=True)]
+    task.parse = ParseConfig(stop=stops[::-1] if keep else stops)  # the first one counts
     rows = toy_rows(10)
     found = label_confidence(plm, task, rows)
     assert found is not None
