@@ -13,10 +13,12 @@ from filelock import FileLock
 
 from tests.conftest import toy_rows
 from zerogen.config import (
+    ConfidenceConfig,
     Config,
     CorrectnessConfig,
     DiversityConfig,
     GoldConfig,
+    PlmConfig,
     SettingConfig,
     TaskConfig,
     TrainerConfig,
@@ -24,7 +26,9 @@ from zerogen.config import (
 )
 from zerogen.dataset import export_rows, load_synthetic, write_jsonl
 from zerogen.errors import UserError
-from zerogen.measure import evaluator_run, main, measure, measure_run, require_measures
+from zerogen.measure import evaluator, evaluator_run, main, measure, measure_run, require_measures
+from zerogen.metrics.correctness import calibrated
+from zerogen.plm.confidence import label_confidence
 from zerogen.progress import Quiet
 from zerogen.records import Example
 from zerogen.report.runs import MEASURED_ROWS, MEASURES, read_measures
@@ -84,6 +88,10 @@ def folder_of(config: Config, folder: Path, rows: list[Example]) -> Path:
     return folder
 
 
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / MEASURED_ROWS).read_text().splitlines()]
+
+
 def measured(config: Config, folder: Path) -> dict[str, Any]:
     found = measure_run(Run(config, [torch.device("cpu")]), folder)
     assert found is not None
@@ -99,7 +107,7 @@ def test_an_evaluator_tells_right_labels_from_wrong_ones(config: Config, tmp_pat
     assert found["gold_rows"] == 80
     assert found["overall"]["share"] == pytest.approx(0.75, abs=0.05)
     assert found["overall"]["interval"][0] < 0.75 < found["overall"]["interval"][1]
-    lines = [json.loads(line) for line in (folder / MEASURED_ROWS).read_text().splitlines()]
+    lines = lines_of(folder)
     assert [line["uid"] for line in lines] == [row.uid for row in rows]
     doubted = sorted(lines, key=lambda line: line["probability"])[:18]
     assert {line["uid"] for line in doubted} <= wrong
@@ -113,6 +121,41 @@ def test_an_evaluator_is_trained_once(config: Config, tmp_path: Path, monkeypatc
     second = measured(other, folder_of(other, tmp_path / "two", toy_rows(30)))
     assert second["correctness"]["gold"] == first["correctness"]["gold"]
     assert second["correctness"]["overall"]["rows"] == 30
+
+
+def test_no_more_rows_are_judged_and_scored_than_asked_for(config: Config, tmp_path: Path, tiny_causal: Path) -> None:
+    config.plm, config.dataset = PlmConfig("tiny", str(tiny_causal)), None
+    config.correctness.rows, config.confidence = 20, ConfidenceConfig(rows=30)
+    folder = folder_of(config, tmp_path / "run", toy_rows(40))
+    found = measured(config, folder)
+    assert found["diversity"]["rows"] == 40
+    assert found["correctness"]["overall"]["rows"] == 20
+    assert {label: one["rows"] for label, one in found["correctness"]["labels"].items()} == {"bad": 10, "good": 10}
+    assert found["confidence"]["rows"] == 30
+    lines = lines_of(folder)
+    assert sum("probability" in line for line in lines) == 20
+    assert sum("confidence" in line for line in lines) == len(lines) == 30
+
+
+def test_each_row_has_its_probability_and_its_calibrated_confidence(
+    config: Config, tmp_path: Path, tiny_causal: Path
+) -> None:
+    config.plm, config.dataset = PlmConfig("tiny", str(tiny_causal)), None
+    rows = [swapped(row) if i % 4 == 0 else row for i, row in enumerate(toy_rows(80))]
+    folder = folder_of(config, tmp_path / "run", rows)
+    found, lines = measured(config, folder), lines_of(folder)
+    run = Run(config, [torch.device("cpu")])
+    tam, _ = evaluator(run)
+    judged = zip(rows, tam.predict(tam.inputs_of(rows)), strict=True)
+    probabilities = [prediction.probabilities[row.label] for row, prediction in judged]
+    assert [line["probability"] for line in lines] == pytest.approx(probabilities, abs=1e-4)
+    raw = label_confidence(run.load_plm(), config.task, rows)
+    assert raw is not None
+    assert found["confidence"]["estimate"] == pytest.approx(sum(raw) / 80, abs=1e-4)
+    confidences = [line["confidence"] for line in lines]
+    assert confidences == pytest.approx(calibrated(raw, found["confidence"]["calibration"]), abs=1e-4)
+    assert sum(confidences) / 80 == pytest.approx(found["correctness"]["overall"]["share"], abs=0.02)
+    assert abs(sum(raw) / 80 - sum(confidences) / 80) > 0.1  # what was calibrated is told from what was not
 
 
 def test_other_gold_rows_are_another_evaluator(config: Config, tmp_path: Path) -> None:
@@ -216,7 +259,7 @@ def test_a_margin_is_kept_from_self_debiasing(config: Config, tmp_path: Path) ->
     rows = [replace(row, logprob=-2.0, counter_logprob={"other": -2.5, "third": -3.0}) for row in toy_rows(8)]
     folder = folder_of(config, tmp_path / "run", rows)
     measured(config, folder)
-    assert json.loads((folder / MEASURED_ROWS).read_text().splitlines()[0]) == {"uid": "row-0", "margin": 0.5}
+    assert lines_of(folder)[0] == {"uid": "row-0", "margin": 0.5}
 
 
 def test_the_command_measures_a_run_and_a_file(
