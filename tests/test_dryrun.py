@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from tests.conftest import toy_questions, toy_rows
 from zerogen import cli
 from zerogen.config import (
+    ConfidenceConfig,
     Config,
     ContextConfig,
     CorrectnessConfig,
@@ -27,9 +29,13 @@ from zerogen.config import (
     TrainerConfig,
     keys_of,
 )
-from zerogen.dryrun import dry_run
+from zerogen.dryrun import Probed, Probes, dry_run
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
+from zerogen.plm import confidence
+from zerogen.pool import Chunk
+from zerogen.records import Example
+from zerogen.tam import train
 from zerogen.task import check_task
 
 
@@ -80,6 +86,28 @@ def said(*configs: Config) -> str:
     return " ".join(text.getvalue().split())
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let training take 5 s and 0.1 s per row and epoch, predicting a row 0.02 s, scoring one 0.25 s, and no more."""
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+
+    def takes(owner: Any, name: str, seconds: Callable[..., float]) -> None:
+        real = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            nonlocal now
+            found = real(*args, **kwargs)
+            now += seconds(found, *args)
+            return found
+
+        monkeypatch.setattr(owner, name, timed)
+
+    takes(train, "fit", lambda found, rows, task, tam, trainer: 5 + 0.1 * found[1].rows * trainer.epochs)
+    takes(train.Tam, "predict", lambda found, tam, inputs: 0.02 * len(inputs))
+    takes(confidence, "label_confidence", lambda found, plm, task, rows: 0.25 * len(rows))
+
+
 def tree(folder: Path) -> dict[str, float]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -116,6 +144,45 @@ def test_expectations_grow_with_the_number_of_rows(config: Config) -> None:
         return float(found[1].replace(",", ""))
 
     assert expected(4000) == pytest.approx(10 * expected(400), rel=0.1)
+
+
+def test_the_run_is_the_probe_as_many_times_as_it_is_needed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Chunk(0, toy_rows(16), {"bad": 16, "good": 16}, {}, [], tokens=640, seconds=3.2)
+    films = Chunk(0, [Example(str(i), "film", "") for i in range(4)], {"": 4}, {}, [], tokens=40, seconds=0.5)
+    monkeypatch.setattr("zerogen.dryrun._probe", lambda plm, run: Probed(half, [films], batch=96, row_bytes=1000))
+    config = replace(config, train=False, confidence=ConfidenceConfig(rows=0))
+    probes = Probes(Console(quiet=True))
+    found, twice = (probes.run(replace(config, n=n, output_dir=f"{config.output_dir}/{n}")) for n in (400, 800))
+    # 200 rows of each of two labels are 800 texts, which are about 200 films
+    assert found.seconds == pytest.approx({"generate": 80, "contexts": 25})
+    assert found.tokens == pytest.approx(16_000 + 2_000)
+    assert found.memory == 64 * 1000
+    assert twice.seconds == pytest.approx({"generate": 160, "contexts": 50})
+    assert twice.disk == pytest.approx(2 * found.disk)
+    assert found.disk > 400 * len(half.rows[0].text)
+
+
+@pytest.mark.usefixtures("clock")
+def test_training_takes_its_pace_for_every_row_and_epoch(config: Config) -> None:
+    config = replace(config, setting=SettingConfig("supervised"))
+    probes = Probes(Console(quiet=True))
+    for epochs, heldout in ((2, 0.1), (6, 0.1), (2, 0.4)):
+        trainer = replace(config.trainer, epochs=epochs, heldout=heldout)
+        found = probes.run(replace(config, trainer=trainer))
+        seconds = {"train": 5 + 0.1 * 60 * (1 - heldout) * epochs, "evaluate": 0.02 * 60}
+        assert found.seconds == pytest.approx(seconds, rel=0.02)
+
+
+@pytest.mark.usefixtures("clock")
+def test_rows_are_scored_and_judged_up_to_their_limits(config: Config, tiny_encoder: Path) -> None:
+    config = replace(config, correctness=CorrectnessConfig(str(tiny_encoder), rows=300))
+    default = TrainerConfig()
+    for rows, scored in ((10_000, 400), (100, 100)):
+        seconds = Probes(Console(quiet=True)).run(replace(config, confidence=ConfidenceConfig(rows=rows))).seconds
+        assert seconds["confidence"] == pytest.approx(0.25 * scored)
+        assert seconds["correctness"] == pytest.approx(0.02 * 300)
+        trained = 60 * (1 - default.heldout) * default.epochs
+        assert seconds["evaluator"] == pytest.approx(5 + 0.1 * trained + 0.02 * 60, rel=0.02)
 
 
 def test_what_is_not_here_is_named_and_left_out(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
