@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -251,9 +252,28 @@ def test_what_a_stopped_training_recorded_is_kept(config: Config, monkeypatch: p
     assert epochs == ["0", "1"]
 
 
+def test_a_run_that_goes_on_records_what_it_evaluated_before(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = replace(config, logger=LoggerConfig("tensorboard"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)  # in the second of three trainings
+        with pytest.raises(Stopped):
+            run(config)
+    folder = run(config)
+    events = EventAccumulator(str(folder / "tensorboard" / "trend")).Reload()
+    with (folder / "trend.csv").open() as file:
+        trend = {int(row["n"]): float(row["value"]) for row in csv.DictReader(file) if row["metric"] == "accuracy"}
+    assert list(trend) == [50, 100, 120]
+    recorded = {event.step: event.value for event in events.Scalars("trend/accuracy")}
+    assert recorded == pytest.approx(trend, abs=1e-6)
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Stop behind so many epochs of all trainings."""
     import zerogen.tam.train as train
 
+    done = count(1)
     plain: Callable[[Path], Any] = train._every_epoch
 
     def stopping(checkpoint: Path) -> Any:
@@ -262,7 +282,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
 
         def stop(trainer: Any, module: Any) -> None:
             save(trainer, module)
-            if trainer.current_epoch + 1 == epochs:
+            if next(done) == epochs:
                 raise Stopped(15)
 
         callback.on_train_epoch_end = stop

@@ -1,6 +1,7 @@
 """The cards of dataset and TAM: headers that the Hub's library reads, figures that are those of the run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -24,9 +25,21 @@ def test_the_dataset_has_a_card_that_loads_with_it(made: Made) -> None:
     assert f"{len(rows)} texts" in card.text
     measures = json.loads((made.folder / "measures.json").read_text())
     assert f"| {100 * measures['diversity']['self_bleu'][3]:.1f} |" in card.text
+    assert f"| distinct bigrams | {100 * measures['diversity']['distinct'][1]:.1f} % |" in card.text
     assert f"{100 * measures['correctness']['overall']['share']:.1f} %" in card.text
     assert "the prompts that made them are not known" in card.text
     assert not any(text in card.text for text in HOSTILE)
+
+
+@pytest.mark.parametrize(
+    ("rows", "category"),
+    [(999, "n<1K"), (1_000, "1K<n<10K"), (9_999, "1K<n<10K"), (10_000, "10K<n<100K"), (100_000, "100K<n<1M")],
+)
+def test_a_dataset_is_as_large_as_its_file(made: Made, tmp_path: Path, rows: int, category: str) -> None:
+    (tmp_path / "toy-dataset.jsonl").write_text('{"label": "bad"}\n' * rows)
+    card = DatasetCard(dataset_card(replace(read_run(made.folder), folder=tmp_path)))
+    assert card.data.size_categories == [category]
+    assert f"{rows:,} texts" in card.text
 
 
 def test_the_tam_has_a_card_with_its_results(made: Made) -> None:

@@ -29,6 +29,13 @@ def test_names_stand_in_the_legend_as_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "trend.png").stat().st_size > 1000
 
 
+def test_error_bars_span_the_spread_over_seeds() -> None:
+    figure = trend_figure([Curve("a", [100, 200], [0.25, 0.5], [0, 0.125], [1, 2])], [], "accuracy")
+    (drawn,) = figure.axes[0].containers
+    (bars,) = drawn.lines[2]
+    assert [bar.tolist() for bar in bars.get_segments()] == [[[100, 25], [100, 25]], [[200, 37.5], [200, 62.5]]]
+
+
 def test_text_takes_the_colour_of_the_page() -> None:
     drawn = svg(trend_figure([Curve("a", [1], [0.5], [0], [1])], [Level("b", 0.4)], "accuracy"))
     assert "currentColor" in drawn

@@ -18,9 +18,24 @@ from playwright.sync_api import Browser
 from rich.console import Console
 
 from tests.report.conftest import Made
-from zerogen.config import Config, PlmConfig, SettingConfig, TamConfig, TaskConfig, keys_of
+from zerogen.config import (
+    ConfidenceConfig,
+    Config,
+    CorrectnessConfig,
+    DecodingConfig,
+    DiversityConfig,
+    FilterConfig,
+    LoggerConfig,
+    PlmConfig,
+    SettingConfig,
+    TamConfig,
+    TaskConfig,
+    TrainerConfig,
+    keys_of,
+)
 from zerogen.errors import UserError
 from zerogen.report.grid import Row, grid
+from zerogen.report.overview import write_overview
 from zerogen.report.results import write_trend
 from zerogen.report.runs import read_run, read_runs
 from zerogen.table import as_csv, latex, main, markdown, print_table
@@ -172,6 +187,38 @@ def test_runs_that_differ_in_more_than_their_seed_do_not_share_a_cell(sweep: Pat
     ]
 
 
+@pytest.mark.parametrize("setting", ["supervised", "prompting", "zerogen"])
+def test_what_does_not_change_the_figures_does_not_split_a_cell(tmp_path: Path, setting: str) -> None:
+    differences: dict[str, Any] = {
+        "seeds": [0, 1],
+        "log_every": 100,
+        "gpu": "none",
+        "processes": 2,
+        "output_dir": "elsewhere",
+        "diversity": DiversityConfig(self_bleu_texts=10),
+        "correctness": CorrectnessConfig(None),
+        "confidence": ConfidenceConfig(rows=1),
+        "logger": LoggerConfig("tensorboard"),
+    }
+    generates: dict[str, Any] = {
+        "n": 100,
+        "decoding": DecodingConfig(top_k=7),
+        "filter": FilterConfig(max_words=7),
+        "dataset": "rows.jsonl",
+        "dataset_labels": {0: "bad"},
+    }
+    if setting == "supervised":
+        differences |= generates | {"plm": PlmConfig("opt", "opt"), "contexts": "gold", "answers": "rules"}
+    if setting == "prompting":
+        differences |= generates | {"tam": TamConfig("lstm"), "trainer": TrainerConfig(lr=1), "limit": 7}
+    configs = [of(setting, "films"), *(of(setting, "films", **{key: value}) for key, value in differences.items())]
+    for seed, config in enumerate(configs):
+        finished(tmp_path, f"{seed}", {"accuracy": 0.5}, replace(config, seed=seed))
+    found = grid(read_runs([tmp_path]))
+    (row,) = found.rows
+    assert found.cells[row, "films", "accuracy"].seeds == tuple(range(len(configs)))
+
+
 def test_what_differs_between_tasks_alone_does_not_split_a_row(sweep: Path) -> None:
     other = of("zerogen", "third", n=500)
     other.task.max_length = 64
@@ -238,6 +285,22 @@ def test_the_page_links_every_report(browser: Browser, made: Made, tmp_path: Pat
     found = Axe().run(page).response["violations"]
     assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
     page.close()
+
+
+def test_the_page_draws_levels_at_their_means(sweep: Path, tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.85, 0.95)):
+        finished(sweep, f"level{seed}", {"accuracy": accuracy}, of("supervised", "drawn", seed=seed))
+    finished(sweep, "level", {"accuracy": 0.6}, of("prompting", "drawn"))
+    finished(sweep, "curve", {"accuracy": 0.75}, of("zerogen", "drawn"))
+    write_overview(grid(read_runs([sweep / "drawn"])), tmp_path / "overview.html")
+    drawn = re.findall(r'<path d="M ([^"]*)" clip-path[^>]* stroke: (#\w+)', (tmp_path / "overview.html").read_text())
+    heights: dict[str, list[float]] = {}  # by colour, from the top
+    for path, colour in drawn:
+        heights.setdefault(colour, []).extend(float(point.split()[1]) for point in re.split("[ML]", path))
+    (curve, *flat), (supervised, *_), (prompting, *_) = heights.values()
+    assert set(flat) == {curve}
+    assert supervised < prompting
+    assert curve == pytest.approx((supervised + prompting) / 2, abs=0.01)
 
 
 def test_the_command_prints_and_refuses(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
