@@ -17,7 +17,9 @@ from playwright.sync_api import Browser, Page
 
 from tests.conftest import toy_questions
 from tests.report.conftest import HOSTILE, LABELS, Made, Seen, result_of, watch
+from tests.report.test_table import finished, of
 from zerogen.config import (
+    Config,
     ContextConfig,
     CorrectnessConfig,
     FilterConfig,
@@ -25,6 +27,7 @@ from zerogen.config import (
     ParseConfig,
     PlmConfig,
     SettingConfig,
+    TamConfig,
     TaskConfig,
 )
 from zerogen.errors import UserError
@@ -64,6 +67,22 @@ def pick(page: Page, control: str, value: str) -> None:
     page.locator(control).select_option(value)
 
 
+def look(browser: Browser, folder: Path) -> Seen:
+    seen = Seen(browser.new_page(), [])
+    watch(seen)
+    seen.page.goto((folder / "report.html").as_uri())
+    return seen
+
+
+def copied(made: Made, place: Path, **result: Any) -> Path:
+    """A copy of the run alone, with other values in its result.json."""
+    folder = place / "toy" / "run"
+    shutil.copytree(made.folder, folder)
+    found = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(found | result))
+    return folder
+
+
 def test_hostile_texts_are_shown_as_text(opened: Seen, made: Made) -> None:
     page = opened.page
     assert sorted(every_page(page)) == sorted(visible(row["X"]) for row in made.rows)
@@ -72,6 +91,90 @@ def test_hostile_texts_are_shown_as_text(opened: Seen, made: Made) -> None:
     assert page.evaluate("window.owned") is None
     assert page.locator("main img, main script, #list i, #list b").count() == 0
     assert opened.complaints == []
+
+
+def test_hostile_rejects_are_shown_as_text(made: Made, browser: Browser, tmp_path: Path) -> None:
+    reasons, texts = ["too_short", "too_long", "duplicate"], [*HOSTILE, ""]
+    samples = [
+        {
+            "prompt": "of these not all is shown " * 9 + prompt,
+            "text": text,
+            "reason": reasons[i % 3],
+            "label": LABELS[0],
+        }
+        for i, (prompt, text) in enumerate(zip(reversed(texts), texts, strict=True))
+    ]
+    folder = copied(made, tmp_path, requests=100, pool="elsewhere/pool", rejects=dict.fromkeys(reasons, 3))
+    (folder.parent / "pool").mkdir()
+    (folder.parent / "pool" / "texts.jsonl").write_text(json.dumps({"samples": samples}) + "\n")
+    write_report(folder)
+    seen = look(browser, folder)
+    section = seen.page.get_by_role("region", name="What was rejected")
+    for reason, details in zip(reasons, section.locator("details").all(), strict=True):
+        details.locator("summary").click()
+        mine = [sample for sample in samples if sample["reason"] == reason]
+        assert details.locator("li > bdi").all_text_contents() == [visible(one["text"]) or "(nothing)" for one in mine]
+        assert details.locator("small bdi").all_text_contents() == [visible(one["prompt"][-160:]) for one in mine]
+    assert section.locator("img, script, i").count() == 0
+    assert seen.page.evaluate("window.owned") is None
+    assert seen.complaints == []
+    seen.page.close()
+
+
+def test_hostile_names_and_configuration_are_shown_as_text(
+    made: Made, browser: Browser, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    labels = ['</script><img src="x" onerror="window.owned = 1">', "<script>window.owned = 1</script>\"'&amp;"]
+    rename = dict(zip(LABELS, labels, strict=True))
+    rows = [{"C": row["C"], "X": row["X"], "label": rename[row["label"]], "logprob": -1.5} for row in made.rows[:20]]
+    files = dict(made.config.task.gold["own"].files)
+    written = {"given": rows}
+    for split, path in files.items():
+        written[split] = [row | {"label": rename[row["label"]]} for row in read(Path(path))]
+        files[split] = str(tmp_path / f"{split}.jsonl")
+    for name, some in written.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    task = replace(
+        made.config.task,
+        labels=labels,
+        prompts=dict.fromkeys(labels, f'{HOSTILE[1]} "<C>": "'),
+        scoring={},
+        context=ContextConfig(prompt="".join(HOSTILE)),
+        gold={"own": GoldConfig(files=files)},
+    )
+    config = replace(
+        made.config,
+        task=task,
+        tam=replace(made.config.tam, name="<i>lstm"),
+        dataset=str(tmp_path / "given.jsonl"),
+        correctness=CorrectnessConfig(str(tiny_encoder)),
+        output_dir=str(tmp_path / "<b>outputs"),
+        command=["task=toy", *(f"answers={text}" for text in HOSTILE[:3])],
+    )
+    folder = result_of(config)
+    seen = look(browser, folder)
+    page = seen.page
+    assert page.locator("#label option").all_text_contents() == ["all", *sorted(labels)]
+    assert page.locator("[aria-label='Confusion matrix'] th").all_text_contents() == ["gold", *labels, *labels]
+    for words in [f"Rows of {label}" for label in labels] + [f"TAM {config.tam.name}"]:
+        assert words in page.locator("body").inner_text()
+    assert page.locator("[aria-label='Agreement of the evaluator'] tbody th").all_text_contents() == ["all", *labels]
+    assert page.locator("#correct ~ ul li").count() > 0
+    assert page.locator("pre").all_text_contents() == [
+        command(json.loads((folder / "result.json").read_text())),
+        (folder / "config.yaml").read_text(),
+    ]
+    page.locator("#list summary").first.click()
+    page.locator("#list dt").first.wait_for()
+    row = read(folder / "toy-dataset.jsonl")[0]
+    prompt = task.prompts[row["label"]].replace("<C>", row["C"])
+    assert page.locator("#list dd").nth(1).text_content() == visible(prompt)
+    pick(page, "#label", labels[0])
+    assert count(page) == 10
+    assert page.locator("main img, main script, main i, main b").count() == 0
+    assert page.evaluate("window.owned") is None
+    assert seen.complaints == []
+    page.close()
 
 
 def test_search_is_for_what_is_written(opened: Seen, made: Made) -> None:
@@ -93,6 +196,43 @@ def test_labels_and_doubt_filter(opened: Seen, made: Made) -> None:
         pick(page, "#doubt", choice)
         assert count(page) == sum(line["agreement"] == agreed for line in lines)
     assert all("agrees" in about for about in page.locator("#list .about").all_text_contents())
+
+
+def test_what_the_evaluator_disputes_most_is_listed(opened: Seen, made: Made) -> None:
+    texts = {row["uid"]: row["X"] for row in read(made.folder / "toy-dataset.jsonl")}
+    lines = [line for line in read(made.folder / "measured-rows.jsonl") if line["agreement"] == 0]
+    lines = sorted(lines, key=lambda line: line["probability"])[:10]
+    assert lines
+    assert opened.page.locator("#correct ~ ul li > bdi").all_text_contents() == [
+        visible(texts[line["uid"]]) for line in lines
+    ]
+
+
+def test_what_the_plm_thinks_filters_and_orders(made: Made, browser: Browser, tmp_path: Path) -> None:
+    folder = copied(made, tmp_path)
+    rows = read(folder / "toy-dataset.jsonl")
+    for i, row in enumerate(rows):  # 127 rows: none has the value of another
+        row["logprob"] = -(53 * i % 127) / 10
+    lines = {row["uid"]: {"uid": row["uid"], "margin": (41 * i % 127) / 127} for i, row in enumerate(rows)}
+    for i, row in enumerate(rows[:100]):  # the others were not scored
+        lines[row["uid"]]["confidence"] = (37 * i % 127) / 127
+    for name, some in {"toy-dataset": rows, "measured-rows": lines.values()}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in some))
+    write_report(folder)
+    page = look(browser, folder).page
+    orders: dict[str, Any] = {
+        "least confident first": lambda row: lines[row["uid"]].get("confidence", 2),
+        "most confident first": lambda row: -lines[row["uid"]].get("confidence", -1),
+        "smallest margin first": lambda row: lines[row["uid"]]["margin"],
+        "least probable text first": lambda row: row["logprob"],
+    }
+    for words, key in orders.items():
+        page.locator("#order").select_option(label=words)
+        assert every_page(page) == [visible(row["X"]) for row in sorted(rows, key=key)], words
+    page.locator("#doubt").select_option(label="confidence below 50 %")
+    unsure = [row["X"] for row in rows if lines[row["uid"]].get("confidence", 1) < 0.5]
+    assert sorted(every_page(page)) == sorted(map(visible, unsure))
+    page.close()
 
 
 @pytest.mark.parametrize("order", ["", "probability", "long", "short"])
@@ -218,6 +358,53 @@ def test_the_trend_is_the_mean_over_seeds_beside_the_other_settings(made: Made) 
         "PROMPTING, tiny": others["prompting"],
         "SUPERVISED, 60 gold rows": others["supervised"],
     }
+
+
+def test_the_trend_is_compared_on_the_same_gold_rows_with_the_same_models(tmp_path: Path) -> None:
+    def made(name: str, value: float, config: Config, on: dict[str, Any], place: str = "outputs") -> Path:
+        folder = finished(tmp_path / place, name, {"accuracy": value}, config)
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | on))
+        return folder
+
+    folder = made("z0", 0.7, of("zerogen", "films", seed=0), {})
+    made("z1", 0.8, of("zerogen", "films", seed=1), {})
+    made("s", 0.9, of("supervised", "films"), {})
+    made("p", 0.6, of("prompting", "films"), {})
+    made("other tam", 0.1, of("supervised", "films", tam=TamConfig("lstm")), {})
+    made("other plm", 0.1, of("prompting", "films", plm=PlmConfig("opt", "opt")), {})
+    made("quiz", 0.1, of("supervised", "quiz"), {}, "outputs/films")  # films/quiz/quiz, another task
+    for i, on in enumerate(({"n_eval": 50}, {"evaluated_on": "own/test"})):
+        for setting in ("supervised", "prompting", "zerogen"):
+            made(f"{setting} {i}", 0.1, of(setting, "films", seed=2), on)
+    (curve,), levels, _ = trend(read_run(folder))
+    assert [(level.name.partition(",")[0], level.value) for level in levels] == [
+        ("PROMPTING", 0.6),
+        ("SUPERVISED", 0.9),
+    ]
+    assert (curve.means, curve.seeds) == ((pytest.approx(0.75), pytest.approx(0.75)), [2, 2])
+
+
+def test_measures_and_costs_are_those_of_the_files(made: Made, browser: Browser, tmp_path: Path) -> None:
+    folder = copied(made, tmp_path, seconds={"load": 0.06, "generate": 4321.26}, tokens={"generate": 98765})
+    measures = json.loads((folder / "measures.json").read_text()) | {"seconds": {"diversity": 7.77}}
+    (folder / "measures.json").write_text(json.dumps(measures))
+    write_report(folder)
+    page = look(browser, folder).page
+
+    def cells(region: str) -> list[list[str]]:
+        lines = page.get_by_role("region", name=region).locator("tbody tr").all()
+        return [line.locator("th, td").all_text_contents() for line in lines]
+
+    assert cells("Seconds per stage") == [
+        ["load", "0.1", ""],
+        ["generate", "4,321.3", "98,765"],
+        ["measuring: diversity", "7.8", ""],
+    ]
+    diverse = measures["diversity"]
+    bleu, distinct = ([f"{100 * value:.1f}" for value in diverse[name]] for name in ("self_bleu", "distinct"))
+    assert [line[1] for line in cells("Diversity")][:2] == [" / ".join(bleu), " % / ".join(distinct) + " %"]
+    page.close()
 
 
 def test_generated_rows_have_their_prompt_and_rejected_ones_a_reason(
