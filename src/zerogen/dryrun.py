@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config import Config, TaskConfig, TrainerConfig
-from zerogen.errors import Unavailable
+from zerogen.errors import Unavailable, UserError
 from zerogen.records import Example
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Probes:
         self.scratch = Path()
         self._known: dict[str, Any] = {}
         self._told: set[str] = set()
-        self._folders: set[Path] = set()
+        self._folders: dict[Path, dict[str, Any]] = {}  # of earlier jobs, and what they asked for
         self._said: set[str] = set()
         self._plm: tuple[str, Plm] | None = None
 
@@ -125,7 +125,7 @@ class Probes:
         """Tell what is there for one run and return what it will take."""
         from zerogen.loggers import require_logger
         from zerogen.process import devices_of, require_writable
-        from zerogen.report.results import finished
+        from zerogen.report.results import asked_for, finished
         from zerogen.settings.run import Run
 
         require_writable(Path(config.output_dir))
@@ -137,10 +137,17 @@ class Probes:
             if finished(run) is not None:
                 self.say(f"already there, nothing would be done: {folder}")
                 return expected
-            if folder in self._folders:
+            before = self._folders.get(folder)
+            asked = asked_for(config)
+            if asked == before:
                 self.say("the same run as an earlier one of this command: nothing more would be done")
                 return expected
-            self._folders.add(folder)
+            if before and asked["n"] and before["n"] > asked["n"]:
+                raise UserError(
+                    f"n={asked['n']}: an earlier run of this command, of n={before['n']}, has the same folder; sizes in "
+                    f"between are those of log_every={asked['n']}"
+                )
+            self._folders[folder] = asked
         except Unavailable:
             pass  # what is missing is named below
         gold = self._gold(run, expected)
@@ -320,7 +327,7 @@ class Probes:
         if pace is not None:
             self._train(run, pace, points(size, config.log_every), self._evaluated(run, gold), expected)
         if config.correctness.evaluator:
-            self._evaluator(run, rows, gold, expected)
+            self._evaluator(run, rows, size, gold, expected)
 
     def _generate(self, run: Run, expected: Expected) -> Probed | None:
         """Write 32 texts, tell two prompts of each label and what came of them, and what `n` rows will take."""
@@ -367,7 +374,7 @@ class Probes:
             expected.unknown.append(_GENERATION)
             return probed
         expected.memory = max(0, probed.batch - PROBE) * probed.row_bytes
-        line = len(json.dumps(asdict(chunk), ensure_ascii=False).encode()) / max(1, accepted)
+        line = len(json.dumps([asdict(row) for row in chunk.rows], ensure_ascii=False).encode()) / max(1, accepted)
         # In the pool, as JSON lines and as Arrow, and in the report.
         expected.disk += 4 * line * config.n
         if not any(lacking.values()):
@@ -406,15 +413,17 @@ class Probes:
         seconds = self._once(["confidence", asdict(config.task), asdict(config.plm)], pace)
         expected.seconds["confidence"] = seconds * min(config.n, config.confidence.rows)
 
-    def _evaluator(self, run: Run, rows: Sequence[Example], gold: dict[str, list[Example]], expected: Expected) -> None:
+    def _evaluator(
+        self, run: Run, rows: Sequence[Example], size: int, gold: dict[str, list[Example]], expected: Expected
+    ) -> None:
         from zerogen.measure import evaluator_run
-        from zerogen.report.results import finished
+        from zerogen.report.results import asked_for, finished
 
         other = evaluator_run(run)
-        judged = min(run.config.correctness.rows, run.config.n)
+        judged = min(run.config.correctness.rows, size)
         try:
             there = finished(other) is not None or other.folder() in self._folders
-            self._folders.add(other.folder())
+            self._folders[other.folder()] = asked_for(other.config)
         except Unavailable:
             there = False
         pace = self._pace(other, gold.get("train", ()), expected)

@@ -18,7 +18,7 @@ def label_confidence(
 ) -> list[float] | None:
     """Return the probability of each row's own label, given its text: softmax over labels of log p(text | prompt).
 
-    The log-probability is summed over the tokens of the text and the string that ended it, behind the prompt that
+    The log-probability is summed over the tokens of the text and the first stop string, behind the prompt that
     texts of a label are written for; all labels count as equally frequent. For questions it is the mean token's
     probability of the answer behind the scoring prompt. None where there is nothing to compare: a single label, or
     questions without a scoring prompt or an answer. A text or context that is too long is cut, for all labels alike.
