@@ -36,6 +36,7 @@ from zerogen.report.__main__ import main
 from zerogen.report.page import command, embedded, rejects, sample, trend, write_report
 from zerogen.report.results import read_trend
 from zerogen.report.runs import read_run
+from zerogen.settings.run import digest
 from zerogen.task import check_task
 
 SIGNS = {"\u0000": "\u2400", "\u0007": "\u2407", "\u202e": "[U+202E]", "\u202c": "[U+202C]"}
@@ -218,6 +219,9 @@ def test_what_the_plm_thinks_filters_and_orders(made: Made, browser: Browser, tm
         lines[row["uid"]]["confidence"] = (37 * i % 127) / 127
     for name, some in {"toy-dataset": rows, "measured-rows": lines.values()}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in some))
+    measures = json.loads((folder / "measures.json").read_text())
+    measures["asked_for"]["dataset"] = digest(str(folder / "toy-dataset.jsonl"))  # of these rows
+    (folder / "measures.json").write_text(json.dumps(measures))
     write_report(folder)
     page = look(browser, folder).page
     orders: dict[str, Any] = {
