@@ -144,8 +144,8 @@ class Probes:
                 return expected
             if before and asked["n"] and before["n"] > asked["n"]:
                 raise UserError(
-                    f"n={asked['n']}: an earlier run of this command, of n={before['n']}, has the same folder; sizes in "
-                    f"between are those of log_every={asked['n']}"
+                    f"n={asked['n']}: an earlier run of this command, of n={before['n']}, has the same folder; "
+                    f"log_every={asked['n']} reports on sizes below n"
                 )
             self._folders[folder] = asked
         except Unavailable:
