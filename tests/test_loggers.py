@@ -179,7 +179,9 @@ def test_a_short_training_has_its_losses_too(config: Config) -> None:
 
 
 def test_each_job_of_a_multirun_is_a_run_of_its_own(config: Config) -> None:
-    conf = Path(config.output_dir).parent / "conf" / "task"
+    place = Path(config.output_dir).parent
+    repository(place)
+    conf = place / "conf" / "task"
     conf.mkdir(parents=True)
     gold = config.task.gold["own"].files["validation"]
     (conf / "toy.yaml").write_text(
@@ -189,7 +191,7 @@ def test_each_job_of_a_multirun_is_a_run_of_its_own(config: Config) -> None:
     words = f"task=toy dataset={config.dataset} tam=lstm tam.hidden=8 trainer.epochs=1 seed=1,2 logger=wandb".split()
     done = subprocess.run(
         [sys.executable, "-m", "zerogen", "--config-dir", "conf", "-m", *words, "logger.mode=offline"],
-        cwd=conf.parents[1],
+        cwd=place,
         env={**os.environ, "WANDB_MODE": "online"},  # the configuration decides
         capture_output=True,
         text=True,
@@ -199,6 +201,17 @@ def test_each_job_of_a_multirun_is_a_run_of_its_own(config: Config) -> None:
     assert len(both) == 2
     assert {len([record for record in found if record.HasField("exit")]) for found in both} == {1}
     assert done.stdout.count("wandb sync") == 2
+    for record in [record for found in both for record in found]:  # neither what is printed nor where the code is from
+        assert not (record.HasField("output") or record.HasField("output_raw")), record
+        assert "example.com" not in str(record)
+
+
+def repository(place: Path) -> None:
+    """Make a folder a git repository as far as others look into it."""
+    for folder in ("objects", "refs/heads"):
+        (place / ".git" / folder).mkdir(parents=True)
+    (place / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (place / ".git" / "config").write_text('[remote "origin"]\n\turl = https://example.com/films.git\n')
 
 
 @pytest.mark.usefixtures("offline")
