@@ -181,6 +181,7 @@ def test_a_short_training_has_its_losses_too(config: Config) -> None:
 def test_each_job_of_a_multirun_is_a_run_of_its_own(config: Config) -> None:
     place = Path(config.output_dir).parent
     repository(place)
+    (place / "go.py").write_text("from zerogen.cli import main\n\nif __name__ == '__main__':\n    main()\n")
     conf = place / "conf" / "task"
     conf.mkdir(parents=True)
     gold = config.task.gold["own"].files["validation"]
@@ -190,9 +191,9 @@ def test_each_job_of_a_multirun_is_a_run_of_its_own(config: Config) -> None:
     )
     words = f"task=toy dataset={config.dataset} tam=lstm tam.hidden=8 trainer.epochs=1 seed=1,2 logger=wandb".split()
     done = subprocess.run(
-        [sys.executable, "-m", "zerogen", "--config-dir", "conf", "-m", *words, "logger.mode=offline"],
+        [sys.executable, "go.py", "--config-dir", "conf", "-m", *words, "logger.mode=offline"],
         cwd=place,
-        env={**os.environ, "WANDB_MODE": "online"},  # the configuration decides
+        env={**os.environ, "WANDB_MODE": "online", "WANDB_SAVE_CODE": "true"},  # the configuration decides
         capture_output=True,
         text=True,
     )
@@ -201,9 +202,10 @@ def test_each_job_of_a_multirun_is_a_run_of_its_own(config: Config) -> None:
     assert len(both) == 2
     assert {len([record for record in found if record.HasField("exit")]) for found in both} == {1}
     assert done.stdout.count("wandb sync") == 2
-    for record in [record for found in both for record in found]:  # neither what is printed nor where the code is from
+    for record in [record for found in both for record in found]:  # neither what is printed nor code
         assert not (record.HasField("output") or record.HasField("output_raw")), record
         assert "example.com" not in str(record)
+        assert not any("go.py" in file.path for file in record.files.files)
 
 
 def repository(place: Path) -> None:
