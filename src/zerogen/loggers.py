@@ -106,7 +106,7 @@ class Wandb(Csv):
             config=keys_of(config),
             mode="online" if mode == "online" else "offline",
             reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )
         self._run.define_metric("n", hidden=True)
         if mode == "online":

@@ -24,7 +24,8 @@ _IGNORED |= {"logger"}
 # What the settings do not read.
 _UNREAD = {
     "supervised": {"plm", "decoding", "filter", "n", "dataset", "dataset_labels", "contexts", "answers"},
-    "prompting": {"tam", "trainer", "decoding", "filter", "n", "limit", "dataset", "dataset_labels"},
+    "prompting": {"tam", "trainer", "train", "decoding", "filter", "n", "limit", "dataset", "dataset_labels"}
+    | {"contexts", "answers"},
     "zerogen": set[str](),
 }
 # What belongs to one task and is compared among its runs only.
