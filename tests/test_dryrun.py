@@ -121,6 +121,12 @@ def test_nothing_is_written(config: Config, tmp_path: Path, setting: str) -> Non
     assert text.endswith("nothing was written")
 
 
+@pytest.mark.parametrize(("load", "told"), [(0.1, False), (99.0, True)])
+def test_a_busy_machine_is_told(config: Config, monkeypatch: pytest.MonkeyPatch, load: float, told: bool) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    assert ("other work keeps 99.0 of" in said(replace(config, setting=SettingConfig("supervised")))) == told
+
+
 def test_two_prompts_of_each_label_and_what_came_of_them(config: Config) -> None:
     text = said(config)
     for label in ("bad", "good"):

@@ -78,6 +78,11 @@ def dry_run(configs: Sequence[Config], console: Console) -> None:
     from zerogen.jobs import expand
 
     probes = Probes(console)
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        probes.say(
+            f"other work keeps {load:.1f} of {cores} cores busy: the run is probed slower than an idle machine is"
+        )
     total, runs, unknown = 0.0, 0, 0
     with ExitStack() as stack:
         probes.scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zerogen-")))
