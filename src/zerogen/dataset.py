@@ -95,7 +95,7 @@ def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) 
         for column in ("context", "question", "answers"):
             if column not in rows[0]:
                 raise missing_column(path, column, rows[0])
-        return unique([_question(row, f"{path}: row {i + 1}", i, task) for i, row in enumerate(rows)])
+        return _named([_question(row, f"{path}: row {i + 1}", i, task) for i, row in enumerate(rows)])
     for column, other in (("X", "text"), ("C", "context")):
         if column not in rows[0] and other in rows[0]:
             rows = [{column if name == other else name: value for name, value in row.items()} for row in rows]
@@ -109,24 +109,25 @@ def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) 
         raise missing_column(path, "C", rows[0])
     if "label" not in rows[0] and "Y" not in rows[0]:
         raise missing_column(path, "label", rows[0])
-    return unique([_example(row, f"{path}: row {i + 1}", i, task, names) for i, row in enumerate(rows)])
+    return _named([_example(row, f"{path}: row {i + 1}", i, task, names) for i, row in enumerate(rows)])
 
 
-def unique(rows: Sequence[Example]) -> list[Example]:
-    """Return rows with a number behind each uid that an earlier one has: two files in one may repeat them."""
-    taken = {row.uid for row in rows}
-    seen: Counter[str] = Counter()
-    found = []
-    for row in rows:
-        seen[row.uid] += 1
-        if seen[row.uid] > 1:
-            number = seen[row.uid]
-            while (uid := f"{row.uid}-{number}") in taken:
+def unique(uids: Sequence[str]) -> list[str]:
+    """Return uids with a number behind each that an earlier row has: two files in one may repeat them."""
+    taken, seen, found = set(uids), Counter[str](), []
+    for uid in uids:
+        seen[uid] += 1
+        name, number = uid, seen[uid]
+        if number > 1:
+            while (name := f"{uid}-{number}") in taken:
                 number += 1
-            taken.add(uid)
-            row = replace(row, uid=uid)
-        found.append(row)
+            taken.add(name)
+        found.append(name)
     return found
+
+
+def _named(rows: Sequence[Example]) -> list[Example]:
+    return [replace(row, uid=uid) for row, uid in zip(rows, unique([row.uid for row in rows]), strict=True)]
 
 
 def synthetic_rows(path: str) -> list[dict[str, Any]]:

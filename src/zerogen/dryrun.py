@@ -100,7 +100,7 @@ def dry_run(configs: Sequence[Config], console: Console) -> None:
             unknown += sum(bool(one.unknown) for one in expected)
     if runs > 1:
         known = f", about {_time(total)} in all" if total else ""
-        left_out = f"; of {unknown} of them something is {_MISSING}" if unknown else ""
+        left_out = f"; of {unknown} of them not all could be probed" if unknown else ""
         probes.say(f"\n{runs} runs{known}{left_out}")
     probes.say("nothing was written")
 
@@ -315,7 +315,8 @@ class Probes:
         except Unavailable:
             self._missing(f"tokenizer {config.diversity.tokenizer} (a package)", "tokenizer", expected)
         with suppress(Unavailable):  # what else is missing is named below
-            require_measures(run)
+            key = [asdict(config.correctness), asdict(task), asdict(config.diversity)]
+            self._once(["measures", *key], partial(require_measures, run))
         if config.dataset:
             rows = load_synthetic(config.dataset, task, config.dataset_labels)
             size = min(config.limit or len(rows), len(rows))
@@ -457,7 +458,7 @@ class Probes:
             missing = [what for what in expected.unknown if what != _GENERATION]
             if missing:
                 self.say(f"{', '.join(missing)}: {_MISSING}")
-            if _GENERATION in expected.unknown:
+            if _GENERATION in expected.unknown and expected.seconds:
                 self.say("that is without generation, of which nothing can be said")
 
 

@@ -36,7 +36,15 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     from zerogen.measure import require_measures
     from zerogen.progress import Rich
     from zerogen.report import present
-    from zerogen.report.results import add_line, finished, read_trend, write_result, write_run, write_trend
+    from zerogen.report.results import (
+        add_line,
+        finished,
+        read_trend,
+        write_config,
+        write_result,
+        write_run,
+        write_trend,
+    )
     from zerogen.settings.run import Outcome, Run
 
     require_writable(Path(config.output_dir))
@@ -45,7 +53,8 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     if earlier is not None:
         run.progress.say(f"already there, nothing done: {run.folder()} (delete the folder to run again)")
         if earlier["evaluator"]:  # now it is asked for itself
-            earlier["evaluator"] = False
+            earlier |= {"evaluator": False, "command": config.command}
+            write_config(config, run.folder())
             write_result(earlier)
         add_line(Path(config.output_dir) / "results.csv", earlier)
         _measure(run)

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config import (
-    ConfidenceConfig,
     Config,
-    CorrectnessConfig,
     PlmConfig,
     SettingConfig,
     TamConfig,
@@ -30,7 +28,7 @@ from zerogen.files import exclusive, write_whole
 from zerogen.gold import stratified_order
 from zerogen.progress import Rich
 from zerogen.records import Example
-from zerogen.report.runs import MEASURED_ROWS, MEASURES, MEASURES_FORMAT, read_measures
+from zerogen.report.runs import MEASURED_ROWS, MEASURES, MEASURES_FORMAT, read_lines, read_measures
 from zerogen.settings.run import Run, digest
 from zerogen.task import bundled_option, conf_dir, load_task, override
 
@@ -38,95 +36,108 @@ if TYPE_CHECKING:
     from zerogen.tam.train import Tam
 
 _EVALUATOR_SEED = 42  # that of a run which names none: a SUPERVISED run of the user's is reused
+_PARTS = ("diversity", "correctness", "confidence")
 _TEXT_COLUMNS = ("X", "question", "text")
 
 
 def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
     """Measure the rows in the folder of a finished run and write what was found there; None where there are none.
 
-    What was measured before with the same configuration is read again; what was measured beyond it stays.
+    What was measured before as the configuration says, or where it says nothing, stays.
     """
     task = run.config.task.name
     path = folder / f"{task}-dataset.jsonl"
     if not path.is_file():
         return None
+    asked, kept, known = _asked_for(run), dict[str, Any](), list[dict[str, Any]]()
     earlier = read_measures(folder, task)
-    if earlier is not None:
-        run = _kept(run, earlier["asked_for"])
-        if earlier["asked_for"] == _asked_for(run, path):
+    if earlier is not None and earlier["asked_for"].get("format") == MEASURES_FORMAT:
+        before = earlier["asked_for"]
+        same = [part for part in _PARTS if asked[part] == before[part] or asked[part] is None]
+        if len(same) == len(_PARTS):
             return earlier
-    measures, lines = measure(run, load_synthetic(str(path), run.config.task, {}))
-    measures["asked_for"] = _asked_for(run, path)
+        kept = {part: earlier[part] for part in same}
+        kept["seconds"] = earlier["seconds"]
+        known = read_lines(folder / MEASURED_ROWS)
+        asked |= {part: before[part] for part in same}
+    measures, lines = measure(run, load_synthetic(str(path), run.config.task, {}), kept, known)
+    measures["asked_for"] = {"format": MEASURES_FORMAT, "dataset": digest(str(path)), **asked}
     (folder / MEASURES).unlink(missing_ok=True)  # never beside rows that it is not about
     write_jsonl(lines, folder / MEASURED_ROWS)
     write_whole(json.dumps(measures, indent=2, ensure_ascii=False) + "\n", folder / MEASURES)
     return measures
 
 
-def _asked_for(run: Run, path: Path) -> dict[str, Any]:
-    """Return all that the measures of the rows in a file depend on."""
+def _asked_for(run: Run) -> dict[str, Any]:
+    """Return what each part of the measures of given rows depends on, None for one that is off."""
     config = run.config
-    evaluator = evaluator_run(run).folder().name if config.correctness.evaluator else None
+    judged = config.correctness.evaluator is not None
     return {
-        "format": MEASURES_FORMAT,
-        "dataset": digest(str(path)),
         "diversity": asdict(config.diversity),
-        "correctness": asdict(config.correctness) | {"trained": evaluator},
-        "confidence": asdict(config.confidence),
+        "correctness": asdict(config.correctness) | {"trained": evaluator_run(run).folder().name} if judged else None,
+        "confidence": asdict(config.confidence) if config.confidence.rows else None,
     }
 
 
-def _kept(run: Run, earlier: dict[str, Any]) -> Run:
-    """Return a run that measures what `run` would, and what was measured earlier where `run` would not."""
-    config, known = run.config, dict(earlier["correctness"])
-    trained = known.pop("trained")
-    if not config.correctness.evaluator and trained:
-        asked = replace(run, config=replace(config, correctness=CorrectnessConfig(**known)))
-        if config.task.gold and evaluator_run(asked).folder().name == trained:  # not of other gold data
-            config = asked.config
-    if not config.confidence.rows:
-        config = replace(config, confidence=ConfidenceConfig(**earlier["confidence"]))
-    return replace(run, config=config)
-
-
-def measure(run: Run, rows: Sequence[Example]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def measure(
+    run: Run,
+    rows: Sequence[Example],
+    kept: dict[str, Any] | None = None,
+    known: Sequence[dict[str, Any]] = (),
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measure rows as the configuration says: diversity, correctness, confidence, and the seconds each took.
 
+    kept, known: parts and lines of earlier measures of the same rows, which are not measured again.
     Returns the measures, and a line for each row that was looked at: uid and what there is of evaluator (its label or
-    answer), agreement, probability (of the row's label under the evaluator), confidence and margin (mean
-    log-probability per token behind the row's own prompt, minus that behind the most probable other one, kept from
-    self-debiasing). Where labels were judged, confidences are calibrated on that.
+    answer), agreement, probability (of the row's label under the evaluator), confidence, uncalibrated (the confidence
+    as the PLM has it) and margin (mean log-probability per token behind the row's own prompt, minus that behind the
+    most probable other one, kept from self-debiasing). Where labels were judged, confidences are calibrated on that.
     """
     from zerogen.metrics.diversity import diversity
 
-    config, seconds = run.config, dict[str, float]()
-    found: dict[str, Any] = {"correctness": None, "confidence": None}
-    lines: dict[str, dict[str, Any]] = {}
+    config, kept = run.config, kept or {}
+    seconds: dict[str, float] = dict(kept.get("seconds", {}))
+    found: dict[str, Any] = {part: kept.get(part) for part in _PARTS}
+    lines: dict[str, dict[str, Any]] = {row.uid: {} for row in rows}
     for row in rows:
         if row.counter_logprob and row.logprob is not None:
             margin = row.logprob - max(row.counter_logprob.values())
-            lines.setdefault(row.uid, {"uid": row.uid})["margin"] = round(margin, 5)
-    with _timed(seconds, "diversity"), run.progress.wait("measuring diversity"):
-        found["diversity"] = diversity(rows, config.diversity, config.seed)
+            lines[row.uid]["margin"] = round(margin, 5)
+    if "diversity" not in kept:
+        with _timed(seconds, "diversity"), run.progress.wait("measuring diversity"):
+            found["diversity"] = diversity(rows, config.diversity, config.seed)
     order = stratified_order(rows, config.seed)
-    agreed: dict[str, float] = {}
-    if config.correctness.evaluator:
+    if found["correctness"] is not None:
+        judged = [line for line in known if "agreement" in line]
+        for line in judged:
+            lines[line["uid"]].update({name: line[name] for name in ("evaluator", "agreement", "probability")})
+    elif config.correctness.evaluator:
         with _timed(seconds, "evaluator"):
             tam, gold = evaluator(run)
         with _timed(seconds, "correctness"):
             found["correctness"], judged = _judge(run, tam, gold, order[: config.correctness.rows])
         for line in judged:
-            agreed[line["uid"]] = line["agreement"]
-            lines.setdefault(line["uid"], {}).update(line)
-    if config.confidence.rows and run.names()[0] != "none":
+            lines[line["uid"]].update(line)
+    confidence = {line["uid"]: line["uncalibrated"] for line in known if "uncalibrated" in line}
+    if "confidence" not in kept and config.confidence.rows and run.names()[0] != "none":
         with _timed(seconds, "confidence"):
-            found["confidence"], confident = _confide(run, order[: config.confidence.rows], agreed)
-        if found["confidence"] is None:
-            del seconds["confidence"]
-        for uid, value in confident.items():
-            lines.setdefault(uid, {"uid": uid})["confidence"] = round(value, 5)
+            confidence = _confidences(run, order[: config.confidence.rows])
+    elif found["confidence"] is None:
+        confidence = {}
+    found["confidence"] = None
+    if not confidence:
+        seconds.pop("confidence", None)  # there was nothing to compare
+    else:
+        scored = [row.uid for row in order if row.uid in confidence]
+        agreed = {uid: line["agreement"] for uid, line in lines.items() if "agreement" in line}
+        values = [confidence[uid] for uid in scored]
+        found["confidence"], shown = _summarise(scored, values, agreed)
+        # Of an answer it is how probable its tokens are, which estimates no share of right ones.
+        found["confidence"]["of"] = "answer" if config.task.kind == "qa" else "label"
+        for uid, value, as_it_was in zip(scored, shown, values, strict=True):
+            lines[uid] |= {"confidence": round(value, 5), "uncalibrated": round(as_it_was, 9)}
     found["seconds"] = seconds
-    return found, [lines[row.uid] for row in rows if row.uid in lines]
+    return found, [{"uid": row.uid} | lines[row.uid] for row in rows if lines[row.uid]]
 
 
 @contextmanager
@@ -170,9 +181,9 @@ def evaluator_run(run: Run) -> Run:
 
 def _require_weights(what: str, group: str, name: str, *others: str) -> None:
     """Refuse a name of weights that is neither a Hub id nor a folder: the Hub would be asked for a misspelt option."""
-    if "/" not in name and ":" not in name and not Path(name).is_dir():
+    if "/" not in name and ":" not in name and not Path(name).exists():
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        raise unknown(what, name, [*options, "a Hub id (owner/name)", "a folder", *others])
+        raise unknown(what, name, [*options, "a Hub id (owner/name)", "a folder or .gguf file", *others])
 
 
 def require_measures(run: Run) -> None:
@@ -230,30 +241,31 @@ def _judge(
     }, lines
 
 
-def _confide(
-    run: Run, rows: Sequence[Example], agreed: dict[str, float]
-) -> tuple[dict[str, Any] | None, dict[str, float]]:
-    from zerogen.metrics.correctness import calibrate, calibrated, quarters
+def _confidences(run: Run, rows: Sequence[Example]) -> dict[str, float]:
+    """Return how sure the PLM is of each row, by uid; nothing where that cannot be said."""
     from zerogen.plm.confidence import label_confidence
 
-    confidence = label_confidence(run.load_plm(), run.config.task, rows, run.progress)
-    if not confidence:
-        return None, {}
+    found = label_confidence(run.load_plm(), run.config.task, rows, run.progress) or []
+    return {row.uid: value for row, value in zip(rows, found, strict=False)}
+
+
+def _summarise(
+    uids: Sequence[str], confidence: Sequence[float], agreed: dict[str, float]
+) -> tuple[dict[str, Any], list[float]]:
+    """Return what rows' confidences come to, and the confidences, calibrated where rows were judged."""
+    from zerogen.metrics.correctness import calibrate, calibrated, quarters
+
+    judged = [i for i, uid in enumerate(uids) if uid in agreed]
     line = None
-    judged = [i for i, row in enumerate(rows) if row.uid in agreed]
     if len(judged) > 1:
-        right = [agreed[rows[i].uid] for i in judged]
-        line = calibrate([confidence[i] for i in judged], right)
-    shown = calibrated(confidence, line) if line else confidence
-    known = len(judged) == len(rows)
+        line = calibrate([confidence[i] for i in judged], [agreed[uids[i]] for i in judged])
+    known = len(judged) == len(uids)
     return {
-        "rows": len(rows),
-        # Of an answer it is how probable its tokens are, which estimates no share of right ones.
-        "of": "answer" if run.config.task.kind == "qa" else "label",
+        "rows": len(uids),
         "estimate": statistics.fmean(confidence),
         "calibration": line,
-        "quarters": quarters(confidence, [agreed[row.uid] for row in rows] if known else None),
-    }, {row.uid: value for row, value in zip(rows, shown, strict=True)}
+        "quarters": quarters(confidence, [agreed[uid] for uid in uids] if known else None),
+    }, calibrated(confidence, line) if line else list(confidence)
 
 
 def describe(measures: dict[str, Any]) -> Iterator[str]:
@@ -311,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--evaluator", help="trained on gold: a tam option such as minilm, a Hub id or a folder")
     parser.add_argument("--tokenizer", choices=("13a", "spacy"), help="of Self-BLEU and distinct n-grams; default: 13a")
     parser.add_argument("--texts", type=int, help="texts that Self-BLEU compares; default: 1000")
-    parser.add_argument("--confidence", type=int, metavar="ROWS", help="rows that the PLM scores again; 0 is off")
+    parser.add_argument("--confidence", type=int, metavar="ROWS", help="rows that the PLM scores again; 0: none")
     parser.add_argument("--task", help="of a file: task, by name or YAML file; without it only diversity is measured")
     parser.add_argument("--data-dir", help="of a file: folder of the task's gold data, as data_dir of a run")
     parser.add_argument("--plm", help="of a file: the PLM that scores its rows, an option such as smollm2, or a Hub id")
@@ -337,7 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gpu = int(options.gpu) if options.gpu.isdigit() else options.gpu
         if gpu not in ("auto", "none") and not isinstance(gpu, int):
             raise unknown("--gpu", gpu, ["auto", "none", "an index"])
-        require_writable(Path(config.output_dir))
+        if config.correctness.evaluator:
+            require_writable(Path(config.output_dir))
         run = Run(config, devices_of(gpu)[:1])
         if console is not None:
             run.progress = Rich(console)

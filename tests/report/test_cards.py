@@ -94,4 +94,4 @@ def test_prompts_stand_in_the_card_as_they_are(made: Made) -> None:
     run.config["task"]["prompts"] = {"bad": 'A "<C>" | `tick`:\n\n'}
     text = dataset_card(run)
     assert r'`` "A \"<C>\" | `tick`:\n\n" ``' in text
-    assert "9 texts were asked for (as many of each label, some more than are in here); rejected were 3 (too s" in text
+    assert "9 texts were asked for, as many as it took; rejected were 3 (too short)" in text

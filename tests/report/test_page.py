@@ -29,6 +29,7 @@ from zerogen.config import (
     SettingConfig,
     TamConfig,
     TaskConfig,
+    TrainerConfig,
 )
 from zerogen.errors import UserError
 from zerogen.records import Answer, Example
@@ -545,6 +546,48 @@ def test_a_seed_is_counted_once(made: Made, tmp_path: Path) -> None:
     (curve,), levels, _ = trend(read_run(place / made.folder.name))
     assert set(curve.seeds) == {2}
     assert [level.seeds for level in levels] == [1, 1]
+
+
+def test_of_a_seed_the_largest_run_counts(made: Made, tmp_path: Path) -> None:
+    place = tmp_path / "toy"
+    shutil.copytree(made.folder.parent, place)
+    (other,) = (folder for folder in place.glob("zerogen_*") if folder.name != made.folder.name)
+    smaller = place / f"{other.name}-smaller"
+    shutil.copytree(other, smaller)
+    for name, key in (("result.json", "n_train"), ("config.yaml", "n")):
+        found = yaml.safe_load((smaller / name).read_text()) | {key: 80}
+        (smaller / name).write_text(json.dumps(found))
+    (smaller / "trend.csv").write_text("n,seed,metric,value\n80,1,accuracy,0.0\n")
+    expected = trend(read_run(made.folder))
+    assert trend(read_run(place / made.folder.name)) == expected
+    (smaller / "trend.csv").write_text("n,seed\n80")
+    assert trend(read_run(place / made.folder.name)) == expected
+    (other / "trend.csv").write_text("n,seed,metric,value\n80,1,accuracy\n")
+    (curve,), _, _ = trend(read_run(place / made.folder.name))
+    assert set(curve.seeds) == {1}  # a damaged neighbour is left out
+
+
+def test_an_evaluator_s_run_becomes_one_s_own_when_it_is_asked_for(made: Made, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    shutil.copytree(made.config.output_dir, outputs)
+    (judge,) = (path.parent for path in outputs.rglob("result.json") if json.loads(path.read_text())["evaluator"])
+    before = read_run(judge)
+    keys = {name: before.config[name] for name in ("tam", "trainer")}
+    config = replace(
+        made.config,
+        setting=SettingConfig("supervised"),
+        tam=TamConfig(**keys["tam"]),
+        trainer=TrainerConfig(**keys["trainer"]),
+        seed=before.result["seed"],
+        dataset=None,
+        command=["setting=supervised"],
+        output_dir=str(outputs),
+    )
+    assert Path(result_of(config)) == judge
+    after = read_run(judge)
+    assert (after.result["evaluator"], after.result["command"]) == (False, ["setting=supervised"])
+    assert after.result["metrics"] == before.result["metrics"]
+    assert str(judge) in (outputs / "results.csv").read_text()
 
 
 def test_rows_that_trained_nothing_are_said_to(made: Made, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from zerogen.dataset import unique
+from zerogen.errors import UserError
 from zerogen.files import write_whole
 from zerogen.metrics import MAIN, numbers
 from zerogen.metrics.classification import macro_f1_interval
@@ -24,6 +26,7 @@ from zerogen.report.runs import (
     curve,
     latest,
     main_metric,
+    read_lines,
     read_measures,
     read_run,
     read_runs,
@@ -91,6 +94,7 @@ def template(name: str) -> Any:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
@@ -132,13 +136,6 @@ def embedded(value: Any) -> str:
     return text
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line, parse_constant=lambda _: None) for line in file]  # NaN is no JSON
-
-
 def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[dict[str, Any]]:
     """Return what the page shows of each synthetic row; of a run without any, of each gold row and its prediction.
 
@@ -148,15 +145,16 @@ def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[d
     probability, confidence, margin and logprob.
     """
     task = config["task"]
-    synthetic = _lines(folder / f"{task['name']}-dataset.jsonl")
-    lines = {line["uid"]: line for line in _lines(folder / MEASURED_ROWS)} if measured else {}
+    synthetic = read_lines(folder / f"{task['name']}-dataset.jsonl")
+    uids = unique([str(row["id" if task["kind"] == "qa" else "uid"]) for row in synthetic])
+    lines = {line["uid"]: line for line in read_lines(folder / MEASURED_ROWS)} if measured else {}
     found = []
-    for row in synthetic:
+    for uid, row in zip(uids, synthetic, strict=True):
         if task["kind"] == "qa":
-            line = {"uid": row["id"], "text": row["question"], "context": row["context"], "label": ""}
+            line = {"uid": uid, "text": row["question"], "context": row["context"], "label": ""}
             line["answer"] = (row["answers"]["text"] or [""])[0]
         else:
-            line = {"uid": row["uid"], "text": row["X"], "context": row["C"] or "", "label": row["label"]}
+            line = {"uid": uid, "text": row["X"], "context": row["C"] or "", "label": row["label"]}
         if row.get("logprob") is not None:
             line["logprob"] = row["logprob"]
         about = dict(lines.get(line["uid"], {}))
@@ -165,14 +163,15 @@ def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[d
         found.append({**line, **about})
     if synthetic:
         return found
-    for row in _lines(folder / "predictions.jsonl"):
+    for row in read_lines(folder / "predictions.jsonl"):
         line = {"uid": row["uid"], "context": row.get("context", ""), "said": row["prediction"]}
         if task["kind"] == "qa":
             line |= {"text": row["question"], "label": "", "answer": " | ".join(row["answers"])}
             line["agreement"] = _best(f1, row)
         else:
             line |= {"text": row["text"], "label": row["label"], "agreement": float(row["label"] == row["prediction"])}
-            line["probability"] = row["probabilities"][row["label"]]
+            if (probability := row["probabilities"][row["label"]]) is not None:
+                line["probability"] = probability
         found.append(line)
     return found
 
@@ -208,7 +207,7 @@ def headline(folder: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
             interval = macro_f1_interval([list(row.values()) for row in result["metrics"]["confusion"].values()])
         else:
             score = exact_match if name == "exact_match" else f1
-            lines = _lines(folder / "predictions.jsonl")
+            lines = read_lines(folder / "predictions.jsonl")
             interval = mean([_best(score, line) for line in lines])["interval"] if lines else None
         found.append({"name": "macro F1" if name == "macro_f1" else MAIN[name], "value": value, "interval": interval})
     return found
@@ -246,7 +245,10 @@ def trend(run: Finished) -> tuple[list[Curve], list[Level], str]:
     here = run.folder.absolute()
     others = [other for other in read_runs([here.parent], skip=True) if other.folder != here]
     beside = [run, *(other for other in latest(others) if _comparable(run, other) and not _again(run, other))]
-    seeds = [other for other in beside if other.models == run.models and _but_size(other) == _but_size(run)]
+    same = [other for other in beside[1:] if other.models == run.models and _but_size(other) == _but_size(run)]
+    # Of a seed, the run of most rows: an earlier version may have had another folder for fewer.
+    largest = {other.result["seed"]: other for other in sorted(same, key=lambda other: other.result["n_train"])}
+    seeds = [run, *(other for other in largest.values() if _readable(other))]
     levels: dict[str, list[float]] = {}
     for other, different in zip(beside, variants(beside), strict=True):
         setting, plm, tam = other.models
@@ -265,6 +267,14 @@ def trend(run: Finished) -> tuple[list[Curve], list[Level], str]:
 
 def _comparable(run: Finished, other: Finished) -> bool:
     return all(run.result[key] == other.result[key] for key in ("task", "evaluated_on", "n_eval"))
+
+
+def _readable(run: Finished) -> bool:
+    try:
+        run.points("")
+    except UserError:  # a damaged neighbour
+        return False
+    return True
 
 
 def _again(run: Finished, other: Finished) -> bool:

@@ -59,6 +59,11 @@ def write_run(run: Run, outcome: Outcome) -> dict[str, Any]:
     return result
 
 
+def write_config(config: Config, folder: Path) -> None:
+    """Write config.yaml into a run folder."""
+    write_whole(yaml.safe_dump(keys_of(config), sort_keys=False, allow_unicode=True), folder / "config.yaml")
+
+
 def write_result(result: dict[str, Any]) -> None:
     """Write result.json into the folder of its run."""
     write_whole(json.dumps(result, indent=2, ensure_ascii=False) + "\n", Path(result["folder"]) / "result.json")
@@ -68,7 +73,7 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
     config = run.config
     plm, tam = run.names()
     (folder / "result.json").unlink(missing_ok=True)
-    write_whole(yaml.safe_dump(keys_of(config), sort_keys=False, allow_unicode=True), folder / "config.yaml")
+    write_config(config, folder)
     if outcome.rows:
         write_jsonl(export_rows(outcome.rows, config.task), folder / f"{config.task.name}-dataset.jsonl")
         shutil.rmtree(folder / "dataset", ignore_errors=True)
@@ -138,15 +143,16 @@ def described(row: Example, found: Prediction | Span) -> dict[str, Any]:
 def finished(run: Run) -> dict[str, Any] | None:
     """Return the result of an earlier run of the same configuration and size, None where there is none.
 
-    Raises `UserError` where the folder holds a larger run, whose dataset and TAM would be lost.
+    Raises `UserError` where the folder holds a larger run, whose dataset and TAM would be lost, or a damaged result.
     """
     path = run.folder() / "result.json"
     if not path.is_file():
         return None
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # damaged; the run goes on from its pool and its trend
-        return None
+        result.keys()
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged; delete it to run again") from error
     asked = asked_for(run.config)
     if result.get("asked_for") == asked:
         # Where it is now: outputs may have been moved, and earlier versions had no evaluators.

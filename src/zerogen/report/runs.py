@@ -46,6 +46,7 @@ _NEEDED: dict[str, type | tuple[type, ...]] = {
 
 
 MEASURES, MEASURED_ROWS = "measures.json", "measured-rows.jsonl"
+_NO_NUMBER = object()
 MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other measures
 
 
@@ -132,17 +133,31 @@ def read_runs(places: Sequence[Path], skip: bool = False) -> list[Finished]:
 
 
 def read_measures(folder: Path, task: str) -> dict[str, Any] | None:
-    """Return what was measured of the rows that a run folder holds; None where it was of others, or is damaged."""
+    """Return what was measured of the rows that a run folder holds; None where it was of others, or is damaged.
+
+    Earlier versions measured by another format, and did not say what a confidence is of.
+    """
     place, rows = folder / MEASURES, folder / f"{task}-dataset.jsonl"
     if not place.is_file() or not rows.is_file():
         return None
     try:
         measures: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-        asked = measures["asked_for"]
-        same = (asked["format"], asked["dataset"]) == (MEASURES_FORMAT, digest(str(rows)))
-    except (ValueError, KeyError, TypeError):
+        if measures["asked_for"]["dataset"] != digest(str(rows)):
+            return None
+        if measures["confidence"] is not None:
+            measures["confidence"].setdefault("of", "label")
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return measures if same else None
+    return measures
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; none where there is no file. A number that is none, which is no JSON, is left out."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="\n") as file:
+        lines = [json.loads(line, parse_constant=lambda _: _NO_NUMBER) for line in file]
+    return [{key: value for key, value in line.items() if value is not _NO_NUMBER} for line in lines]
 
 
 def latest(runs: Sequence[Finished]) -> list[Finished]:
@@ -153,7 +168,8 @@ def latest(runs: Sequence[Finished]) -> list[Finished]:
     """
     found: dict[str, Finished] = {}
     for run in sorted((run for run in runs if not run.result["evaluator"]), key=_written):
-        key = json.dumps([run.models, run.task, run.choices, run.result["seed"]], sort_keys=True, default=str)
+        choices = {name: value for name, value in run.choices.items() if value is not None}  # as `variants` has it
+        key = json.dumps([run.models, run.task, choices, run.result["seed"]], sort_keys=True, default=str)
         found[key] = run
     return [run for run in runs if any(run is one for one in found.values())]
 

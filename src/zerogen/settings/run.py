@@ -294,7 +294,7 @@ class Run:
             "format": RUN_FORMAT,
             "gold": self._gold_key(),
             "task": [task.kind, task.order, task.answer_tokens],
-            "eval": [config.eval_limit, config.task.labels],
+            "eval": [config.eval_limit, "of every seed" if config.eval_limit else None, config.task.labels],
             "device": self.device.type,
         }
         if config.setting.name == "prompting":

@@ -53,7 +53,7 @@ def existing_sets(run: Run) -> Iterator[list[Example]]:
 def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
     """Yield training sets of growing size as the PLM writes them; each is a prefix of the next, label by label."""
     config, folder = run.config, run.pool_folder()
-    shown = False
+    shown, start = False, None  # how many chunks an earlier run has left
     sizes = points(config.n, config.log_every, run.known)
     given = cache(partial(given_contexts, config.task, config.seed))  # read once, also for a trend
     with ExitStack() as stack:
@@ -79,13 +79,14 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                 )
                 reused = len(generator.journal.chunks)
                 have = len(generator.rows(size))
-                if reused and have < size and size == sizes[0]:  # later sizes go on from this run's own
+                start = reused if start is None else start
+                if reused == start > 0 and have < size:  # else it goes on from its own
                     run.progress.say(f"going on from the {have:,} rows that are in {folder}")
                 for _ in chain([None], generator.extend(size, run.progress)):
                     if not shown and generator.journal.chunks:
                         run.progress.say(first_outputs(generator.journal.chunks[0], config.task))
                         shown = True
-            if reused == len(generator.journal.chunks) and size == sizes[0]:
+            if reused == len(generator.journal.chunks) == start:
                 run.progress.say(f"{size:,} rows are already in {folder}")
             rows = generator.rows(size)
             chunks = used_chunks(generator.journal.chunks, rows)
