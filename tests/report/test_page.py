@@ -116,7 +116,8 @@ def test_hostile_rejects_are_shown_as_text(made: Made, browser: Browser, tmp_pat
         details.locator("summary").click()
         mine = [sample for sample in samples if sample["reason"] == reason]
         assert details.locator("li > bdi").all_text_contents() == [visible(one["text"]) or "(nothing)" for one in mine]
-        assert details.locator("small bdi").all_text_contents() == [visible(one["prompt"][-160:]) for one in mine]
+        ends = ["…" + visible(one["prompt"][-160:]) for one in mine]
+        assert details.locator("small bdi").all_text_contents() == ends
     assert section.locator("img, script, i").count() == 0
     assert seen.page.evaluate("window.owned") is None
     assert seen.complaints == []
