@@ -237,6 +237,9 @@ def test_damaged_measures_are_measured_again(config: Config, tmp_path: Path, dam
     (folder / MEASURES).write_text(damaged)
     assert measured(config, folder)["diversity"]["rows"] == 8
     assert read_measures(folder, "toy") is not None
+    (folder / MEASURED_ROWS).unlink()
+    measured(config, folder)
+    assert (folder / MEASURED_ROWS).is_file()
     write_jsonl(export_rows(toy_rows(9), config.task), folder / "toy-dataset.jsonl")
     assert read_measures(folder, "toy") is None  # they are of other rows
 

@@ -51,7 +51,8 @@ def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
         return None
     asked, kept, known = _asked_for(run), dict[str, Any](), list[dict[str, Any]]()
     earlier = read_measures(folder, task)
-    if earlier is not None and earlier["asked_for"].get("format") == MEASURES_FORMAT:
+    whole = (folder / MEASURED_ROWS).is_file()
+    if earlier is not None and whole and earlier["asked_for"].get("format") == MEASURES_FORMAT:
         before = earlier["asked_for"]
         same = [part for part in _PARTS if asked[part] == before[part] or asked[part] is None]
         if len(same) == len(_PARTS):

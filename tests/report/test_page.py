@@ -591,6 +591,20 @@ def test_an_evaluator_s_run_becomes_one_s_own_when_it_is_asked_for(made: Made, t
     assert str(judge) in (outputs / "results.csv").read_text()
 
 
+def test_probabilities_that_are_no_numbers_do_not_matter(made: Made, browser: Browser, tmp_path: Path) -> None:
+    (folder,) = made.folder.parent.glob("supervised_none_lstm_*")
+    copy = tmp_path / "toy" / "run"
+    shutil.copytree(folder, copy)
+    text = (copy / "predictions.jsonl").read_text()
+    (copy / "predictions.jsonl").write_text(re.sub(r": 0\.\d+", ": NaN", text))
+    assert "NaN" in (copy / "predictions.jsonl").read_text()
+    write_report(copy)
+    seen = look(browser, copy)
+    assert count(seen.page) == 60
+    assert seen.complaints == []
+    seen.page.close()
+
+
 def test_rows_that_trained_nothing_are_said_to(made: Made, tmp_path: Path) -> None:
     config = replace(made.config, train=False, correctness=CorrectnessConfig(None), output_dir=str(tmp_path))
     words = " ".join((result_of(config) / "report.html").read_text().partition("</header>")[0].split())

@@ -170,7 +170,7 @@ def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[d
             line["agreement"] = _best(f1, row)
         else:
             line |= {"text": row["text"], "label": row["label"], "agreement": float(row["label"] == row["prediction"])}
-            if (probability := row["probabilities"][row["label"]]) is not None:
+            if isinstance(probability := row["probabilities"][row["label"]], float):
                 line["probability"] = probability
         found.append(line)
     return found
