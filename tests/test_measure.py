@@ -320,7 +320,7 @@ def test_the_command_measures_a_run_and_a_file(
         (["run", "--texts", "1"], "self_bleu_texts=1: allowed is 2 or more"),
         (["t.jsonl", "--plm", "smollm2"], "--plm: needs --task"),
         (["t.jsonl", "--task", "rotten_tomatoes", "--plm", "smolm2"], "did you mean 'smollm2'"),
-        (["t.jsonl", "--gpu", "0,1"], "--gpu: '0,1' is unknown; allowed: auto, none, an index"),
+        (["t.jsonl", "--gpu", "0,1"], "--gpu 0,1: allowed is auto, none or an index"),
         (["mixed.jsonl"], "mixed.jsonl: row 2: text is None; allowed is a text"),
         (["odd.jsonl"], "odd.jsonl: no column X or question or text; there are: txt"),
     ],

@@ -24,6 +24,7 @@ from yaml import MarkedYAMLError, YAMLError
 from zerogen.config import Config, TrainerConfig, check, help_of
 from zerogen.console import make_console, reporting_errors
 from zerogen.errors import UserError, nearest
+from zerogen.files import file_name
 from zerogen.task import check_task, conf_dir, override
 
 if TYPE_CHECKING:
@@ -170,10 +171,10 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
     for part in (result.plm, result.tam):
         group = "plm" if part is result.plm else "tam"
         if f"{group}.model" in given and f"{group}.name" not in given:
-            part.name = _file_name(str(part.model).rstrip("/").rpartition("/")[2]) or part.name
+            part.name = file_name(str(part.model).rstrip("/").rpartition("/")[2]) or part.name
     if result.tam.checkpoint and "tam.name" not in given:
         place = Path(result.tam.checkpoint).absolute()
-        result.tam.name = _file_name((place.parent if place.name == "tam" else place).name) or result.tam.name
+        result.tam.name = file_name((place.parent if place.name == "tam" else place).name) or result.tam.name
     if result.tam.kind == "lstm" and result.trainer.lr == TrainerConfig.lr:
         # An option of the user's own for an LSTM, which has no trainer of its name.
         raise UserError(
@@ -184,11 +185,6 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
     check_task(result.task)
     check(result)
     return result
-
-
-def _file_name(text: str) -> str:
-    """Replace what cannot stand in a file name."""
-    return re.sub(r"[^\w.-]", "-", text)
 
 
 def explain(error: BaseException) -> str:

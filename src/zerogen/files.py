@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,11 @@ def write_bytes(content: bytes, path: Path) -> None:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def file_name(text: str) -> str:
+    """Replace what cannot stand in a file name."""
+    return re.sub(r"[^\w.-]", "-", text)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import sys
 import time
@@ -24,7 +23,7 @@ from zerogen.config import (
 from zerogen.console import ArgumentParser, make_console, reporting_errors
 from zerogen.dataset import load_synthetic, synthetic_rows, write_jsonl
 from zerogen.errors import UserError, unknown
-from zerogen.files import exclusive, write_whole
+from zerogen.files import exclusive, file_name, write_whole
 from zerogen.gold import stratified_order
 from zerogen.progress import Rich
 from zerogen.records import Example
@@ -157,7 +156,7 @@ def evaluator_run(run: Run) -> Run:
     tam = bundled_option("tam", name, TamConfig)
     if tam is None:
         _require_weights("correctness.evaluator", "tam", name, "null (off)")
-        tam = TamConfig(name=re.sub(r"[^\w.-]", "-", name.rstrip("/").rpartition("/")[2]), model=name)
+        tam = TamConfig(name=file_name(name.rstrip("/").rpartition("/")[2]), model=name)
     trainer = bundled_option("trainer", name, TrainerConfig) or TrainerConfig()
     return Run(
         replace(
@@ -333,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     with reporting_errors():
         options = parser.parse_args(arguments)
-        from zerogen.process import devices_of, go_offline_without_network, require_writable, stop_on_signals
+        from zerogen.process import devices_of, go_offline_without_network, gpu_of, require_writable, stop_on_signals
 
         stop_on_signals()
         go_offline_without_network()
@@ -347,12 +346,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config.confidence.rows = options.confidence
         check_measures(config)
         console = make_console() if options.format == "text" else None
-        gpu = int(options.gpu) if options.gpu.isdigit() else options.gpu
-        if gpu not in ("auto", "none") and not isinstance(gpu, int):
-            raise unknown("--gpu", gpu, ["auto", "none", "an index"])
         if config.correctness.evaluator:
             require_writable(Path(config.output_dir))
-        run = Run(config, devices_of(gpu)[:1])
+        run = Run(config, devices_of(gpu_of(options.gpu))[:1])
         if console is not None:
             run.progress = Rich(console)
         require_measures(run)

@@ -49,13 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"--file {options.file}: allowed is TEXT or --file, not both")
         folder = tam_folder(options.folder)
         lines = [] if options.text else read_lines(options.file)
-        from zerogen.process import devices_of, stop_on_signals
+        from zerogen.process import devices_of, gpu_of, stop_on_signals
 
         stop_on_signals()
-        gpu = int(options.gpu) if options.gpu.isdigit() else options.gpu
-        if gpu not in ("auto", "none") and not isinstance(gpu, int):
-            raise UserError(f"--gpu {gpu}: allowed is auto, none or an index")
-        device = devices_of(gpu)[0]
+        device = devices_of(gpu_of(options.gpu))[0]
         from zerogen.tam.train import load_tam
 
         tam = load_tam(folder, device)

@@ -53,6 +53,15 @@ def devices_of(gpu: Any, processes: int = 1) -> list[torch.device]:
     return [torch.device("cuda", index) for index in indices]
 
 
+def gpu_of(text: str) -> int | str:
+    """Return what `--gpu` names: auto, none or an index. Raises `UserError` for anything else."""
+    if text in ("auto", "none"):
+        return text
+    if not text.isdigit():
+        raise UserError(f"--gpu {text}: allowed is auto, none or an index")
+    return int(text)
+
+
 def go_offline_without_network() -> None:
     """Tell the Hub's client not to try (and retry for half a minute) where the Hub's name does not resolve.
 
