@@ -83,7 +83,6 @@ def latex(found: Grid) -> str:
             "<": r"\textless{}",
             ">": r"\textgreater{}",
             "|": r"\textbar{}",
-            '"': r"\textquotedbl{}",
             "`": r"\textasciigrave{}",
         }
     )

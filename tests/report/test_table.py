@@ -153,6 +153,7 @@ def test_a_choice_of_several_lines_stays_on_the_line_of_its_row(sweep: Path) -> 
     assert len(markdown(found).splitlines()) == len(found.rows) + 4 + len(found.notes)
     body = latex(found).split(r"\midrule")[1].split(r"\bottomrule")[0]
     assert len(body.strip().splitlines()) == len(found.rows)
+    assert r"\textquotedbl" not in body  # LaTeX's default encoding lacks it
 
 
 def test_a_page_is_not_written_over_a_folder(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,8 @@ def latest(runs: Sequence[Finished]) -> list[Finished]:
         choices = {name: value for name, value in run.choices.items() if value is not None}  # as `variants` has it
         key = json.dumps([run.models, run.task, choices, run.result["seed"]], sort_keys=True, default=str)
         found[key] = run
-    return [run for run in runs if any(run is one for one in found.values())]
+    counted = {id(run) for run in found.values()}
+    return [run for run in runs if id(run) in counted]
 
 
 def _written(run: Finished) -> float:
