@@ -1,0 +1,3 @@
+from zerogen.process import share_cores
+
+share_cores()  # before any test loads torch

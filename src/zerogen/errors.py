@@ -10,7 +10,13 @@ class UserError(Exception):
     """Wrong input: the command line prints the message on one line and exits with code 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        # What nobody sees, and what a terminal obeys, is shown as an escape.
+        visible = "".join(sign if sign.isprintable() or sign in "\t\r\n" else _escaped(sign) for sign in message)
+        super().__init__(" ".join(visible.split()))
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape").decode("ascii")
 
 
 class Unavailable(UserError):
@@ -34,7 +40,10 @@ def nearest(value: object, options: Iterable[object]) -> str:
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
-def unknown(what: str, value: object, options: Iterable[object]) -> UserError:
-    """Build the error for a `value` that is none of `options`; `what` names the key or file."""
+def unknown(what: str, value: object, options: Iterable[object], hint: str = "") -> UserError:
+    """Build the error for a `value` that is none of `options`; `what` names the key or file.
+
+    hint: said instead of the nearest match.
+    """
     names = [str(option) for option in options]
-    return UserError(f"{what}: '{value}' is unknown; allowed: {', '.join(names)}{nearest(value, names)}")
+    return UserError(f"{what}: '{value}' is unknown; allowed: {', '.join(names)}{hint or nearest(value, names)}")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from zerogen.config import LONGEST_NAME
+from zerogen.errors import UserError
 from zerogen.progress import Quiet
+
+_LOCK = ".lock"
+_FULL = 1 << 20  # bytes left on a disk from which on it counts as full
 
 
 def write_whole(text: str, path: Path) -> None:
@@ -20,25 +27,76 @@ def write_bytes(content: bytes, path: Path) -> None:
     """Write a file completely or not at all."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        scratch.write_bytes(content)
+        with writing(path.parent):
+            scratch.write_bytes(content)
         scratch.replace(path)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise an `OSError` that says why files could not be written into a folder, whatever a library made of it.
+
+    torch and safetensors raise errors of their own where the disk is full or the folder is gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        # A write does not say where it was; a copy names what it read.
+        if error.errno is not None and not Path(str(error.filename)).is_relative_to(folder):
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+        raise
+    except Exception as error:
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from error
+        if shutil.disk_usage(folder).free < _FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a file that cannot be used to NAME.damaged, or the first NAME.damaged-2, -3, ... that is free."""
+    aside, number = path.with_name(f"{path.name}.damaged"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    return path.rename(aside)
+
+
+def expanded(path: str, key: str) -> str:
+    """Return a path with `~` replaced by the home folder. Raises `UserError` for the home of a user who is not there.
+
+    key: names where the path was given.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise UserError(
+            f"{key}={path}: there is no such user; a file whose name begins with ~ is written ./{path}"
+        ) from error
+
+
 def file_name(text: str) -> str:
-    """Replace what cannot stand in a file name."""
-    return re.sub(r"[^\w.-]", "-", text)
+    """Return a text as part of a file name: what cannot stand there is replaced, and what is too long is cut."""
+    name = re.sub(r"[^\w.-]", "-", text).lstrip(".")
+    return name.encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
 @contextmanager
-def exclusive(folder: Path, progress: Quiet, name: str = ".lock") -> Iterator[None]:
-    """Hold a lock in a folder, which is made; wait while another process holds it, and say so."""
+def exclusive(folder: Path, progress: Quiet) -> Iterator[None]:
+    """Hold a lock in a folder, which is made; wait while another process holds it, and say so.
+
+    A folder that was made for it and holds nothing else in the end is removed again.
+    """
     from filelock import FileLock, Timeout
 
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / name)
+    lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -48,3 +106,8 @@ def exclusive(folder: Path, progress: Quiet, name: str = ".lock") -> Iterator[No
         yield
     finally:
         lock.release()
+        if made and folder.is_dir() and {path.name for path in folder.iterdir()} <= {_LOCK}:
+            with suppress(OSError):  # another process may be writing there already
+                (folder / _LOCK).unlink(missing_ok=True)
+                for place in made:
+                    place.rmdir()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config import Config
 from zerogen.errors import ChildFailed
-from zerogen.process import Stopped, devices_of, require_writable, stop_on_signals
+from zerogen.process import Stopped, devices_of, require_writable, share_cores, stop_on_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,9 +32,20 @@ def expand(config: Config) -> list[Config]:
 
 def run_one(config: Config, console: Console) -> dict[str, Any]:
     """Run one setting on one task with one seed, write its files and return its result."""
+    from zerogen.files import exclusive
+    from zerogen.progress import Rich
+    from zerogen.settings.run import Run
+
+    require_writable(Path(config.output_dir))
+    run = Run(config, devices_of(config.gpu, config.processes), Rich(console))
+    # Of two runs with one folder the second waits, and then finds what the first has made.
+    with exclusive(run.folder(), run.progress):
+        return _run_alone(run, console)
+
+
+def _run_alone(run: Run, console: Console) -> dict[str, Any]:
     from zerogen.loggers import recorded
     from zerogen.measure import require_measures
-    from zerogen.progress import Rich
     from zerogen.report import present
     from zerogen.report.results import (
         add_line,
@@ -45,10 +56,9 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
         write_run,
         write_trend,
     )
-    from zerogen.settings.run import Outcome, Run
+    from zerogen.settings.run import Outcome
 
-    require_writable(Path(config.output_dir))
-    run = Run(config, devices_of(config.gpu, config.processes), Rich(console))
+    config = run.config
     earlier = finished(run)
     if earlier is not None:
         run.progress.say(f"already there, nothing done: {run.folder()} (delete the folder to run again)")
@@ -56,7 +66,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
             earlier |= {"evaluator": False, "command": config.command}
             write_config(config, run.folder())
             write_result(earlier)
-        add_line(Path(config.output_dir) / "results.csv", earlier)
+        add_line(Path(config.output_dir) / "results.csv", earlier, run.progress)
         _measure(run)
         present(run.folder())
         return earlier
@@ -155,6 +165,7 @@ def run_all(configs: Sequence[Config], console: Console) -> Iterator[dict[str, A
 def _in_process(config: Config) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
+    share_cores()  # as it is now; the process takes over what is decided
     process = context.Process(target=_child, args=(config, sender))
     process.start()
     sender.close()

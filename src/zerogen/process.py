@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
+import struct
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,14 +27,129 @@ class Stopped(BaseException):
         self.number = number
 
 
+class _Ignored:
+    """The signal behind an exception that Python is about to ignore, as an argument of a C function."""
+
+    @classmethod
+    def from_param(cls, ignored: sys.UnraisableHookArgs) -> ctypes.c_int:
+        if isinstance(ignored.exc_value, Stopped):
+            return ctypes.c_int(ignored.exc_value.number)
+        sys.__unraisablehook__(ignored)
+        return ctypes.c_int(0)  # which is no signal
+
+
+_received: list[int] = []  # signals since `stop_on_signals`
+
+
 def stop_on_signals() -> None:
-    """Turn SIGINT and SIGTERM into `Stopped`."""
+    """Turn SIGINT and SIGTERM into `Stopped`, also where Python ignores what is raised.
+
+    What a finaliser, a weak reference's callback or the like raises is lost: then the signal comes again.
+    """
 
     def stop(number: int, frame: object) -> None:
+        _received.append(number)
         raise Stopped(number)
 
+    # A hook in Python would be interrupted by the very signal that it sends, and ignored as well.
+    again = ctypes.pythonapi["PyErr_SetInterruptEx"]
+    again.argtypes = [_Ignored]  # type: ignore[list-item]  # whatever has from_param
+    _received.clear()
+    sys.unraisablehook = again
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+
+
+def stop_no_longer() -> int | None:
+    """Let signals end the process at once again; return one that came and was lost, None if there is none.
+
+    For when the work is done: what is raised while Python shuts down would not change its exit code.
+    """
+    if sys.unraisablehook is sys.__unraisablehook__:
+        return None  # nobody has called `stop_on_signals`
+    sys.unraisablehook = sys.__unraisablehook__
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return _received[-1] if _received else None
+
+
+_SPINS = "GOMP_SPINCOUNT"
+_ALONE, _AMONG_OTHERS = "15000", "1000"  # measured by benchmarks/busy.py
+_TURN = 500_000  # nanoseconds that a thread runs at a time where others want its core
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the number of the system call
+_SAMPLE = 0.1  # seconds over which other work is measured
+_CROWDED = 0.3  # cores that other work may take without this one waiting for it
+_chosen: str | None = None  # what `share_cores` has set
+
+
+def share_cores() -> str | None:
+    """Let torch's threads wait such that other work on the same cores costs little more than its share.
+
+    Threads of OpenMP wait for each other by looking again and again, for up to a millisecond or more, and a core that
+    another process has taken makes all of them wait. GNU's (which torch has on Linux) looks GOMP_SPINCOUNT times, then
+    sleeps: the fewer, the less is lost beside other work, and the more on an idle machine. So this decides by what runs
+    now, for this process and those that it starts. Must be called before torch is loaded; a user's own GOMP_SPINCOUNT
+    or OMP_WAIT_POLICY stays. Returns a line to say where cores are busy with other work.
+    """
+    global _chosen
+    _take_short_turns()
+    if "OMP_WAIT_POLICY" in os.environ or os.environ.get(_SPINS) != _chosen:
+        return None
+    busy = _busy_cores()
+    if busy is None:
+        return None
+    cores = os.cpu_count() or 1
+    crowded = busy > cores - _usable_cores() + _CROWDED
+    _chosen = os.environ[_SPINS] = _AMONG_OTHERS if crowded else _ALONE
+    if not crowded:
+        return None
+    return f"other work keeps {busy:.1f} of {cores} cores busy: threads here sleep sooner ({_SPINS}={_chosen})"
+
+
+def _take_short_turns() -> None:
+    """Ask Linux (6.12 and later) to let threads of this process run for shorter at a time, but sooner.
+
+    A thread that wakes up then need not wait until work at a lower priority has had its turn of some milliseconds.
+    """
+    number = _SCHED_SETATTR.get(os.uname().machine)
+    if sys.platform != "linux" or number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
+    attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, _TURN, 0, 0)
+    ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # an older kernel ignores the runtime
+
+
+def _busy_cores() -> float | None:
+    """Return how many cores other work keeps busy now, work at a lower priority (nice) aside; None if nobody knows."""
+    before = _worked()
+    if before is None:
+        return None
+    began, own = time.perf_counter(), time.process_time()
+    time.sleep(_SAMPLE)
+    after = _worked()
+    assert after is not None
+    return (after - before - (time.process_time() - own)) / (time.perf_counter() - began)
+
+
+def _worked() -> float | None:
+    """Return the seconds that all cores together have worked at normal priority, or for other virtual machines."""
+    try:
+        names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+        ticks = dict(zip(names, map(int, Path("/proc/stat").read_text().split()[1:]), strict=False))
+        return sum(ticks[name] for name in ("user", "system", "irq", "softirq", "steal")) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _usable_cores() -> int:
+    """Return how many cores torch's threads run on: those that this process may use, twins of one counted once."""
+    usable = os.sched_getaffinity(0)
+    twins = Path("/sys/devices/system/cpu")
+    try:
+        return len({(twins / f"cpu{one}/topology/thread_siblings_list").read_text() for one in usable})
+    except OSError:
+        return len(usable)
 
 
 def devices_of(gpu: Any, processes: int = 1) -> list[torch.device]:

@@ -1,0 +1,112 @@
+"""Files that are there whole or not at all, and folders that one process writes at a time."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zerogen.errors import UserError
+from zerogen.files import exclusive, expanded, file_name, put_aside, write_whole, writing
+from zerogen.progress import Quiet
+
+
+class Told(Quiet):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_folder_made_for_a_lock_alone_is_gone_afterwards(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "task" / "run"
+    with exclusive(folder, Quiet()):
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError), exclusive(folder, Quiet()):
+        raise ValueError
+    assert list(tmp_path.iterdir()) == []
+    with exclusive(folder, Quiet()):
+        (folder / "result.json").touch()
+    assert (folder / "result.json").is_file()
+    (tmp_path / "mine").mkdir()
+    with exclusive(tmp_path / "mine", Quiet()):
+        pass
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_the_second_of_two_processes_waits_and_says_so(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from zerogen.files import exclusive
+from zerogen.progress import Quiet
+with exclusive(Path({str(tmp_path)!r}), Quiet()):
+    print("held", flush=True)
+    sys.stdin.readline()
+    Path({str(tmp_path)!r}, "first").touch()
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "held\n"
+
+        class Releasing(Told):
+            def say(self, text: str) -> None:
+                super().say(text)
+                assert not (tmp_path / "first").exists()
+                other.stdin.write("\n")  # type: ignore[union-attr]
+                other.stdin.flush()  # type: ignore[union-attr]
+
+        told = Releasing()
+        with exclusive(tmp_path, told):
+            assert (tmp_path / "first").exists()
+    assert told.lines == [f"waiting for another run that writes {tmp_path}"]
+
+
+def test_why_a_library_could_not_write(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as gone, writing(tmp_path / "gone"):
+        raise RuntimeError("stream writer failed")
+    assert gone.value.filename == str(tmp_path / "gone")
+    with pytest.raises(OSError) as full, writing(tmp_path), Path("/dev/full").open("w") as file:
+        file.write("x" * 100_000)
+        file.flush()
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(tmp_path))
+    with pytest.raises(RuntimeError, match="a bug"), writing(tmp_path):
+        raise RuntimeError("a bug")
+
+
+def test_a_text_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    write_whole("old", tmp_path / "a")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole("\ud800", tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_what_is_put_aside_replaces_nothing(tmp_path: Path) -> None:
+    for content in "abc":
+        (tmp_path / "t.csv").write_text(content)
+        put_aside(tmp_path / "t.csv")
+    names = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert names == {"t.csv.damaged": "a", "t.csv.damaged-2": "b", "t.csv.damaged-3": "c"}
+
+
+def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert expanded("~/x", "output_dir") == "/home/ann/x"
+    assert expanded("a~b", "output_dir") == "a~b"
+    with pytest.raises(UserError, match="output_dir=~nobody-of-that-name/x: there is no such user"):
+        expanded("~nobody-of-that-name/x", "output_dir")
+
+
+@pytest.mark.parametrize("text", ["..", ".hidden", "a/b", "\u6f22" * 200, "x" * 200])
+def test_names_fit_into_file_names(text: str, tmp_path: Path) -> None:
+    name = file_name(text)
+    assert "/" not in name and not name.startswith(".")
+    three = "_".join([name or "x"] * 3)
+    (tmp_path / three).touch()
+    assert len(os.fsencode(three)) < 255
