@@ -8,6 +8,7 @@ from tests.conftest import toy_rows
 from zerogen.config import TaskConfig
 from zerogen.dataset import export_rows, load_synthetic, write_folder, write_jsonl
 from zerogen.errors import UserError
+from zerogen.progress import Quiet
 
 
 def test_jsonl_and_folder_are_read_back(task: TaskConfig, tmp_path: Path) -> None:
@@ -77,4 +78,42 @@ def test_bad_rows_are_named(task: TaskConfig, tmp_path: Path, line: str, message
     path = tmp_path / "rows.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(UserError, match=message):
+        load_synthetic(str(path), task, {})
+
+
+class Told(Quiet):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_rows_of_one_stage_have_their_text_in_c(task: TaskConfig, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    lines = [{"C": f"a film {i}", "X": None, "Y": i % 2} for i in range(4)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = Told()
+    rows = load_synthetic(str(path), task, {0: "bad", 1: "good"}, told)
+    assert [(row.text, row.context, row.label) for row in rows[:2]] == [
+        ("a film 0", None, "bad"),
+        ("a film 1", None, "good"),
+    ]
+    assert told.lines == [f"{path}: X is null; the texts are read from C"]
+    path.write_text(path.read_text() + json.dumps({"C": "Title", "X": "a text", "Y": 0}) + "\n")
+    with pytest.raises(UserError, match="row 5: X is 'a text', but null in the rows before; allowed is all or none"):
+        load_synthetic(str(path), task, {0: "bad", 1: "good"})
+
+
+def test_classes_of_a_folder_are_names(task: TaskConfig, tmp_path: Path) -> None:
+    features = datasets.Features({"X": datasets.Value("string"), "Y": datasets.ClassLabel(names=["good", "bad"])})
+    datasets.Dataset.from_list([{"X": "a film", "Y": 0}], features=features).save_to_disk(str(tmp_path / "d"))
+    assert load_synthetic(str(tmp_path / "d"), task, {})[0].label == "good"
+
+
+@pytest.mark.parametrize("column", ["X", "C"])
+def test_half_a_character_is_found_at_once(task: TaskConfig, tmp_path: Path, column: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"C": "c", "X": "x", "label": "bad"} | {column: "\ud83d"}) + "\n")
+    with pytest.raises(UserError, match=rf"row 1: {column}: holds U\+D83D"):
         load_synthetic(str(path), task, {})

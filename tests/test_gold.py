@@ -8,8 +8,9 @@ import pytest
 
 from zerogen.config import ContextConfig, GoldConfig, HoldoutConfig, TaskConfig
 from zerogen.errors import UserError
-from zerogen.gold import load_gold, read_answers, read_contexts, read_rows, stratified, stratified_order
+from zerogen.gold import load_gold, read_answers, read_contexts, read_gold, stratified, stratified_order
 from zerogen.records import Answer, Example
+from zerogen.tables import read_rows
 from zerogen.task import load_task, override
 
 ROWS = [{"review": "so<br />good", "y": 1}, {"review": "  dull\n film ", "y": 0}, {"review": "fine", "y": 1}]
@@ -268,3 +269,79 @@ def test_data_dir_replaces_the_source_and_keeps_its_columns(tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds none of train, validation and test as .jsonl, .csv or .parquet"):
         override(replace(task, name="empty"), str(tmp_path), None, None)
+
+
+def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{"review": text, "y": 1} for text in ("a", "", " \n", "<br/>", "b")]
+    found, blank = read_gold(of(gold_files(train=write(tmp_path / "a.jsonl", rows))), "train")
+    assert ([row.text for row in found], blank) == (["a", "b"], 3)
+    assert [row.uid for row in found] == ["train-0", "train-4"]
+    with pytest.raises(UserError, match="no row left after gold.where; 3 rows have no text"):
+        load_gold(of(gold_files(train=write(tmp_path / "b.jsonl", rows[1:4]))), "train")
+
+
+def test_the_names_of_a_class_label_are_taken(tmp_path: Path) -> None:
+    features = datasets.Features({"review": datasets.Value("string"), "y": datasets.ClassLabel(names=["good", "bad"])})
+    datasets.Dataset.from_list([{"review": "x", "y": 0}], features=features).save_to_disk(str(tmp_path / "d"))
+    gold = GoldConfig(folder=str(tmp_path / "d"), text="review", label="y")
+    assert load_gold(of(gold), "train")[0].label == "good"
+    gold.labels = {0: "bad"}  # what the task says counts
+    assert load_gold(of(gold), "train")[0].label == "bad"
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "written"),
+    [("TRUE", True, "'TRUE'"), ("yes", True, "'yes'"), ("1.0", 1, "'1.0'"), ("No", False, "'No'"), (" 1", 1, "' 1'")],
+)
+def test_labels_that_yaml_reads_otherwise_are_shown_in_quotes(
+    tmp_path: Path, value: str, key: object, written: str
+) -> None:
+    path = write(tmp_path / "a.jsonl", [{"review": "x", "y": value}])
+    gold = GoldConfig(files={"train": path}, text="review", label="y", labels={key: "good"})
+    with pytest.raises(
+        UserError, match=rf"write it in quotes and as it stands in the data: labels: {{{written}: good}}"
+    ):
+        load_gold(of(gold), "train")
+    gold.labels = {value: "good"}
+    assert load_gold(of(gold), "train")[0].label == "good"
+
+
+def test_what_nobody_sees_in_a_label_is_shown(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"review": "x", "y": "good\u200b"}])
+    with pytest.raises(UserError, match=r"'good\\u200b' is unknown; allowed: bad, good; did you mean 'good'"):
+        load_gold(of(GoldConfig(files={"train": path}, text="review", label="y")), "train")
+
+
+@pytest.mark.parametrize("column", ["review", "other"])
+def test_half_a_character_is_found_when_data_are_read(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"review": "x", "other": "z", "y": 1} | {column: "\ud83d"}
+    path.write_text(json.dumps(row) + "\n")
+    gold = gold_files(train=str(path))
+    gold.context = "other"
+    with pytest.raises(UserError, match=rf"row 1: column '{column}': holds U\+D83D, half of a surrogate pair"):
+        load_gold(of(gold), "train")
+
+
+def test_other_separators_and_files_without_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("review;y\nso it goes;1\n")
+    gold = gold_files(train=str(path))
+    with pytest.raises(UserError, match="no column 'review'; there are: review;y; .*set separator: ';' in the gold"):
+        load_gold(of(gold), "train")
+    gold.separator = ";"
+    assert load_gold(of(gold), "train")[0].text == "so it goes"
+    path.write_text("so it goes;1\nand on;1\n")
+    with pytest.raises(UserError, match="the first line of a CSV file names its columns"):
+        load_gold(of(gold), "train")
+
+
+def test_answers_may_be_json_in_a_cell(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    cell = json.dumps({"text": ["Ann"], "answer_start": [0]}).replace('"', '""')
+    path.write_text(f'text,context,answers\nWho came?,Ann came.,"{cell}"\n')
+    task = TaskConfig(name="q", kind="qa", labels=["question"])
+    task.gold = {"own": GoldConfig(files={"train": str(path)}, context="context")}
+    assert load_gold(task, "train")[0].answers == (Answer("Ann", 0),)
+    with pytest.raises(UserError, match="here: not JSON"):
+        read_answers('{"text": ', "Ann came.", "here")

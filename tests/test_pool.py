@@ -43,6 +43,28 @@ def test_a_file_that_is_no_journal_is_named_with_its_line(tmp_path: Path) -> Non
         Journal.open(path)
 
 
+@pytest.mark.parametrize("order", [(1, 2), (0, 0, 1), (0, 2), (0, 1, 1)])
+def test_a_pool_that_lacks_a_line_or_has_one_twice_is_refused(tmp_path: Path, order: tuple[int, ...]) -> None:
+    path = tmp_path / "texts.jsonl"
+    for index in range(3):
+        Journal.open(path).append(chunk(index))
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"".join(lines[index] + b"\n" for index in order))
+    wrong = next(i for i, index in enumerate(order) if i != index)
+    with pytest.raises(UserError, match=rf"texts.jsonl:{wrong + 1}: holds chunk {order[wrong]}, where chunk {wrong}"):
+        Journal.open(path)
+
+
+def test_a_pool_that_was_deleted_meanwhile_is_not_begun_in_the_middle(tmp_path: Path) -> None:
+    path = tmp_path / "pool" / "texts.jsonl"
+    journal = Journal.open(path)
+    journal.append(chunk(0))
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        journal.append(chunk(1))
+    assert not path.exists()
+
+
 def test_quotas_share_equally() -> None:
     assert quotas(7, ["a", "b", "c"]) == {"a": 3, "b": 2, "c": 2}
     assert sum(quotas(1000, ["a", "b", "c"]).values()) == 1000

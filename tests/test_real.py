@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -245,3 +246,43 @@ def test_the_three_settings_on_pairs_and_questions(data_dir: Path, task: str, tm
     assert [row["context"] for row in predictions] == PASSAGES[4:]
     category = "question-answering" if task == "squad" else "text-classification"
     assert DatasetCard.load(folder / "dataset" / "README.md").data.task_categories == [category]
+
+
+def test_of_two_runs_with_one_folder_the_second_finds_what_the_first_has_made(tmp_path: Path) -> None:
+    arguments = ["experiment=demo", "setting=supervised", "limit=100", "eval_limit=40"]
+    command = [sys.executable, "-m", "zerogen", *arguments]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("already there, nothing done" in text for text in said) == 1
+    assert sum("training on 90 rows" in text or "n=100: accuracy" in text for text in said) == 1
+    assert len((tmp_path / "outputs" / "results.csv").read_text().splitlines()) == 2
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(small_disk: Path) -> None:
+    arguments = ["experiment=demo", "setting=supervised", "limit=60", "eval_limit=40"]
+    done = command(small_disk, *arguments)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"zerogen: error: .*: No space left on device; free some space and run the same command", line)
+    left = {path.name for path in small_disk.rglob("*") if path.is_file()}
+    assert not any(".part" in name or name.endswith(".ckpt") for name in left)
+    subprocess.run(["mount", "-o", "remount,size=2g", str(small_disk)], check=True)
+    assert command(small_disk, *arguments).returncode == 0

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from zerogen.config import TaskConfig
 from zerogen.errors import UserError, unknown
 from zerogen.files import write_whole
-from zerogen.gold import missing_column, read_answers, read_rows
-from zerogen.records import Example
+from zerogen.gold import read_answers
+from zerogen.progress import Quiet
+from zerogen.records import Example, refuse_surrogates
+from zerogen.tables import Row, iter_rows, missing_column
 
 
 def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any]]:
@@ -81,35 +84,56 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
             datasets.enable_progress_bars()
 
 
-def load_synthetic(path: str, task: TaskConfig, integer_labels: dict[Any, str]) -> list[Example]:
+def load_synthetic(
+    path: str, task: TaskConfig, integer_labels: dict[Any, str], progress: Quiet | None = None
+) -> list[Example]:
     """Read a synthetic dataset: a .jsonl, .csv or .parquet file or a `datasets` folder.
 
     Columns are X (or text), label or Y, and maybe C (or context; for pairs, certainly); for question answering those
-    of SQuAD.
+    of SQuAD. Where X is null in every row of texts without contexts, the texts are in C: so the original and FuseGen
+    write what comes of a single stage.
 
     integer_labels: what an integer Y means, for files that carry no label names. Raises `UserError` for a missing
     column, an unknown label, or integers without that map.
     """
-    rows = synthetic_rows(path)
+    first, rows = _peeked(synthetic_rows(path))
+    numbered = ((f"{path}: row {index + 1}", index, row) for index, row in enumerate(rows))
     if task.kind == "qa":
         for column in ("context", "question", "answers"):
-            if column not in rows[0]:
-                raise missing_column(path, column, rows[0])
-        return _named([_question(row, f"{path}: row {i + 1}", i, task) for i, row in enumerate(rows)])
-    for column, other in (("X", "text"), ("C", "context")):
-        if column not in rows[0] and other in rows[0]:
-            rows = [{column if name == other else name: value for name, value in row.items()} for row in rows]
+            if column not in first:
+                raise missing_column(path, column, first)
+        return _named([_question(row, where, index, task) for where, index, row in numbered])
     names = {str(value): label for value, label in integer_labels.items()}
     for value, label in names.items():
         if label not in task.labels:
             raise unknown(f"dataset_labels.{value}", label, task.labels)
-    if "X" not in rows[0]:
-        raise missing_column(path, "X", rows[0])
-    if task.kind == "pair" and "C" not in rows[0]:
-        raise missing_column(path, "C", rows[0])
-    if "label" not in rows[0] and "Y" not in rows[0]:
-        raise missing_column(path, "label", rows[0])
-    return _named([_example(row, f"{path}: row {i + 1}", i, task, names) for i, row in enumerate(rows)])
+    text = "text" if "X" not in first and "text" in first else "X"
+    context = "context" if "C" not in first and "context" in first else "C"
+    if text not in first:
+        raise missing_column(path, "X", first)
+    if task.kind == "pair" and context not in first:
+        raise missing_column(path, "C", first)
+    if "label" not in first and "Y" not in first:
+        raise missing_column(path, "label", first)
+    one_stage = task.kind == "classification" and first[text] is None and isinstance(first.get(context), str)
+    if one_stage:
+        (progress or Quiet()).say(f"{path}: {text} is null; the texts are read from {context}")
+    examples = []
+    for where, index, row in numbered:
+        if one_stage:
+            if row.get(text) is not None:
+                raise UserError(
+                    f"{where}: {text} is {row[text]!r}, but null in the rows before; allowed is all or none"
+                )
+            row = row | {text: row.get(context), context: None}
+        examples.append(_example(row, where, index, task, names, text, context))
+    return _named(examples)
+
+
+def _peeked(rows: Iterator[Row]) -> tuple[Row, Iterator[Row]]:
+    """Return the first of rows, and all of them. There is one."""
+    first = next(rows)
+    return first, chain([first], rows)
 
 
 def unique(uids: Sequence[str]) -> list[str]:
@@ -127,34 +151,41 @@ def unique(uids: Sequence[str]) -> list[str]:
 
 
 def _named(rows: Sequence[Example]) -> list[Example]:
-    return [replace(row, uid=uid) for row, uid in zip(rows, unique([row.uid for row in rows]), strict=True)]
+    names = unique([row.uid for row in rows])
+    return [row if row.uid == uid else replace(row, uid=uid) for row, uid in zip(rows, names, strict=True)]
 
 
-def synthetic_rows(path: str) -> list[dict[str, Any]]:
-    """Read the rows of a .jsonl, .csv or .parquet file or of a `datasets` folder, by column.
+def synthetic_rows(path: str) -> Iterator[Row]:
+    """Yield the rows of a .jsonl, .csv or .parquet file or of a `datasets` folder, by column.
 
-    Raises `UserError` where there are none.
+    Of a folder, classes are names. Raises `UserError` where there are none.
     """
     place = Path(path)
-    if place.is_dir():
-        import datasets
-
-        try:
-            loaded = datasets.load_from_disk(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"dataset={path}: not a datasets folder ({str(error).splitlines()[0]})") from error
-        if isinstance(loaded, datasets.DatasetDict):
-            if "train" not in loaded:
-                raise unknown(f"dataset={path}: split", "train", list(loaded))
-            loaded = loaded["train"]
-        rows: list[dict[str, Any]] = loaded.to_list()
-        if not rows:
-            raise UserError(f"dataset={path}: the folder has no rows")
-        return rows
-    return read_rows(place)
+    return _folder_rows(path) if place.is_dir() else iter_rows(place)
 
 
-def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, names: dict[str, str]) -> Example:
+def _folder_rows(path: str) -> Iterator[Row]:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"dataset={path}: not a datasets folder ({str(error).splitlines()[0]})") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        if "train" not in loaded:
+            raise unknown(f"dataset={path}: split", "train", list(loaded))
+        loaded = loaded["train"]
+    if not len(loaded):
+        raise UserError(f"dataset={path}: the folder has no rows")
+    classes = {name: of.names for name, of in loaded.features.items() if isinstance(of, datasets.ClassLabel)}
+    for row in loaded:
+        named = {name: names[row[name]] for name, names in classes.items() if 0 <= (row[name] or 0) < len(names)}
+        yield row | named
+
+
+def _example(
+    row: Row, where: str, index: int, task: TaskConfig, names: dict[str, str], text_column: str, context_column: str
+) -> Example:
     value = row.get("label")
     if value is None or value == "":
         value = row.get("Y")
@@ -168,12 +199,13 @@ def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, name
                 f"{where}: only an integer label ({value}); say what it means, such as dataset_labels='{{{hint}}}'"
             )
         raise unknown(f"{where}: label", label, task.labels)
-    text, context, counters = row.get("X"), row.get("C"), row.get("counter_logprob")
+    text, context, counters = row.get(text_column), row.get(context_column), row.get("counter_logprob")
     counters = counters if isinstance(counters, dict) else {}  # of a CSV it is a text
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(f"{where}: X is {text!r}; allowed is a text")
-    if task.kind == "pair" and (not isinstance(context, str) or not context.strip()):
-        raise UserError(f"{where}: C is {context!r}; allowed is a text")
+    text = _text(text, f"{where}: {text_column}")
+    if task.kind == "pair":
+        context = _text(context, f"{where}: {context_column}")
+    elif isinstance(context, str):
+        refuse_surrogates(context, f"{where}: {context_column}")
     return Example(
         uid=str(row.get("uid", index)),
         text=text,
@@ -186,14 +218,18 @@ def _example(row: dict[str, Any], where: str, index: int, task: TaskConfig, name
     )
 
 
+def _text(value: Any, where: str) -> str:
+    """Return a value that is a text and not blank. Raises `UserError` for anything else."""
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where} is {value!r}; allowed is a text")
+    refuse_surrogates(value, where)
+    return value
+
+
 def _question(row: dict[str, Any], where: str, index: int, task: TaskConfig) -> Example:
-    question, context = row.get("question"), row.get("context")
-    for column, value in (("question", question), ("context", context)):
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{where}: {column} is {value!r}; allowed is a text")
-    answers = read_answers(row.get("answers"), str(context), f"{where}: answers")
-    uid = str(row.get("id", index))
-    return Example(uid, str(question), task.labels[0], str(context), _logprob(row), answers=answers)
+    question, context = (_text(row.get(column), f"{where}: {column}") for column in ("question", "context"))
+    answers = read_answers(row.get("answers"), context, f"{where}: answers")
+    return Example(str(row.get("id", index)), question, task.labels[0], context, _logprob(row), answers=answers)
 
 
 def _logprob(row: dict[str, Any]) -> float | None:

@@ -257,6 +257,9 @@ class Generator:
             if asked >= self.filters.patience and accepted < self.filters.min_acceptance * asked:
                 rejected = [s for s in self.journal.chunks[-1].samples if s["label"] == label and s["reason"]][:3]
                 examples = "; ".join(f"{sample['reason']}: {sample['text'][:80]!r}" for sample in rejected)
+                if any(sample["reason"] == "too_short" for sample in rejected):
+                    key = "task" if self.filters.min_words is None else "filter"
+                    examples += f"; too_short has fewer words than {key}.min_words={self.filter.min_words}"
                 raise UserError(
                     f"task '{self.task.name}': prompts.{label}: {accepted} of the last {asked} texts were accepted, "
                     f"fewer than filter.min_acceptance={self.filters.min_acceptance}; rejected were {examples}"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 from zerogen.config import GoldConfig, TaskConfig
 from zerogen.errors import Unavailable, UserError, nearest, unknown
 from zerogen.models import BUNDLED, package_folder
-from zerogen.records import Answer, Example, derive
+from zerogen.records import Answer, Example, derive, refuse_surrogates
+from zerogen.tables import Row, iter_rows, json_object, missing_column
 
-Row = dict[str, Any]
 SPLITS = ("train", "validation", "test")
-FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
+_MEANT_BY_YAML = {"True": {"true", "yes", "on", "y"}, "False": {"false", "no", "off", "n"}}
 
 
 def source_of(task: TaskConfig) -> GoldConfig | None:
@@ -31,22 +29,29 @@ def source_of(task: TaskConfig) -> GoldConfig | None:
 def load_gold(task: TaskConfig, split: str) -> list[Example]:
     """Read one split (`train`, `validation` or `test`) of the task's gold data.
 
-    Texts are cleaned, labels are names. Raises `UserError` for data that is not there, a missing column, an
-    unmapped label value or a malformed row.
+    Texts are cleaned, labels are names; rows without a text (or, where there is one to be, a context) are left out.
+    Raises `UserError` for data that is not there, a missing column, an unmapped label value or a malformed row.
     """
+    return read_gold(task, split)[0]
+
+
+def read_gold(task: TaskConfig, split: str) -> tuple[list[Example], int]:
+    """Return what `load_gold` does, and how many rows were left out because they have no text."""
     gold = source_of(task)
     if gold is None:
         raise UserError(f"task '{task.name}' has no gold data")
-    if gold.holdout is not None and split in ("train", "validation"):
-        rows = _examples(task, gold, *_rows(task, gold, "train"), split)
+    held_out = gold.holdout is not None and split in ("train", "validation")
+    rows, blank = _examples(task, gold, *_rows(task, gold, "train" if held_out else split), split)
+    if held_out:
         chosen = _held_out(rows, gold)
         rows = [row for row in rows if (row.content in chosen) == (split == "validation")]
         rows = list({row.content: row for row in reversed(rows)}.values())[::-1]  # the first of equal texts stays
-    else:
-        rows = _examples(task, gold, *_rows(task, gold, split), split)
     if not rows:
-        raise UserError(f"task '{task.name}': the {split} split of its gold data has no row left after gold.where")
-    return rows
+        raise UserError(
+            f"task '{task.name}': the {split} split of its gold data has no row left after gold.where"
+            + (f"; {blank:,} rows have no text" if blank else "")
+        )
+    return rows, blank
 
 
 def _held_out(rows: Sequence[Example], gold: GoldConfig) -> set[tuple[str, str]]:
@@ -72,17 +77,21 @@ def _held_out(rows: Sequence[Example], gold: GoldConfig) -> set[tuple[str, str]]
     raise UserError(f"gold holdout.rows={wanted}: allowed is fewer than the {len(chosen)} unique texts{left}")
 
 
-def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: str, split: str) -> list[Example]:
+def _examples(
+    task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: str, split: str
+) -> tuple[list[Example], int]:
+    """Return the rows that `gold.where` keeps as examples, and how many of them were left out as blank."""
     clean = cleaner(gold.cleaning, f"task '{task.name}': gold.cleaning")
-    names = {str(value): name for value, name in gold.labels.items()}
+    names = {str(value): name for value, name in gold.labels.items()} or _class_names(rows, gold.label)
     wanted = {
         column: {str(item) for item in (value if isinstance(value, list) else [value])}
         for column, value in gold.where.items()
     }
     by_answers = task.kind == "qa"
-    columns = [gold.text, gold.context, gold.answers if by_answers else gold.label, gold.uid, *gold.where]
+    texts = [column for column in (gold.text, gold.context) if column is not None]
+    columns = [*texts, gold.answers if by_answers else gold.label, gold.uid, *gold.where]
     needed = [column for column in columns if column is not None]
-    examples = []
+    examples, blank = [], 0
     for index, row in enumerate(rows):
         place = f"{where}: row {index + 1}"
         for column in needed:
@@ -90,21 +99,53 @@ def _examples(task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: st
                 raise missing_column(place, column, row)
         if not all(str(row[column]) in values for column, values in wanted.items()):
             continue
-        for column in filter(None, (gold.text, gold.context)):
+        for column in texts:
             if not isinstance(row[column], str):
                 raise UserError(f"{place}: column '{column}': {row[column]!r} is not a text")
+            refuse_surrogates(row[column], f"{place}: column '{column}'")
+        text, context = clean(row[gold.text]), None if gold.context is None else row[gold.context]
+        if context is not None and not by_answers:  # answers are found by their place in the passage as it is
+            context = clean(context)
+        if not text or (task.kind != "classification" and not str(context).strip()):
+            blank += 1
+            continue
         uid = f"{split}-{index}" if gold.uid is None else str(row[gold.uid])
-        context = None if gold.context is None else row[gold.context]
-        if by_answers:  # whose places are counted in the passage as it is
+        if by_answers:
             answers = read_answers(row[gold.answers], str(context), f"{place}: column '{gold.answers}'")
-            examples.append(Example(uid, clean(row[gold.text]), task.labels[0], context, answers=answers))
+            examples.append(Example(uid, text, task.labels[0], context, answers=answers))
             continue
         value = row[gold.label]
         label = names.get(str(value), str(value))
         if label not in task.labels:
-            raise unknown(f"{place}: column '{gold.label}': label", value, list(names) or task.labels)
-        examples.append(Example(uid, clean(row[gold.text]), label, None if context is None else clean(context)))
-    return examples
+            raise unknown(
+                f"{place}: column '{gold.label}': label", value, list(names) or task.labels, _as_written(value, names)
+            )
+        examples.append(Example(uid, text, label, context))
+    return examples, blank
+
+
+def _class_names(rows: Iterable[Row], column: str) -> dict[str, str]:
+    """Return the names that a `datasets` feature gives the integers of a column; none where it gives none."""
+    names = getattr((getattr(rows, "features", None) or {}).get(column), "names", None)
+    return {str(place): name for place, name in enumerate(names or ())}
+
+
+def _as_written(value: Any, names: dict[str, str]) -> str:
+    """Return how a label is written in gold.labels where its value differs from a key in how YAML reads it only."""
+
+    def same(key: str) -> bool:
+        text = str(value).strip().casefold()
+        try:
+            if float(text) == float(key):
+                return True
+        except ValueError:
+            pass
+        return text == key.strip().casefold() or text in _MEANT_BY_YAML.get(key, ())
+
+    for key, name in names.items():
+        if same(key):
+            return f"; write it in quotes and as it stands in the data: labels: {{'{value}': {name}}}"
+    return ""
 
 
 _ANSWERS = "allowed is {text: [...], answer_start: [...]} as in SQuAD, or one text of the context"
@@ -113,10 +154,12 @@ _ANSWERS = "allowed is {text: [...], answer_start: [...]} as in SQuAD, or one te
 def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
     """Return the reference answers of a question, spans of its context.
 
-    found: as in SQuAD, {text: [...], answer_start: [...]}, or the text of the one answer, which is where the context
-    first holds it, as whole words if anywhere; empty for a question without an answer. Raises `UserError` for anything
-    else, and for an answer that is not at its place.
+    found: as in SQuAD, {text: [...], answer_start: [...]}, also as JSON in a text, or the text of the one answer, which
+    is where the context first holds it, as whole words if anywhere; empty for a question without an answer. Raises
+    `UserError` for anything else, and for an answer that is not at its place.
     """
+    if isinstance(found, str) and found.lstrip().startswith("{") and found.strip() not in context:
+        found = json_object(found, where)  # a cell of a CSV file
     if isinstance(found, str):
         text = found.strip()
         if text not in context:
@@ -151,28 +194,25 @@ def read_contexts(task: TaskConfig) -> list[str]:
         raise UserError(f"context.source={path}: there is no such file; allowed are plm, gold or a file{near}")
     if path.suffix == ".txt":
         try:
-            texts = [" ".join(line.split()) for line in path.read_text(encoding="utf-8-sig").split("\n")]
+            texts = [" ".join(line.split()) for line in path.read_bytes().decode("utf-8-sig").split("\n")]
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 text ({error})") from error
     else:
         gold = source_of(task)
         column = (gold.context if gold else None) or "context"
         texts = []
-        for number, row in enumerate(read_rows(path), 1):
+        for number, row in enumerate(iter_rows(path, gold.separator if gold else ","), 1):
             if column not in row:
                 raise missing_column(f"{path}: row {number}", column, row)
             if not isinstance(row[column], str):
                 raise UserError(f"{path}: row {number}: column '{column}': {row[column]!r} is not a text")
             texts.append(row[column])
+    for number, text in enumerate(texts, 1):
+        refuse_surrogates(text, f"{path}: text {number}")
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise UserError(f"context.source={path}: the file holds no text")
     return texts
-
-
-def missing_column(where: str, column: str, row: Row) -> UserError:
-    """Build the error for a `column` that is not among those of `row`."""
-    return UserError(f"{where}: no column '{column}'; there are: {', '.join(map(str, row))}{nearest(column, row)}")
 
 
 def cleaner(rules: dict[str, str], where: str) -> Callable[[str], str]:
@@ -212,7 +252,7 @@ def _rows(task: TaskConfig, gold: GoldConfig, split: str) -> tuple[Iterable[Row]
         if not path.exists():
             near = nearest(path.name, [file.name for file in path.parent.glob("*")])
             raise UserError(f"task '{task.name}': gold.files.{name}={path}: there is no such file{near}")
-    return read_rows(path), str(path)
+    return iter_rows(path, gold.separator), str(path)
 
 
 def _hub_rows(task: TaskConfig, arguments: dict[str, Any], split: str) -> tuple[Iterable[Row], str]:
@@ -248,66 +288,6 @@ def _folder_rows(folder: Path, split: str) -> tuple[Iterable[Row], str]:
     if split not in loaded:
         raise unknown(f"gold folder {folder}: split", split, list(loaded))
     return loaded[split], f"{folder} ({split})"
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read a .jsonl, .csv or .parquet file as a list of dictionaries.
-
-    Raises `UserError` for a missing or empty file, an unknown ending, or a malformed line (with its number).
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    if path.suffix not in FILE_ENDINGS:
-        raise UserError(f"{path}: ending '{path.suffix}' is unknown; allowed: {', '.join(FILE_ENDINGS)}")
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            rows = pyarrow.parquet.read_table(path).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{path}: not a parquet file ({_short(error)})") from error
-    else:
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = (
-                    list(_csv(file, path)) if path.suffix == ".csv" else [row for _, row in json_rows(file, str(path))]
-                )
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text ({error})") from error
-    if not rows:
-        raise UserError(f"{path}: the file has no rows")
-    return rows
-
-
-def json_rows(lines: Iterable[str], where: str) -> Iterator[tuple[int, Row]]:
-    """Yield the number of each line that is not empty, and its JSON object.
-
-    where: names the lines' place. Raises `UserError` for a line that is not a JSON object.
-    """
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}:{number}: not JSON ({error.msg} at column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where}:{number}: allowed is a JSON object, found {type(row).__name__}")
-        yield number, row
-
-
-def _csv(lines: Iterable[str], path: Path) -> Iterable[Row]:
-    reader = csv.DictReader(lines)
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{path}:{reader.line_num}: the header has {len(reader.fieldnames or ())} columns, this row not"
-                )
-            yield row
-    except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: not CSV ({error})") from error
 
 
 def stratified(rows: Sequence[Example], size: int, seed: int) -> list[Example]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zerogen.errors import UserError
+from zerogen.files import writing
 from zerogen.records import Example
 
 
@@ -49,7 +50,7 @@ class Journal:
         """Read what is there; a line that was not written to its end (the process was killed) does not count.
 
         repair: also cut such a line off, which only the one process that appends may do. Raises `UserError` for a file
-        that is not a journal.
+        that is not a journal, and for one that lacks a chunk or has one twice: its rows would be others.
         """
         journal = cls(path)
         if path is None or not path.exists():
@@ -63,19 +64,27 @@ class Journal:
             try:
                 fields = json.loads(line)
                 fields["rows"] = [Example.of(row) for row in fields["rows"]]
-                journal.chunks.append(Chunk(**fields))
-            except (ValueError, TypeError, KeyError) as error:
+                chunk = Chunk(**fields)
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise UserError(
                     f"{path}:{number}: not a chunk of generated rows; delete the folder to start again"
                 ) from error
+            if chunk.index != len(journal.chunks):
+                raise UserError(
+                    f"{path}:{number}: holds chunk {chunk.index}, where chunk {len(journal.chunks)} belongs: a line is "
+                    "missing or there twice; restore the file, or delete the folder to start again"
+                )
+            journal.chunks.append(chunk)
         return journal
 
     def append(self, chunk: Chunk) -> None:
-        """Add a chunk and put it on disk before returning."""
+        """Add a chunk and put it on disk before returning. Raises `OSError` where that cannot be done."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps(asdict(chunk), ensure_ascii=False) + "\n"
-            with self.path.open("ab") as file:
+            # A file that somebody has deleted meanwhile is not begun again in the middle.
+            with writing(self.path.parent), self.path.open("r+b" if self.chunks else "ab") as file:
+                file.seek(0, os.SEEK_END)
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())

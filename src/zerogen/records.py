@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from zerogen.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
@@ -100,6 +102,18 @@ class Span:
     text: str
     start: int
     probability: float
+
+
+def refuse_surrogates(text: str, where: str) -> None:
+    """Raise `UserError` for a text with half a surrogate pair, which no tokenizer and no file in UTF-8 takes.
+
+    where: names the text's place. Such halves come from JSON's `\\ud83d` escapes and from bytes that were not decoded.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise UserError(f"{where}: holds U+{ord(half):04X}, half of a surrogate pair, which is no character") from None
 
 
 def derive(seed: int, *path: int | str) -> int:

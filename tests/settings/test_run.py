@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from zerogen.config import Config, ContextConfig, GoldConfig, HoldoutConfig, PlmConfig, TaskConfig
+from zerogen.config import Config, ContextConfig, GoldConfig, HoldoutConfig, PlmConfig, SettingConfig, TaskConfig
+from zerogen.errors import UserError
+from zerogen.progress import Quiet
 from zerogen.records import Prediction, Span
+from zerogen.report.results import add_line, asked_for, finished
 from zerogen.settings.run import Outcome, Run, describe
 
+CPU = [torch.device("cpu")]
 Change = Callable[[Config, Path], None]
 
 
@@ -135,3 +140,61 @@ def test_a_model_that_predicts_one_label_only_is_named(second: str, said: str) -
     metrics = {"accuracy": 0.5, "macro_f1": 1 / 3, "confusion": {}}
     predictions: list[Prediction | Span] = [Prediction("bad", {}), Prediction(second, {})]
     assert describe(Outcome(n_train=4, metrics=metrics, predictions=predictions)).endswith(said)
+
+
+def done(folder: Path, **changes: object) -> Run:
+    """A run whose folder holds a result that was changed."""
+    run = Run(replace(config(folder), n=10, setting=SettingConfig("zerogen"), output_dir=str(folder)), CPU)
+    result = {"setting": "zerogen", "task": "asked", "plm": "tiny", "tam": "none", "seed": 42, "n_train": 10}
+    result |= {"n_eval": 0, "evaluated_on": None, "metrics": {}, "seconds": {}, "asked_for": asked_for(run.config)}
+    run.folder().mkdir(parents=True)
+    (run.folder() / "result.json").write_text(json.dumps(result | changes))
+    return run
+
+
+def test_a_result_is_found_again(tmp_path: Path) -> None:
+    found = finished(done(tmp_path))
+    assert found is not None and found["n_train"] == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": None}, "result.json: metrics=None is not what a run writes; delete it to run again"),
+        ({"seconds": 3}, "result.json: seconds=3 is not what a run writes"),
+        ({"n_train": "10"}, "result.json: n_train='10' is not what a run writes"),
+    ],
+)
+def test_a_result_that_is_damaged_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        finished(done(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("asked", [[1], None, "n", {"n": "many"}, {"n": 5}])
+def test_a_result_of_something_else_is_replaced(tmp_path: Path, asked: object) -> None:
+    assert finished(done(tmp_path, asked_for=asked)) is None
+
+
+@pytest.mark.parametrize("content", [b"setting,task\ncaf\xe9,x\n", b'setting,task\n"open,x\n'])
+def test_a_table_of_results_that_cannot_be_read_is_put_aside(tmp_path: Path, content: bytes) -> None:
+    class Told(Quiet):
+        said = ""
+
+        def say(self, text: str) -> None:
+            self.said += text
+
+    result = finished(done(tmp_path)) or {}
+    told = Told()
+    (tmp_path / "results.csv").write_bytes(content)
+    add_line(tmp_path / "results.csv", result, told)
+    if b"caf" in content:
+        assert (tmp_path / "results.csv.damaged").read_bytes() == content
+        assert "results.csv.damaged, and a new one begins" in told.said
+    assert (tmp_path / "results.csv").read_text().splitlines()[-1].startswith("zerogen,asked,tiny,none,42,10,0,")
+
+
+def test_a_separator_that_is_the_default_renames_no_folder(tmp_path: Path) -> None:
+    one = Run(replace(config(tmp_path), setting=SettingConfig("supervised")), CPU)
+    assert "separator" not in one._gold_key()
+    gold(one.config).separator = ";"
+    assert one._gold_key()["separator"] == ";"

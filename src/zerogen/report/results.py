@@ -22,8 +22,9 @@ from zerogen.answers import provenance
 from zerogen.config import Config, keys_of
 from zerogen.dataset import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
-from zerogen.files import write_whole
+from zerogen.files import put_aside, write_whole
 from zerogen.metrics import MAIN, numbers
+from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, Span
 from zerogen.settings.run import Outcome, Run, short_hash
 
@@ -42,20 +43,31 @@ COLUMNS = (
     "seconds",
     "folder",
 )
+# What every result says, and of which type.
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "setting": str,
+    "task": str,
+    "plm": str,
+    "tam": str,
+    "seed": int,
+    "n_train": int,
+    "n_eval": int,
+    "evaluated_on": (str, type(None)),
+    "metrics": dict,
+}
 PACKAGES = ("zerogen", "torch", "transformers", "datasets", "pytorch-lightning", "hydra-core")
 
 
 def write_run(run: Run, outcome: Outcome) -> dict[str, Any]:
     """Write all files of a run into its folder and its line into results.csv; return what result.json holds.
 
-    result.json is written last: where it is, the run is complete.
+    result.json is written last: where it is, the run is complete. Only one process at a time may write a run.
     """
     folder = run.folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        result = _write_files(run, outcome, folder)
+    result = _write_files(run, outcome, folder)
     if not run.evaluator:
-        add_line(Path(run.config.output_dir) / "results.csv", result)
+        add_line(Path(run.config.output_dir) / "results.csv", result, run.progress)
     return result
 
 
@@ -106,6 +118,7 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
         "requests": outcome.asked,
         "cut": outcome.cut,
         "rejects": outcome.rejects,
+        "blank": run.blank,
         "answers": provenance(config.task.answers) if outcome.asked and config.task.kind == "qa" else None,
         "peak_memory_mb": peak_memory_mb(run),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -149,21 +162,38 @@ def finished(run: Run) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        result.keys()
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: is damaged; delete it to run again") from error
-    asked = asked_for(run.config)
-    if result.get("asked_for") == asked:
         # Where it is now: outputs may have been moved, and earlier versions had no evaluators.
-        return {"evaluator": False} | result | {"folder": str(run.folder())}
-    larger = (result.get("asked_for") or {}).get("n")
-    if asked["n"] and larger and larger > asked["n"]:
+        result = checked(json.loads(path.read_text(encoding="utf-8")), str(path)) | {"folder": str(run.folder())}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged; delete it to run again") from error
+    asked, before = asked_for(run.config), result.get("asked_for")
+    if before == asked:
+        if not isinstance(result.get("seconds"), dict):
+            raise UserError(
+                f"{path}: seconds={result.get('seconds')!r} is not what a run writes; delete it to run again"
+            )
+        return {"evaluator": False} | result
+    larger = before.get("n") if isinstance(before, dict) else None
+    if asked["n"] and isinstance(larger, int) and larger > asked["n"]:
         raise UserError(
             f"n={asked['n']}: {run.folder()} holds a run of n={larger}, which this one would replace; delete it or set "
             f"another output_dir (log_every={asked['n']} reports on sizes below n)"
         )
     return None
+
+
+def checked(result: Any, where: str) -> dict[str, Any]:
+    """Return what a result.json holds. Raises `UserError` where it is not what a run writes."""
+    if not isinstance(result, dict):
+        raise UserError(f"{where}: is damaged; delete it to run again")
+    for key, kind in _NEEDED.items():
+        if key not in result:
+            raise UserError(
+                f"{where}: does not say '{key}': another version of zerogen wrote it; delete it to run again"
+            )
+        if not isinstance(result[key], kind):
+            raise UserError(f"{where}: {key}={result[key]!r} is not what a run writes; delete it to run again")
+    return result
 
 
 def asked_for(config: Config) -> dict[str, Any]:
@@ -189,11 +219,11 @@ def read_trend(path: Path) -> dict[tuple[int, int, str], float]:
     """
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
         return {(int(row["n"]), int(row["seed"]), row["metric"]): float(row["value"]) for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: is damaged; allowed are lines n,seed,metric,value: delete it or mend it") from error
 
 
@@ -209,14 +239,21 @@ def write_trend(path: Path, seed: int, trend: Sequence[tuple[int, dict[str, Any]
         write_whole("\n".join(["n,seed,metric,value", *lines]) + "\n", path)
 
 
-def add_line(path: Path, result: dict[str, Any]) -> None:
-    """Add a run to results.csv; the line of an earlier run in the same folder with as many rows is replaced."""
+def add_line(path: Path, result: dict[str, Any], progress: Quiet) -> None:
+    """Add a run to results.csv; the line of an earlier run in the same folder with as many rows is replaced.
+
+    A file that is not a table in UTF-8 is put aside, which is said.
+    """
     line = {column: str(cell(result, column)) for column in COLUMNS}
     with FileLock(path.with_name(".results.lock")):
-        rows = []
+        rows: list[dict[str, str]] = []
         if path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = [{column: row.get(column, "") for column in COLUMNS} for row in csv.DictReader(file)]
+            try:
+                with path.open(encoding="utf-8", newline="") as file:
+                    rows = [{column: row.get(column) or "" for column in COLUMNS} for row in csv.DictReader(file)]
+            except (UnicodeDecodeError, csv.Error) as error:
+                aside = put_aside(path)
+                progress.say(f"{path} was not a table in UTF-8 ({error}); it is now {aside}, and a new one begins")
         rows = [row for row in rows if (row["folder"], row["n_train"]) != (line["folder"], line["n_train"])]
         table = io.StringIO()
         writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")

@@ -15,7 +15,7 @@ import yaml
 from zerogen.errors import UserError, unknown
 from zerogen.metrics import numbers
 from zerogen.report.plots import Curve
-from zerogen.report.results import read_trend
+from zerogen.report.results import checked, read_trend
 from zerogen.settings.run import digest
 
 # What does not change the figures of a run, or is its seed.
@@ -32,17 +32,6 @@ _UNREAD = {
 _OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"}
 # What results of earlier versions do not say.
 _BEFORE = {"pool": None, "command": None, "cut": 0, "evaluator": False, "heldout_accuracy": None}
-_NEEDED: dict[str, type | tuple[type, ...]] = {
-    "setting": str,
-    "task": str,
-    "plm": str,
-    "tam": str,
-    "seed": int,
-    "n_train": int,
-    "n_eval": int,
-    "evaluated_on": (str, type(None)),
-    "metrics": dict,
-}
 
 
 MEASURES, MEASURED_ROWS = "measures.json", "measured-rows.jsonl"
@@ -98,12 +87,9 @@ def read_run(folder: Path) -> Finished:
         tokens = found.get("tokens")
         if isinstance(tokens, int):  # as earlier versions wrote it
             found["tokens"] = {"generate": tokens}
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{folder}: result.json or config.yaml cannot be read: {error}".splitlines()[0]) from error
-    if missing := [key for key in _NEEDED if key not in found]:
-        raise UserError(f"{folder}: result.json does not say '{missing[0]}': an earlier version of zerogen wrote it")
-    if wrong := [key for key, kind in _NEEDED.items() if not isinstance(found[key], kind)]:
-        raise UserError(f"{folder}: result.json: {wrong[0]}={found[wrong[0]]!r} is not what a run writes")
+    checked(found, str(result))
     if found["setting"] not in _UNREAD:
         raise unknown(f"{folder}: result.json: setting", found["setting"], _UNREAD)
     if not isinstance(keys, dict) or not isinstance(keys.get("task"), dict):
@@ -146,18 +132,27 @@ def read_measures(folder: Path, task: str) -> dict[str, Any] | None:
             return None
         if measures["confidence"] is not None:
             measures["confidence"].setdefault("of", "label")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return measures
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; none where there is no file. A number that is none, which is no JSON, is left out."""
+    """Read JSON lines; none where there is no file. A number that is none, which is no JSON, is left out.
+
+    Raises `UserError` for a file that is damaged.
+    """
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="\n") as file:
-        lines = [json.loads(line, parse_constant=lambda _: _NO_NUMBER) for line in file]
-    return [{key: value for key, value in line.items() if value is not _NO_NUMBER} for line in lines]
+    lines: list[dict[str, Any]] = []
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                found = json.loads(line, parse_constant=lambda _: _NO_NUMBER)
+                lines.append({key: value for key, value in found.items() if value is not _NO_NUMBER})
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}:{len(lines) + 1}: is damaged; run the same command again to write it anew") from error
+    return lines
 
 
 def latest(runs: Sequence[Finished]) -> list[Finished]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.answers import provenance
-from zerogen.config import Config
+from zerogen.config import Config, GoldConfig
 from zerogen.errors import UserError
-from zerogen.gold import load_gold, source_of, stratified
+from zerogen.gold import read_gold, source_of, stratified
 from zerogen.loggers import Log
 from zerogen.metrics import MAIN, evaluate, numbers
 from zerogen.models import fingerprint, resolve, tam_folder
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zerogen.plm.model import Plm
     from zerogen.plm.work import Writer
     from zerogen.pool import Chunk
-    from zerogen.tam.train import Tam
+    from zerogen.tam.tam import Tam
 
 POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
 RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
@@ -68,6 +68,7 @@ class Run:
     known: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
     on_point: Callable[[Outcome], None] = lambda outcome: None  # called for every TAM, evaluated where there is gold
     log: Log = field(default_factory=Log)  # where trainings are recorded
+    blank: dict[str, int] = field(default_factory=dict)  # gold rows without a text, by split
     evaluator: bool = False  # it trains what judges synthetic rows; nobody asked for its own figures
 
     @property
@@ -99,9 +100,13 @@ class Run:
         return [] if source is None else self.gold_split(source.evaluate_on)
 
     def gold_split(self, split: str) -> list[Example]:
-        """Read all gold rows of a split."""
+        """Read all gold rows of a split; say how many were left out because they have no text."""
         with self.stage("load"), self.progress.wait("reading gold data"):
-            return load_gold(self.config.task, split)
+            rows, blank = read_gold(self.config.task, split)
+        if blank and split not in self.blank:
+            self.blank[split] = blank
+            self.progress.say(f"{blank:,} gold rows for {split} have no text and were left out")
+        return rows
 
     def weights(self) -> dict[str, str | None]:
         """Return which weights the PLM and the TAM are, None for one that the setting does not use."""
@@ -148,14 +153,14 @@ class Run:
 
     def require_tam(self) -> None:
         """Find out that the TAM's weights are missing before hours of work, not after."""
-        from zerogen.tam.train import require
+        from zerogen.tam.fit import require
 
         with self.stage("load"), self.progress.wait(f"loading {self.config.tam.name}"):
             require(self.config.tam, self.config.task.kind)
 
     def fit(self, rows: Sequence[Example], outcome: Outcome) -> None:
         """Train a fresh TAM on rows, evaluate it on gold data, and record both in `outcome`."""
-        from zerogen.tam.train import fit
+        from zerogen.tam.fit import fit
 
         config = self.config
         checkpoint = self.folder() / f"training-{len(rows)}.ckpt"
@@ -193,7 +198,7 @@ class Run:
 
     def evaluate_checkpoint(self) -> Outcome:
         """Evaluate the TAM of `tam.checkpoint` without training."""
-        from zerogen.tam.train import load_tam
+        from zerogen.tam.tam import load_tam
 
         folder = str(self.config.tam.checkpoint)
         with self.stage("load"):
@@ -263,7 +268,11 @@ class Run:
         answers = provenance(task.answers) if task.kind == "qa" else None
         gold = source_of(task)
         if context.source != "gold":
-            key["source"] = [digest(context.source), gold.context if gold else None]
+            key["source"] = [
+                digest(context.source),
+                gold.context if gold else None,
+                *(_separator(gold) if gold else ()),
+            ]
         key["answers"] = answers
         if gold is not None and "gold" in (context.source, answers):
             split = gold.splits.get("train", "train")
@@ -276,6 +285,7 @@ class Run:
                     gold.where,
                     gold.cleaning,
                     gold.holdout and asdict(gold.holdout),
+                    *_separator(gold),
                 ],
             }
         return key
@@ -285,7 +295,10 @@ class Run:
         if source is None:
             return None
         files = {split: digest(path) for split, path in source.files.items()}
-        return asdict(source) | {"files": files, "folder": digest(source.folder or "")}
+        key = asdict(source) | {"files": files, "folder": digest(source.folder or "")}
+        if not _separator(source):
+            del key["separator"]
+        return key
 
     def _key(self) -> dict[str, Any]:
         config = self.config
@@ -302,8 +315,12 @@ class Run:
         if config.tam.checkpoint:
             return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}
         if config.train:
-            from zerogen.tam.train import half_precision, identity
+            from zerogen.tam.tam import half_precision, identity
+            from zerogen.tam.vectors import word_list
 
+            vectors = Path(config.tam.vectors or "")
+            if vectors.suffix == ".npy":
+                key["words"] = digest(str(word_list(vectors) or ""))
             key |= {"weights": identity(config.tam), "tam": asdict(config.tam), "trainer": asdict(config.trainer)}
             key |= {"half": half_precision(config.tam.dtype, self.device), "vectors": digest(config.tam.vectors or "")}
         key |= {"seed": config.seed, "max_length": config.task.max_length}
@@ -316,6 +333,11 @@ class Run:
                 "limit": config.limit,
             }
         return key | {"pool": self._pool_key()}
+
+
+def _separator(gold: GoldConfig) -> list[str]:
+    """Return the separator of CSV files where it is another than hashes have always meant."""
+    return [] if gold.separator == "," else [gold.separator]
 
 
 def describe(outcome: Outcome, evaluator: bool = False) -> str:

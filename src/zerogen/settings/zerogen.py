@@ -44,7 +44,7 @@ def existing_sets(run: Run) -> Iterator[list[Example]]:
     """Yield training sets of growing size from an existing synthetic file; each is stratified by label."""
     config = run.config
     with run.stage("load"):
-        rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels)
+        rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels, run.progress)
     rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
     for size in points(len(rows), config.log_every, run.known):
         yield rows[:size]

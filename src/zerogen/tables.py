@@ -1,0 +1,156 @@
+"""Rows of .jsonl, .csv and .parquet files, one after the other, each a dictionary of its columns."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from zerogen.errors import UserError, nearest
+
+Row = dict[str, Any]
+FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
+_SEPARATORS = {";": "';'", "\t": '"\\t"', "|": "'|'", ",": "','"}  # as YAML has them
+
+
+def iter_rows(path: Path, separator: str = ",") -> Iterator[Row]:
+    """Yield the rows of a .jsonl, .csv or .parquet file; a CSV file's values are all texts.
+
+    separator: what stands between the columns of a CSV file. Raises `UserError` for a missing file, an unknown ending,
+    two columns of one name, and on the way for a malformed row (with its line) and for a file without rows.
+    """
+    if not path.exists() or path.is_dir():
+        near = nearest(path.name, [file.name for file in path.parent.glob("*") if file.is_file()])
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else f'there is no such file{near}'}")
+    if path.suffix not in FILE_ENDINGS:
+        raise UserError(f"{path}: ending '{path.suffix}' is unknown; allowed: {', '.join(FILE_ENDINGS)}")
+    return _rows(path, separator)
+
+
+def read_rows(path: Path, separator: str = ",") -> list[Row]:
+    """Return the rows that `iter_rows` yields."""
+    return list(iter_rows(path, separator))
+
+
+def _rows(path: Path, separator: str) -> Iterator[Row]:
+    none = True
+    try:
+        for row in _parquet(path) if path.suffix == ".parquet" else _text(path, separator):
+            none = False
+            yield row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error})") from error
+    if none:
+        raise UserError(f"{path}: the file has no rows")
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _refuse_twins(file.schema_arrow.names, str(path))
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a parquet file ({str(error).strip().splitlines()[0][:160]})") from error
+
+
+def _text(path: Path, separator: str) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from _csv(file, path, separator) if path.suffix == ".csv" else (row for _, row in json_rows(file, path))
+
+
+def json_rows(lines: Iterable[str], where: object) -> Iterator[tuple[int, Row]]:
+    """Yield the number of each line that is not empty, and its JSON object.
+
+    where: names the lines' place. Raises `UserError` for a line that is not a JSON object, or has a key twice.
+    """
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield number, json_object(line, f"{where}:{number}")
+
+
+def json_object(text: str, where: str) -> Row:
+    """Return a JSON object. Raises `UserError` for anything else, and for one that has a key twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> Row:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            _refuse_twins([key for key, _ in pairs], where)
+        return found
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: not JSON that can be read (it is nested too deeply)") from error
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise UserError(f"{where}: not JSON that can be read ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: allowed is a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _csv(lines: Iterable[str], path: Path, separator: str) -> Iterator[Row]:
+    csv.field_size_limit((1 << 31) - 1)  # the largest that every platform takes; Python's own is 131,072
+    # Strict: else a quote that nobody closes swallows the lines after it without a word.
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    header: list[str] | None = None
+    while True:
+        began = reader.line_num + 1
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}:{began}: not CSV ({_csv_reason(error)})") from error
+        if values is None:
+            return
+        if header is None:
+            header = values
+            _refuse_twins(header, str(path))
+        elif values:  # else it is an empty line
+            if len(values) != len(header):
+                hint = separator_hint(header)
+                raise UserError(
+                    f"{path}:{began}: the header has {len(header)} columns, this row {len(values)}{hint}; a text that "
+                    "holds a separator stands in double quotes"
+                )
+            yield dict(zip(header, values, strict=True))
+
+
+def _csv_reason(error: csv.Error) -> str:
+    text = str(error)
+    if "unexpected end of data" in text:
+        return "a quote is opened here and closed nowhere"
+    if "expected after" in text:
+        return "text follows a closing quote; a quote is not closed before, or one inside a text is not written twice"
+    return text
+
+
+def _refuse_twins(names: Sequence[str], where: str) -> None:
+    """Raise `UserError` for a column that is there twice: which of the two is meant nobody knows."""
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise UserError(f"{where}: column '{name}' is there twice; rename or remove one")
+
+
+def missing_column(where: str, column: str, row: Row) -> UserError:
+    """Build the error for a `column` that is not among those of `row`; where: file and row."""
+    names = [str(name) for name in row]
+    hint = separator_hint(names) or nearest(column, names)
+    if ".csv" in where and not hint:
+        hint = "; the first line of a CSV file names its columns"
+    return UserError(f"{where}: no column '{column}'; there are: {', '.join(names)}{hint}")
+
+
+def separator_hint(names: Sequence[str]) -> str:
+    """Return a hint for a CSV file whose one column's name holds another separator."""
+    if len(names) == 1:
+        for sign, quoted in _SEPARATORS.items():
+            if sign in names[0]:
+                return f"; is it separated otherwise? set separator: {quoted} in the gold source (predict: --separator)"
+    return ""
