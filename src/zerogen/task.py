@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from zerogen.config import TaskConfig, check_name
 from zerogen.errors import UserError, nearest, unknown
-from zerogen.gold import FILE_ENDINGS, SPLITS
+from zerogen.files import expanded
+from zerogen.gold import SPLITS
+from zerogen.records import refuse_surrogates
+from zerogen.tables import FILE_ENDINGS
 from zerogen.template import placeholders
+from zerogen.yaml_files import read_yaml, typed
 
 # Of load_dataset's arguments those that say which data: the split is ours, and a token must not be written to a file.
 HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "cache_dir")
@@ -56,6 +61,17 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
         task.answers = answers
 
 
+def expand_paths(task: TaskConfig) -> None:
+    """Replace the `~` of the task's files by the home folder. Raises `UserError` for one that is nobody's."""
+    for name, gold in task.gold.items():
+        where = f"task '{task.name}': gold.{name}"
+        gold.files = {split: expanded(path, f"{where}.files.{split}") for split, path in gold.files.items()}
+        if gold.folder is not None:
+            gold.folder = expanded(gold.folder, f"{where}.folder")
+    if task.context is not None:
+        task.context.source = expanded(task.context.source, f"task '{task.name}': context.source")
+
+
 def conf_dir() -> Path:
     """Return the folder of the configuration groups: inside an installed wheel, else in the checkout."""
     package = Path(__file__).resolve().parent
@@ -65,14 +81,8 @@ def conf_dir() -> Path:
 
 def bundled_option(group: str, name: str, schema: type[T]) -> T | None:
     """Read a bundled option of a configuration group, None where there is none of that name."""
-    from omegaconf import OmegaConf
-
     path = conf_dir() / group / f"{name}.yaml"
-    if not path.is_file():
-        return None
-    option = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
-    assert isinstance(option, schema)
-    return option
+    return typed(read_yaml(path), schema, str(path)) if path.is_file() else None
 
 
 def load_task(name: str | Path) -> TaskConfig:
@@ -80,23 +90,13 @@ def load_task(name: str | Path) -> TaskConfig:
 
     Raises `UserError` for an unknown name, a malformed file, or a field that is wrong.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    path = Path(name)
+    path = Path(expanded(str(name), "task"))
     if path.suffix not in (".yaml", ".yml"):
         path = conf_dir() / "task" / f"{name}.yaml"
         if not path.is_file():
             raise unknown("task", name, sorted(file.stem for file in path.parent.glob("*.yaml")))
-    if not path.is_file():
-        raise UserError(f"task file {path}: there is no such file")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path))
-        task = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"task file {path}: {error}") from error
-    assert isinstance(task, TaskConfig)
+    task = typed(read_yaml(path), TaskConfig, f"task file {path}")
+    expand_paths(task)
     check_task(task)
     return task
 
@@ -105,6 +105,8 @@ def check_task(task: TaskConfig) -> None:
     """Check labels, prompts and gold sources against each other. Raises `UserError` naming task, field and value."""
     where = f"task '{task.name}'"
     check_name("task.name", task.name)
+    for key, text in _texts(asdict(task), ""):
+        refuse_surrogates(text, f"{where}: {key}")
     if task.kind not in KINDS:
         raise unknown(f"{where}: kind", task.kind, KINDS)
     if task.kind == "qa":
@@ -117,6 +119,8 @@ def check_task(task: TaskConfig) -> None:
             raise UserError(f"{where}: debias.decay={task.debias.decay}: needs labels; question answering has none")
     elif len(task.labels) < 2 or len(set(task.labels)) != len(task.labels):
         raise UserError(f"{where}: labels={task.labels}: allowed is a list of two or more different names")
+    elif blank := [label for label in task.labels if not label.strip()]:
+        raise UserError(f"{where}: labels={task.labels}: '{blank[0]}' is blank; allowed are names")
     paired = task.kind != "classification"
     context = {"C"} if paired else set()
     answer = {"Y"} if task.kind == "qa" else set()
@@ -197,5 +201,20 @@ def check_task(task: TaskConfig) -> None:
                 raise unknown(f"{where}: gold.{name}.labels.{value}", label, task.labels)
         if gold.evaluate_on not in SPLITS:
             raise unknown(f"{where}: gold.{name}.evaluate_on", gold.evaluate_on, SPLITS)
+        if len(gold.separator) != 1 or gold.separator in '"\r\n':
+            raise UserError(f"{where}: gold.{name}.separator={gold.separator!r}: allowed is one character")
         if gold.holdout is not None and gold.holdout.rows < 1:
             raise UserError(f"{where}: gold.{name}.holdout.rows={gold.holdout.rows}: allowed is 1 or more")
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield every text in nested dictionaries and lists, those of keys too, with its dotted place."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield key, str(name)
+            yield from _texts(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, key)

@@ -1,0 +1,98 @@
+"""How Hydra reads files here: what a task says is text, and a stranger's file cannot make Hydra run code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult
+from omegaconf import OmegaConf
+
+from zerogen.errors import UserError
+from zerogen.yaml_files import literal, read_yaml
+
+TRUST = "--trust-config"
+
+
+def read_configuration_by(trusted: bool) -> None:
+    """Let Hydra read its files through `ConfigFiles`.
+
+    trusted: whether files of --config-dir may set keys of Hydra's own.
+    """
+    Plugins.instance()  # registers Hydra's own source, and would refuse to beside another
+    # Hydra has no other way to replace the source of a scheme.
+    SourcesRegistry.instance().types["file"] = TrustedFiles if trusted else ConfigFiles
+
+
+class TrustedFiles(FileConfigSource):
+    """Reads files as `read_yaml` does; of what ends up in `task`, no text is interpolated."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(os.path.realpath(Path(self.path, self._normalize_file_name(config_path))))
+        if not path.exists():
+            raise ConfigLoadError(f"Config not found : {path}")
+        found = read_yaml(path)
+        header = self._get_header_dict(path.read_text(encoding="utf-8-sig")[:512])
+        if found is None:
+            found = {}
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: allowed are keys and values, found {type(found).__name__}")
+        self.check(path, config_path, str(header.get("package") or ""), found)
+        return ConfigResult(
+            provider=self.provider,
+            path=f"{self.scheme()}://{self.path}",
+            config=OmegaConf.create(_literal_task(config_path, str(header.get("package") or ""), found)),
+            header=header,
+        )
+
+    def check(self, path: Path, config_path: str, package: str, found: dict[Any, Any]) -> None:
+        """Allow everything."""
+
+
+class ConfigFiles(TrustedFiles):
+    """Refuses files of --config-dir that set keys of Hydra's own: it makes objects of what some of them name."""
+
+    def check(self, path: Path, config_path: str, package: str, found: dict[Any, Any]) -> None:
+        """Raise `UserError` for a file of --config-dir that reaches Hydra's configuration, by whatever way."""
+        if self.provider != "command-line":
+            return
+        keys = [*_hydra_keys(found), *_hydra_defaults(found.get("defaults"))]
+        if "hydra" in package or config_path.startswith("hydra/"):
+            keys.append(package or config_path)
+        if keys:
+            raise UserError(
+                f"{path}: sets '{keys[0]}', and what Hydra is told may run any code; if you trust every file of that "
+                f"folder, add {TRUST}"
+            )
+
+
+def _hydra_keys(found: dict[Any, Any]) -> list[str]:
+    """Return the keys of Hydra's own that a file sets, but for the values that a sweep goes over."""
+    hydra = found.get("hydra", {})
+    if not isinstance(hydra, dict):
+        return ["hydra"]
+    sweeper = hydra.get("sweeper", {})
+    params = sweeper.get("params", {}) if isinstance(sweeper, dict) and set(sweeper) <= {"params"} else None
+    if not isinstance(params, dict):
+        return ["hydra.sweeper"]
+    return [f"hydra.{key}" for key in hydra if key != "sweeper"] + [str(key) for key in params if "hydra" in str(key)]
+
+
+def _hydra_defaults(defaults: Any) -> list[str]:
+    """Return the entries of a defaults list that name Hydra's groups, or put something there."""
+    entries = defaults if isinstance(defaults, list) else []
+    named = [str(key) for entry in entries for key in (entry if isinstance(entry, dict) else [entry])]
+    return [name for name in named if "hydra" in name or "${" in name.partition("@")[2]]
+
+
+def _literal_task(config_path: str, package: str, found: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a file's content with everything literal that belongs to the task: its texts may hold a `${`."""
+    of_task = package.split(".")[0] == "task" or (config_path.startswith("task/") and package in ("", "_group_"))
+    return {
+        key: literal(value) if key == "task" or (of_task and key != "defaults") else value
+        for key, value in found.items()
+    }
