@@ -33,7 +33,7 @@ from zerogen.metrics import numbers
 from zerogen.models import quiet_loading, resolve
 from zerogen.records import Example
 from zerogen.tam.reader import windows_of
-from zerogen.tam.train import Tam, Use
+from zerogen.tam.tam import Tam, Use
 from zerogen.task import override
 
 OWN_RATE = {"pair": 2e-5, "qa": 3e-5}

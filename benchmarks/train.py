@@ -29,7 +29,7 @@ from zerogen.gold import stratified
 from zerogen.models import quiet_loading, resolve
 from zerogen.records import Example
 from zerogen.tam.data import split_heldout
-from zerogen.tam.train import Tam, Use
+from zerogen.tam.tam import Tam, Use
 
 EPOCHS = 3
 HELDOUT = 0.1

@@ -35,7 +35,7 @@ from zerogen.jobs import run_one
 from zerogen.plm import confidence
 from zerogen.pool import Chunk
 from zerogen.records import Example
-from zerogen.tam import train
+from zerogen.tam import fit as train
 from zerogen.task import check_task
 
 

@@ -286,7 +286,7 @@ def test_a_run_that_goes_on_records_what_it_evaluated_before(config: Config, mon
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """Stop behind so many epochs of all trainings."""
-    import zerogen.tam.train as train
+    import zerogen.tam.fit as train
 
     done = count(1)
     plain: Callable[[Path], Any] = train._every_epoch

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zerogen.errors import UserError
     from zerogen.gold import load_gold
     from zerogen.records import Example, Prediction
-    from zerogen.tam.train import Tam, load_tam
+    from zerogen.tam.tam import Tam, load_tam
     from zerogen.task import load_task
 
 __all__ = [
@@ -45,7 +45,7 @@ _HOME = {
     "Example": "records",
     "FilterConfig": "config",
     "Prediction": "records",
-    "Tam": "tam.train",
+    "Tam": "tam.tam",
     "TaskConfig": "config",
     "TrainerConfig": "config",
     "UserError": "errors",
@@ -54,7 +54,7 @@ _HOME = {
     "generate": "api",
     "load_gold": "gold",
     "load_plm": "api",
-    "load_tam": "tam.train",
+    "load_tam": "tam.tam",
     "load_task": "task",
 }
 

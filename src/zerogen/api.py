@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from zerogen.plm.model import Plm
-    from zerogen.tam.train import Tam
+    from zerogen.tam.tam import Tam
 
 
 def load_plm(name: str = "gpt2-xl", device: str = "cpu") -> Plm:
@@ -72,21 +72,23 @@ def fit(
 
     The best epoch is picked on a tenth of the rows. `trainer` defaults to the option's own.
     """
-    from zerogen.tam import train
+    from zerogen.tam.fit import fit as train
 
     config = bundled_option("tam", tam, TamConfig) or TamConfig(name=tam.rpartition("/")[2], model=tam)
     trainer = trainer or bundled_option("trainer", tam, TrainerConfig) or TrainerConfig()
-    fitted, _ = train.fit(rows, task, config, trainer, seed=seed, device=device, progress=progress)
+    fitted, _ = train(rows, task, config, trainer, seed=seed, device=device, progress=progress)
     return fitted
 
 
 def evaluate(tam: Tam, rows: Sequence[Example], progress: Quiet | None = None) -> dict[str, Any]:
     """Return accuracy, macro_f1 and the confusion matrix of a TAM on labelled rows, or exact_match and f1 on questions.
 
-    Raises `UserError` for rows with a label that the TAM does not know.
+    Raises `UserError` for no rows, and for one with a label that the TAM does not know.
     """
     from zerogen import metrics
 
+    if not rows:
+        raise UserError("there are no rows to evaluate on")
     kind = tam.use.kind
     if kind != "qa" and (strange := sorted({row.label for row in rows} - set(tam.labels))):
         raise UserError(f"rows with label '{strange[0]}': the labels of this TAM are {', '.join(tam.labels)}")

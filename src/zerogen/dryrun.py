@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zerogen.plm.model import Plm
     from zerogen.pool import Chunk
     from zerogen.settings.run import Run
-    from zerogen.tam.train import Tam
+    from zerogen.tam.tam import Tam
 
 PROBE = 32  # requests, or rows
 _MISSING = "not available, not probed"
@@ -282,7 +282,7 @@ class Probes:
             self._train(run, pace, [size], self._evaluated(run, gold), expected)
 
     def _checkpoint(self, run: Run, gold: dict[str, list[Example]], expected: Expected) -> None:
-        from zerogen.tam.train import load_tam
+        from zerogen.tam.tam import load_tam
 
         tam = load_tam(str(run.config.tam.checkpoint), run.device, run.config.tam.dtype)
         if "evaluate" in gold:
@@ -497,7 +497,7 @@ def _some(rows: Sequence[Example], count: int = PROBE) -> list[Example]:
 
 
 def _pace(run: Run, rows: Sequence[Example]) -> Pace:
-    from zerogen.tam.train import fit
+    from zerogen.tam.fit import fit
 
     config = run.config
 

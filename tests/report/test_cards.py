@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from tests.report.conftest import HOSTILE, Made
 from zerogen.report.cards import dataset_card, model_card
 from zerogen.report.runs import read_run
-from zerogen.tam.train import load_tam
+from zerogen.tam.tam import load_tam
 
 
 def test_the_dataset_has_a_card_that_loads_with_it(made: Made) -> None:

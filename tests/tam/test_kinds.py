@@ -1,11 +1,18 @@
 """Pairs and question answering: what the TAMs learn, keep, and must not depend on."""
 
+import gzip
+import os
+import pickle
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,13 +23,14 @@ from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.progress import Advance, Quiet
 from zerogen.records import Prediction
-from zerogen.tam.bidaf import BidafForQuestionAnswering, character_ids, shared_words
+from zerogen.tam.bidaf import BidafForQuestionAnswering, shared_words
 from zerogen.tam.data import encode
+from zerogen.tam.fit import fit, require
 from zerogen.tam.learner import Learner, moving_average
 from zerogen.tam.lstm import BiLstm, two_streams
-from zerogen.tam.reader import collate_windows, windows_of
-from zerogen.tam.train import Tam, fit, in_order, load_tam, require
-from zerogen.tam.vectors import read_vectors
+from zerogen.tam.reader import character_ids, collate_windows, windows_of
+from zerogen.tam.tam import Tam, in_order, load_tam
+from zerogen.tam.vectors import read_vectors, words_of
 
 PAIRS = TaskConfig(name="pairs", kind="pair", labels=["bad", "good"], max_length=64)
 ASKED = TaskConfig(name="asked", kind="qa", labels=["question"], max_length=64, answer_tokens=8)
@@ -401,8 +409,8 @@ def test_word_vectors_in_both_formats_and_wrong_files(tmp_path: Path) -> None:
         text.write_text(content)
         with pytest.raises(UserError, match=message):
             read_vectors(text, {"rome": 1})
-    with pytest.raises(UserError, match="there is no such file"):
-        read_vectors(tmp_path / "no", {})
+    with pytest.raises(UserError, match="v.tx: there is no such file; did you mean 'v.txt'"):
+        read_vectors(tmp_path / "v.tx", {})
     binary.write_bytes(b"2 0\n")
     with pytest.raises(UserError, match="2 words of 0 values"):
         read_vectors(binary, {"rome": 1})
@@ -410,6 +418,74 @@ def test_word_vectors_in_both_formats_and_wrong_files(tmp_path: Path) -> None:
         text.write_text(content)
         with pytest.raises(UserError, match=message):
             require(TamConfig(name="lstm", kind="lstm", vectors=str(text)), "pair")
+
+
+def test_word_vectors_are_read_compressed_and_as_an_array(tmp_path: Path) -> None:
+    text = "rome 1 2\nOslo 3 4\nl\u00e9on 5 6\n".encode()
+    array = np.array([[1, 2], [3, 4], [5, 6]], dtype="<f4")
+    words = ["rome", "Oslo", "l\u00e9on"]
+    binary = b"3 2\n" + b"\n".join(word.encode() + b" " + row.tobytes() for word, row in zip(words, array, strict=True))
+    (tmp_path / "v.txt.gz").write_bytes(gzip.compress(text))
+    (tmp_path / "v.bin.gz").write_bytes(gzip.compress(binary))
+    np.save(tmp_path / "a.npy", array.astype(np.float64))
+    (tmp_path / "a.txt").write_text("\n".join(words), encoding="utf-8")
+    np.save(tmp_path / "b.npy", array)
+    (tmp_path / "b.vocab").write_text("\r\n".join(words) + "\r\n", encoding="utf-8-sig", newline="")
+    for name in ("v.txt.gz", "v.bin.gz", "a.npy", "b.npy"):
+        found = read_vectors(tmp_path / name, {"rome": 5, "l\u00e9on": 7, "lima": 8})
+        assert {place: vector.tolist() for place, vector in found.items()} == {5: [1.0, 2.0], 7: [5.0, 6.0]}, name
+        assert all(vector.dtype == torch.float32 for vector in found.values())
+        assert list(words_of(tmp_path / name)) == words
+
+
+def test_files_that_are_no_word_vectors_are_refused_without_their_bytes(tmp_path: Path) -> None:
+    table = pyarrow.table({"word": ["rome", "oslo"], "x": [1.0, 2.0]})
+    pyarrow.parquet.write_table(table, tmp_path / "v.parquet")
+    with zipfile.ZipFile(tmp_path / "v.zip", "w") as archive:
+        archive.writestr("v.txt", "rome 1 2\n")
+    torch.save({"rome": torch.ones(2)}, tmp_path / "v.pt")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps({"rome": [1.0, 2.0]}))
+    (tmp_path / "latin.txt").write_bytes("caf\u00e9 1 2\n".encode("latin-1"))
+    (tmp_path / "escape.txt").write_text("\x1b[31mrome 1 2\n\x1b[31mrome 1\n")
+    (tmp_path / "v.bin").write_bytes(b"5 \x1b 7\n")
+    (tmp_path / "endless.bin").write_bytes(b"2 2\n" + b"\x1b" * 9999)
+    (tmp_path / "wide.bin").write_bytes(b"2 99999999999999\nrome ")
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(os.urandom(999).hex().encode())[:-300])
+    (tmp_path / "no.txt.gz").write_bytes(b"\x1brome 1 2\n")
+    np.save(tmp_path / "alone.npy", np.ones((2, 3)))
+    for name, array in (
+        ("few", np.ones((2, 3))),
+        ("flat", np.ones(1)),
+        ("words", np.array([["rome", "1"]])),
+        ("pickled", np.array([[Path()]])),
+    ):
+        np.save(tmp_path / f"{name}.npy", array)
+        (tmp_path / f"{name}.txt").write_text("rome")
+    (tmp_path / "junk.npy").write_bytes(b"\x1b" * 99)
+    (tmp_path / "junk.txt").write_text("rome")
+    wrong = {
+        "v.parquet": "is no text; allowed are",
+        "v.zip": "is no text",
+        "v.pt": "is no text",
+        "old.pt": "is no text",
+        "latin.txt": "is no text",
+        "escape.txt": "escape.txt:2: ",
+        "v.bin": "not word2vec's binary format",
+        "endless.bin": "a word has no end",
+        "wide.bin": "2 words of 99999999999999 values",
+        "cut.txt.gz": "damaged",
+        "no.txt.gz": "not compressed by gzip",
+        "alone.npy": "its words, one a line, must be in alone.txt or alone.vocab",
+        "few.npy": "has 2 vectors, few.txt 1 words",
+        "flat.npy": "holds float64 .1.; allowed is one array of numbers",
+        "words.npy": "holds <U4 .1, 2.; allowed",
+        "pickled.npy": "not an array of numbers",
+        "junk.npy": "not an array of numbers",
+    }
+    for name, message in wrong.items():
+        with pytest.raises(UserError, match=message) as error:
+            read_vectors(tmp_path / name, {"rome": 1})
+        assert str(error.value).isprintable(), name
 
 
 @pytest.mark.parametrize("task", [PAIRS, ASKED], ids=["pair", "qa"])

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from zerogen.records import Answer, Span
 from zerogen.tam.lstm import word_tokenizer
 from zerogen.tam.reader import Window, best_spans, pick, windows_of
-from zerogen.tam.train import Tam, Use
+from zerogen.tam.tam import Tam, Use
 
 
 def word_reader(length: int) -> PreTrainedTokenizerFast:

@@ -1,18 +1,25 @@
 """Training is deterministic, keeps to itself, learns, and is saved in transformers' layout."""
 
+import json
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
+import zerogen
 from tests.conftest import byte_tokenizer, toy_rows
+from tests.tam.test_kinds import Heard
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
+from zerogen.tam.fit import FitReport, fit
 from zerogen.tam.learner import Classifier
 from zerogen.tam.lstm import LstmForSequenceClassification
-from zerogen.tam.train import FitReport, Tam, fit, load_tam
+from zerogen.tam.tam import Tam, load_tam
 
 LABELS = ["bad", "good"]
 TASK = TaskConfig(name="toy", labels=LABELS, max_length=64)
@@ -126,6 +133,188 @@ def test_no_rows_or_a_foreign_label_is_refused(config: TamConfig) -> None:
         fit([], TASK, config, TRAINER)
     with pytest.raises(UserError, match="row row-1: label 'good' is not among bad, fine"):
         fit(toy_rows(4), replace(TASK, labels=["bad", "fine"]), config, TRAINER)
+
+
+class Planted:
+    """Makes a file when it is unpickled by anything that runs code."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.marker), "w")
+
+
+def spoil_with_a_pickle(path: Path, marker: Path) -> None:
+    path.write_bytes(pickle.dumps(Planted(marker), protocol=2))
+
+
+def spoil_with_torchs_pickle(path: Path, marker: Path) -> None:
+    torch.save({"state_dict": Planted(marker)}, path)
+
+
+def spoil_with_random_bytes(path: Path, marker: Path) -> None:
+    path.write_bytes(bytes(i * 7919 % 251 for i in range(5000)))
+
+
+def spoil_by_cutting(path: Path, marker: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def spoil_with_other_contents(path: Path, marker: Path) -> None:
+    torch.save({"epoch": 3}, path)
+
+
+SPOILERS = [
+    spoil_with_a_pickle,
+    spoil_with_torchs_pickle,
+    spoil_with_random_bytes,
+    spoil_by_cutting,
+    spoil_with_other_contents,
+]
+LSTM = TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=16, hidden=12, dropout=0.1)
+
+
+def stopped(path: Path, config: TamConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until the second epoch, of which nothing is left but the checkpoint."""
+    original = Classifier.training_step
+    steps: list[int] = []
+
+    def stop(self: Classifier, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        steps.append(batch_idx)
+        if steps.count(0) > 1:
+            raise KeyError("stopped")
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyError, match="stopped"):
+        patch.setattr(Classifier, "training_step", stop)
+        fit(toy_rows(120), TASK, config, TRAINER, seed=1, checkpoint=path)
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_a_checkpoint_that_is_of_no_use_is_put_aside_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path, Path], None]
+) -> None:
+    path, marker = tmp_path / "training-120.ckpt", tmp_path / "marker"
+    stopped(path, LSTM, monkeypatch)
+    spoil(path, marker)
+    content = path.read_bytes()
+    (tmp_path / "training-120.ckpt.damaged").write_text("an older one")
+    (tmp_path / "training-120.ckpt.99999.part").write_text("what a process that was killed has left")
+    heard = Heard()
+    found, report = fit(toy_rows(120), TASK, LSTM, TRAINER, seed=1, checkpoint=path, progress=heard)
+    whole, expected = trained(LSTM)
+    assert torch.equal(weights(found), weights(whole))
+    assert report == expected
+    assert not marker.exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["training-120.ckpt.damaged"]
+    assert (tmp_path / "training-120.ckpt.damaged").read_bytes() == content
+    said = f"{path} cannot be gone on from: kept as training-120.ckpt.damaged, training begins again"
+    assert heard.said == [said]
+
+
+def test_the_checkpoint_of_another_model_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "training.ckpt"
+    stopped(path, replace(LSTM, hidden=8), monkeypatch)
+    found, _ = fit(toy_rows(120), TASK, LSTM, TRAINER, seed=1, checkpoint=path)
+    assert torch.equal(weights(found), weights(trained(LSTM)[0]))
+    assert [file.name for file in tmp_path.iterdir()] == ["training.ckpt.damaged"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "training.ckpt"
+    path.mkdir()  # which no file can replace
+    with pytest.raises(OSError, match="irectory"):
+        fit(toy_rows(40), TASK, LSTM, TRAINER, seed=1, checkpoint=path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_tam_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
+    tam, _ = fit(toy_rows(40), TASK, LSTM, replace(TRAINER, epochs=1), seed=1)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="irectory"):
+        tam.save(tmp_path / "file" / "tam")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_weights_that_are_damaged_or_planted_are_refused_in_a_line(
+    config: TamConfig, tmp_path: Path, name: str, spoil: Callable[[Path, Path], None]
+) -> None:
+    folder, marker = tmp_path / "tam", tmp_path / "marker"
+    fit(toy_rows(40), TASK, config, replace(TRAINER, epochs=1), seed=1)[0].save(folder)
+    weights_file = (folder / "model.safetensors").rename(folder / name)
+    if name.endswith(".bin"):
+        torch.save({"embedding.weight": torch.zeros(500)}, weights_file)
+    spoil(weights_file, marker)
+    with pytest.raises(UserError, match=f"TAM folder {folder}: could not be loaded") as error:
+        load_tam(folder)
+    assert "weights_only" not in str(error.value)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not JSON in UTF-8"),
+        (b'{"model_type": "caf\xe9"}', "not JSON in UTF-8"),
+        (b"[" * 100_000, "not JSON in UTF-8"),
+        (b"[]", "allowed is a JSON object, found list"),
+        (b"{}", "could not be loaded"),
+        (b'{"model_type": ["bert"]}', "could not be loaded"),
+        (b'{"model_type": "zerogen-lstm", "hidden": "x"}', "could not be loaded"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused_in_a_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_tam(tmp_path)
+
+
+def test_code_in_a_folder_is_neither_run_nor_asked_about(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(TamConfig(name="tiny", model=str(tiny_encoder)), trainer=replace(TRAINER, epochs=1))[0].save(tmp_path)
+    marker = tmp_path / "marker"
+    (tmp_path / "code.py").write_text(f"open({str(marker)!r}, 'w')")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "foreign", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def asked(*args: Any) -> str:
+        pytest.fail("it asks")
+
+    monkeypatch.setattr("builtins.input", asked)
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_tam(tmp_path)
+    assert not marker.exists()
+
+
+def test_a_tam_is_found_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "words.txt").write_text("dull 1 2\n")
+    tam, _ = trained(replace(LSTM, vectors="~/words.txt"), trainer=replace(TRAINER, epochs=1))
+    tam.save(tmp_path / "tam")
+    assert load_tam("~/tam").predict(["x"]) == tam.predict(["x"])
+
+
+def test_labels_without_a_row_are_named() -> None:
+    for labels, said in (
+        (LABELS, []),
+        ([*LABELS, "fine"], ["no training row has label 'fine'"]),
+        (["so", *LABELS, "fine"], ["no training row has label 'so' or 'fine'"]),
+    ):
+        heard = Heard()
+        task = replace(TASK, labels=labels)
+        tam, _ = fit(toy_rows(16), task, LSTM, replace(TRAINER, epochs=1), seed=1, progress=heard)
+        assert heard.said == said
+        assert tam.labels == labels
+
+
+def test_nothing_is_evaluated_on_no_rows() -> None:
+    tam, _ = fit(toy_rows(16), TASK, LSTM, replace(TRAINER, epochs=1), seed=1)
+    with pytest.raises(UserError, match="there are no rows to evaluate on"):
+        zerogen.evaluate(tam, [])
 
 
 def test_a_folder_that_is_no_tam_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,8 +12,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from zerogen.tam.lstm import BiLstm, two_streams
-
-WORD_LENGTH = 16  # characters of a word that are read
 
 
 class BidafConfig(PretrainedConfig):
@@ -73,7 +71,7 @@ class BidafForQuestionAnswering(PreTrainedModel):
         """Return start and end logits [B, T]; they are 0 for the question's words and for padding.
 
         input_ids, attention_mask, token_type_ids: [B, T], padded on the right; type 1 is the passage.
-        characters: [B, T, WORD_LENGTH], those of each word, see `character_ids`.
+        characters: [B, T, WORD_LENGTH], those of each word, see `reader.character_ids`.
         """
         batch, length = input_ids.shape
         places, lengths = two_streams(
@@ -122,7 +120,7 @@ class BidafForQuestionAnswering(PreTrainedModel):
         return rows
 
     def _placed(self, logits: Tensor, before: Tensor, in_passage: Tensor, length: int, none: Tensor) -> Tensor:
-        """Put logits [B, N] of the passage's words behind the `before` [B] words of the question, [B, T]."""
+        """Put logits [B, N] of the passage's words after the `before` [B] words of the question, [B, T]."""
         steps = torch.arange(logits.shape[1], device=logits.device)
         places = (before[:, None] + steps).clamp(max=length - 1)
         placed = logits.new_zeros(len(logits), length)
@@ -151,11 +149,3 @@ def known_characters(texts: Iterable[str], least: int = 5) -> str:
     for text in texts:
         counts.update(text)
     return "".join(sorted(one for one, count in counts.items() if count >= least and not one.isspace()))
-
-
-def character_ids(words: Sequence[str], known: dict[str, int]) -> list[list[int]]:
-    """Return WORD_LENGTH ids for each word: 0 is padding, 1 an unknown character, 2 and more are `known`."""
-    return [
-        [known.get(one, 1) for one in word[:WORD_LENGTH]] + [0] * (WORD_LENGTH - len(word[:WORD_LENGTH]))
-        for word in words
-    ]

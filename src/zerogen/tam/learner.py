@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from zerogen.config import TrainerConfig
 from zerogen.progress import Advance
+from zerogen.tam.reader import span_logits
 
 
 class Learner(pl.LightningModule):
@@ -71,7 +72,7 @@ class Learner(pl.LightningModule):
         self.correct, self.loss, self.seen = 0, 0.0, 0
         self.swap()
 
-    def on_validation_end(self) -> None:  # behind the callbacks
+    def on_validation_end(self) -> None:  # after the callbacks
         self.swap()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -129,15 +130,6 @@ class SpanLearner(Learner):
         starts, ends = span_logits(self.model(**inputs), batch["inside"])
         loss = (F.cross_entropy(starts, batch["starts"]) + F.cross_entropy(ends, batch["ends"])) / 2
         return loss, (starts.argmax(-1) == batch["starts"]) & (ends.argmax(-1) == batch["ends"])
-
-
-def span_logits(outputs: Any, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float32 start and end logits [B, T], -inf where an answer can neither begin nor end.
-
-    inside: bool [B, T], true for tokens of the passage and for the first token, which stands for no answer.
-    """
-    found = outputs.start_logits.float(), outputs.end_logits.float()
-    return found[0].masked_fill(~inside, -torch.inf), found[1].masked_fill(~inside, -torch.inf)
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Any], Tensor]:

@@ -38,7 +38,7 @@ class LstmConfig(PretrainedConfig):
 
 
 class BiLstm(nn.Module):
-    """Layers of LSTMs that read rows in both directions; padding behind a row is not read.
+    """Layers of LSTMs that read rows in both directions; padding after a row is not read.
 
     Each direction is an LSTM of its own over padded rows, the second one over rows that are turned around: twice as
     fast on a processor as torch's packed sequences.
@@ -52,7 +52,7 @@ class BiLstm(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Return the last layer's states [B, T, 2H] of rows [B, T, D] with lengths [B], 0 behind a row's end."""
+        """Return the last layer's states [B, T, 2H] of rows [B, T, D] with lengths [B], 0 after a row's end."""
         steps = torch.arange(rows.shape[1], device=rows.device)
         inside = (steps < lengths[:, None])[:, :, None]
         # Where each step of a row that is turned around comes from; it is its own inverse.
@@ -102,7 +102,7 @@ class LstmForSequenceClassification(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Return logits [B, labels] for input_ids and attention_mask [B, T], padded on the right.
 
-        token_type_ids: of a pair, [B, T], 0 for the words of the first text and 1 for those of the second behind it.
+        token_type_ids: of a pair, [B, T], 0 for the words of the first text and 1 for those of the second after it.
         """
         if not self.config.pair:
             lengths = attention_mask.sum(-1).clamp(min=1)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from zerogen.records import Answer, Span
-from zerogen.tam.bidaf import WORD_LENGTH, character_ids
 
 STRIDE = 128  # tokens that neighbouring windows share
+WORD_LENGTH = 16  # characters of a word that are read, where they are
 _BEST = 20  # starts and ends of a window that are combined
 
 
@@ -117,7 +117,7 @@ def collate_windows(
     """Pad windows to input_ids, attention_mask and inside [B, T], and starts and ends [B].
 
     types: whether the model wants token_type_ids [B, T]. inside: where an answer may begin or end, see
-    `learner.span_logits`. characters: of a model that spells its words, which then gets characters [B, T, WORD_LENGTH].
+    `span_logits`. characters: of a model that spells its words, which then gets characters [B, T, WORD_LENGTH].
     """
     width = max(len(window.ids) for window in windows)
 
@@ -136,6 +136,23 @@ def collate_windows(
     if characters is not None:
         batch["characters"] = padded([character_ids(window.words, characters) for window in windows], [0] * WORD_LENGTH)
     return batch
+
+
+def character_ids(words: Sequence[str], known: dict[str, int]) -> list[list[int]]:
+    """Return WORD_LENGTH ids for each word: 0 is padding, 1 an unknown character, 2 and more are `known`."""
+    return [
+        [known.get(one, 1) for one in word[:WORD_LENGTH]] + [0] * (WORD_LENGTH - len(word[:WORD_LENGTH]))
+        for word in words
+    ]
+
+
+def span_logits(outputs: Any, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 start and end logits [B, T], -inf where an answer can neither begin nor end.
+
+    inside: bool [B, T], true for tokens of the passage and for the first token, which stands for no answer.
+    """
+    found = outputs.start_logits.float(), outputs.end_logits.float()
+    return found[0].masked_fill(~inside, -torch.inf), found[1].masked_fill(~inside, -torch.inf)
 
 
 def best_spans(
