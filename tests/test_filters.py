@@ -36,6 +36,19 @@ def test_word_bounds_and_copies() -> None:
     assert filters.reason(row("three words here")) is None
 
 
+def test_a_character_is_a_word_where_a_script_has_no_spaces() -> None:
+    filters = Filter(FilterConfig(min_words=5, max_words=9))
+    assert filters.reason(row("这部电影很好看。")) is None
+    assert filters.reason(row("很好看！！！")) == "too_short"
+    assert filters.reason(row("这部电影的故事很感人")) == "too_long"
+    assert filters.reason(row("我用 Python 写代码")) is None
+
+
+def test_a_question_in_characters_must_not_hold_its_answer() -> None:
+    asked = Example("u", "北京是哪个国家的首都？", "question", "passage", answers=(Answer("北京", 0),))
+    assert Filter(FilterConfig()).reason(asked) == "holds_answer"
+
+
 def test_a_rejected_text_is_not_remembered() -> None:
     filters = Filter(FilterConfig(min_words=3))
     assert filters.reason(row("two words")) == "too_short"

@@ -244,6 +244,54 @@ def test_damaged_measures_are_measured_again(config: Config, tmp_path: Path, dam
     assert read_measures(folder, "toy") is None  # they are of other rows
 
 
+class Says(Quiet):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"uid": []}',
+        b'{"uid": "nobody", "margin": 0.5}',
+        b'{"margin": 0.5}',
+        b'{"uid": "row-0", "margin": "much"}',
+        b'{"uid": "row-0", "agreement": 1.0}',
+    ],
+)
+def test_damaged_lines_beside_valid_measures_are_measured_again(config: Config, tmp_path: Path, damaged: bytes) -> None:
+    config.correctness.evaluator = None
+    rows = [replace(row, logprob=-2.0, counter_logprob={"other": -2.5}) for row in toy_rows(8)]
+    folder = folder_of(config, tmp_path / "run", rows)
+    measured(config, folder)
+    lines = lines_of(folder)
+    (folder / MEASURED_ROWS).write_bytes(damaged + b"\n")
+    progress = Says()
+    assert measure_run(Run(config, [torch.device("cpu")], progress), folder) is not None
+    assert lines_of(folder) == lines
+    assert len(progress.said) == 1
+    assert MEASURED_ROWS in progress.said[0]
+
+
+def test_a_tokenizer_counts_as_the_one_that_auto_stands_for(config: Config, tmp_path: Path) -> None:
+    config.correctness.evaluator = None
+    by_name = replace(config, diversity=DiversityConfig(tokenizer="13a"))
+    chinese = [replace(row, text=f"这是第{i}部电影的影评") for i, row in enumerate(toy_rows(8))]
+    for name, rows, stays in (("english", toy_rows(8), True), ("chinese", chinese, False)):
+        folder = folder_of(config, tmp_path / name, rows)
+        measured(by_name, folder)
+        kept = json.loads((folder / MEASURES).read_text()) | {"marked": True}
+        (folder / MEASURES).write_text(json.dumps(kept))
+        assert ("marked" in measured(config, folder)) == stays
+    assert measured(config, folder)["diversity"]["tokenizer"] == "zh"
+
+
 def test_rows_that_share_a_uid_are_judged_apart(config: Config, tmp_path: Path) -> None:
     rows = toy_rows(40)
     both = tmp_path / "both.jsonl"
@@ -308,6 +356,65 @@ def test_the_command_measures_a_run_and_a_file(
     (tmp_path / "texts.csv").write_text("text\nsome words of a text\nother words of a text\n")
     main(["texts.csv", "--format", "json"])
     assert json.loads(capsys.readouterr().out)["diversity"]["rows"] == 2
+
+
+def test_a_context_that_is_no_text_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.jsonl").write_text('{"X": "a b c", "C": 5}\n{"X": "d e f", "C": "d e f g"}\n')
+    main(["t.jsonl", "--format", "json"])
+    assert json.loads(capsys.readouterr().out)["diversity"]["copies_context"] == 1
+
+
+def test_the_command_says_what_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text("text\nso good\ntoo bad\n")
+    main(["t.csv"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Self-BLEU-4" not in said
+    assert "no text has 3 tokens, so that Self-BLEU says nothing from n = 3 on" in said
+    (tmp_path / "t.csv").write_text("text\n我喜欢这部电影\n我喜欢这首歌曲\n")
+    main(["t.csv"])
+    assert "Self-BLEU-4 by zh" in capsys.readouterr().out
+    main(["t.csv", "--tokenizer", "char"])
+    assert "Self-BLEU-4 by char" in capsys.readouterr().out
+
+
+def test_a_tilde_is_the_home_folder(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    folder_of(replace(config, correctness=CorrectnessConfig(None)), home / "run", toy_rows(8))
+    main(["~/run"])
+    assert (home / "run" / MEASURES).is_file()
+    asked = ["~/run/toy-dataset.jsonl", "--task", "rotten_tomatoes", "--evaluator", "minilm"]
+    for option in ("--data-dir", "--output-dir"):
+        with pytest.raises(SystemExit):
+            main([*asked, option, "~/run/config.yaml"])
+        assert f"={home / 'run' / 'config.yaml'}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"task: \xff", b"task: [", b"- task", b"task: {name: 5, kin: pair}"])
+def test_a_damaged_configuration_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        main(["run"])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "config.yaml" in said
+    assert "Traceback" not in said
+
+
+def test_a_configuration_is_read_as_it_stands(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.correctness.evaluator = None
+    config.task.prompts["bad"] = 'For ${price}: "'
+    folder = folder_of(config, tmp_path / "run", toy_rows(8))
+    main([str(folder)])
+    assert "Self-BLEU-4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

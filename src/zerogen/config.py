@@ -16,6 +16,7 @@ from typing import Any
 from zerogen.errors import UserError, unknown
 
 LOGGER_MODES = ("online", "offline", "off")
+LONGEST_NAME = 80  # bytes; a file name holds three names and may have 255
 
 
 @dataclass
@@ -80,6 +81,8 @@ class GoldConfig:
     """Our split (train, validation, test) to the name of that split in the source, where they differ."""
     evaluate_on: str = "validation"
     """The split that results are reported on."""
+    separator: str = ","
+    """What stands between the columns of a .csv file: `";"`, `"\\t"`."""
     text: str = "text"
     """Column of the text."""
     context: str | None = None
@@ -126,7 +129,8 @@ class TaskConfig:
     max_length: int = 128
     """Tokens of a text (of a pair; of a window of a question and its passage) that the TAM reads."""
     min_words: int = 10
-    """Shorter generated texts are rejected, if filter.min_words does not say otherwise."""
+    """Shorter generated texts are rejected, if filter.min_words does not say otherwise. In scripts without spaces
+    (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) each character is a word."""
     order: list[str] = field(default_factory=lambda: ["context", "text"])
     """Which of the two texts of a pair the TAM reads first."""
     answers: str = "auto"
@@ -175,8 +179,8 @@ class TamConfig:
     dropout: float | None = None
     """LSTM: dropout before the recurrent layers and before the output; null: 0.5, for question answering 0.2."""
     vectors: str | None = None
-    """LSTM: file of word vectors to start from (GloVe's or word2vec's text, or word2vec's .bin); sets `embedding`, and
-    its words, in their order, fill up the vocabulary."""
+    """LSTM: file of word vectors to start from (GloVe's or word2vec's text or word2vec's .bin, maybe .gz; or NAME.npy
+    with its words in NAME.txt); sets `embedding`, and its words, in their order, fill up the vocabulary."""
     vocabulary: int = 30000
     """LSTM: largest number of word types kept, first those of the training texts."""
 
@@ -224,7 +228,7 @@ class DecodingConfig:
 @dataclass
 class FilterConfig:
     min_words: int | None = None
-    """Shorter texts are rejected; null: as the task says."""
+    """Shorter texts are rejected; null: as the task says. In scripts without spaces each character is a word."""
     max_words: int | None = None
     """Longer texts are rejected."""
     duplicates: bool = False
@@ -247,13 +251,18 @@ class SettingConfig:
     """PROMPTING: `prior` subtracts the log-probability of the prompt without a text, `none` does not."""
 
 
+TOKENIZERS = ("auto", "13a", "zh", "ja-mecab", "char", "spacy")
+
+
 @dataclass
 class DiversityConfig:
     self_bleu_texts: int = 1000
     """Self-BLEU compares this many texts with each other, drawn at random where there are more."""
-    tokenizer: str = "13a"
-    """Splits texts for Self-BLEU and distinct n-grams: `13a` (sacrebleu's) or `spacy` (blank English, as in the
-    paper)."""
+    tokenizer: str = "auto"
+    """Splits texts for Self-BLEU and distinct n-grams: sacrebleu's `13a`, `zh` (Chinese), `ja-mecab` (Japanese; needs
+    `pip install 'sacrebleu[ja]'`) or `char` (characters), or `spacy` (blank English, as in the paper). `auto` goes by
+    the script that the texts are mostly written in: zh for Han; ja-mecab, or char where it is not installed, for kana;
+    char for Thai, Lao, Khmer, Burmese and Tibetan; else 13a."""
 
 
 @dataclass
@@ -424,7 +433,7 @@ def check_tam(tam: TamConfig) -> None:
 
 def check_measures(config: Config) -> None:
     """Check how synthetic rows are measured. Raises `UserError`."""
-    _one_of("diversity.tokenizer", config.diversity.tokenizer, ("13a", "spacy"))
+    _one_of("diversity.tokenizer", config.diversity.tokenizer, TOKENIZERS)
     _between(
         "diversity.self_bleu_texts",
         config.diversity.self_bleu_texts,
@@ -510,5 +519,8 @@ def check(config: Config) -> None:
 
 def check_name(key: str, name: str) -> None:
     """Check that a name can stand in a file name. Raises `UserError`."""
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"{key}={name}: allowed are letters, digits, '.', '_' and '-'; it becomes part of file names")
+    if not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise UserError(
+            f"{key}={name}: allowed are letters, digits, '_', '-' and, but for the first one, '.', "
+            f"{LONGEST_NAME} bytes in all; it becomes part of file names"
+        )

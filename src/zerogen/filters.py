@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 from zerogen.config import FilterConfig, ParseConfig
 from zerogen.records import Continuation, Example
+from zerogen.words import holds_words, words
 
 
 def parse(continuation: Continuation, rule: ParseConfig) -> tuple[str, str | None]:
     """Return (text, reject reason or None) of what the PLM wrote.
 
     A row without its stop string is `unfinished`; with `fallback=sentence` it is cut at its first newline or else
-    behind its last full stop. One that does not end in `must_end` has a `wrong_end`.
+    after its last full stop. One that does not end in `must_end` has a `wrong_end`.
     """
     text, reason = continuation.text, None
     if continuation.finish != "stop":
@@ -62,10 +62,10 @@ class Filter:
 
         Reasons: too_short, too_long, copies_context, holds_answer, duplicate, label_conflict.
         """
-        words = len(row.text.split())
-        if words < self.min_words:
+        count = len(words(row.text))
+        if count < self.min_words:
             return "too_short"
-        if self.config.max_words is not None and words > self.config.max_words:
+        if self.config.max_words is not None and count > self.config.max_words:
             return "too_long"
         if row.context is not None and key(row.text) == key(row.context):
             return "copies_context"
@@ -80,7 +80,7 @@ class Filter:
 
 def holds(text: str, answer: str) -> bool:
     """Tell whether a text holds an answer as whole words, whatever their case."""
-    return re.search(rf"(?<!\w){re.escape(key(answer))}(?!\w)", key(text)) is not None
+    return holds_words(key(text), key(answer))
 
 
 def judge(row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter) -> tuple[Example, str | None]:

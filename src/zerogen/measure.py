@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config import (
+    TOKENIZERS,
     Config,
     PlmConfig,
     SettingConfig,
@@ -23,20 +25,22 @@ from zerogen.config import (
 from zerogen.console import ArgumentParser, make_console, reporting_errors
 from zerogen.dataset import load_synthetic, synthetic_rows, write_jsonl
 from zerogen.errors import UserError, unknown
-from zerogen.files import exclusive, file_name, write_whole
+from zerogen.files import exclusive, expanded, file_name, write_whole
 from zerogen.gold import stratified_order
 from zerogen.progress import Rich
 from zerogen.records import Example
 from zerogen.report.runs import MEASURED_ROWS, MEASURES, MEASURES_FORMAT, read_lines, read_measures
 from zerogen.settings.run import Run, digest
 from zerogen.task import bundled_option, conf_dir, load_task, override
+from zerogen.yaml_files import read_yaml, typed
 
 if TYPE_CHECKING:
-    from zerogen.tam.train import Tam
+    from zerogen.tam.tam import Tam
 
 _EVALUATOR_SEED = 42  # that of a run which names none: a SUPERVISED run of the user's is reused
 _PARTS = ("diversity", "correctness", "confidence")
 _TEXT_COLUMNS = ("X", "question", "text")
+_FIGURES = ("agreement", "probability", "confidence", "uncalibrated", "margin")
 
 
 def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
@@ -48,19 +52,18 @@ def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
     path = folder / f"{task}-dataset.jsonl"
     if not path.is_file():
         return None
-    asked, kept, known = _asked_for(run), dict[str, Any](), list[dict[str, Any]]()
-    earlier = read_measures(folder, task)
-    whole = (folder / MEASURED_ROWS).is_file()
-    if earlier is not None and whole and earlier["asked_for"].get("format") == MEASURES_FORMAT:
+    rows = load_synthetic(str(path), run.config.task, {})
+    asked, kept = _asked_for(run, rows), dict[str, Any]()
+    earlier, known = _earlier(run, folder, rows)
+    if earlier is not None:
         before = earlier["asked_for"]
         same = [part for part in _PARTS if asked[part] == before[part] or asked[part] is None]
         if len(same) == len(_PARTS):
             return earlier
         kept = {part: earlier[part] for part in same}
         kept["seconds"] = earlier["seconds"]
-        known = read_lines(folder / MEASURED_ROWS)
         asked |= {part: before[part] for part in same}
-    measures, lines = measure(run, load_synthetic(str(path), run.config.task, {}), kept, known)
+    measures, lines = measure(run, rows, kept, known)
     measures["asked_for"] = {"format": MEASURES_FORMAT, "dataset": digest(str(path)), **asked}
     (folder / MEASURES).unlink(missing_ok=True)  # never beside rows that it is not about
     write_jsonl(lines, folder / MEASURED_ROWS)
@@ -68,12 +71,41 @@ def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
     return measures
 
 
-def _asked_for(run: Run) -> dict[str, Any]:
+def _earlier(run: Run, folder: Path, rows: Sequence[Example]) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """Return what was measured before of the rows, and of each of them; nothing where a part of it is damaged."""
+    found, path = read_measures(folder, run.config.task.name), folder / MEASURED_ROWS
+    if found is None or not path.is_file() or found["asked_for"].get("format") != MEASURES_FORMAT:
+        return None, []
+    uids = {row.uid for row in rows}
+    try:
+        lines = read_lines(path)
+        sound = all(_is_of(line, uids) for line in lines)
+    except UserError:
+        sound = False
+    if not sound:
+        run.progress.say(f"{path}: is damaged, so the rows are measured again")
+        return None, []
+    return found, lines
+
+
+def _is_of(line: dict[str, Any], uids: set[str]) -> bool:
+    """Tell whether a line says of one of the rows what `measure` says."""
+    figures = [line[name] for name in _FIGURES if name in line]
+    judged = "agreement" not in line or "evaluator" in line
+    uid = line.get("uid")
+    return isinstance(uid, str) and uid in uids and judged and all(isinstance(one, int | float) for one in figures)
+
+
+def _asked_for(run: Run, rows: Sequence[Example]) -> dict[str, Any]:
     """Return what each part of the measures of given rows depends on, None for one that is off."""
+    from zerogen.metrics.diversity import tokenizer_of
+
     config = run.config
     judged = config.correctness.evaluator is not None
+    # By the name that `auto` stands for: what was measured with that one stays.
+    name = tokenizer_of(config.diversity.tokenizer, [row.text for row in rows])
     return {
-        "diversity": asdict(config.diversity),
+        "diversity": asdict(config.diversity) | {"tokenizer": name},
         "correctness": asdict(config.correctness) | {"trained": evaluator_run(run).folder().name} if judged else None,
         "confidence": asdict(config.confidence) if config.confidence.rows else None,
     }
@@ -90,7 +122,7 @@ def measure(
     kept, known: parts and lines of earlier measures of the same rows, which are not measured again.
     Returns the measures, and a line for each row that was looked at: uid and what there is of evaluator (its label or
     answer), agreement, probability (of the row's label under the evaluator), confidence, uncalibrated (the confidence
-    as the PLM has it) and margin (mean log-probability per token behind the row's own prompt, minus that behind the
+    as the PLM has it) and margin (mean log-probability per token after the row's own prompt, minus that after the
     most probable other one, kept from self-debiasing). Where labels were judged, confidences are calibrated on that.
     """
     from zerogen.metrics.diversity import diversity
@@ -110,7 +142,8 @@ def measure(
     if found["correctness"] is not None:
         judged = [line for line in known if "agreement" in line]
         for line in judged:
-            lines[line["uid"]].update({name: line[name] for name in ("evaluator", "agreement", "probability")})
+            names = [name for name in ("evaluator", "agreement", "probability") if name in line]  # no NaN
+            lines[line["uid"]].update({name: line[name] for name in names})
     elif config.correctness.evaluator:
         with _timed(seconds, "evaluator"):
             tam, gold = evaluator(run)
@@ -204,11 +237,11 @@ def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
     from zerogen.report import present
     from zerogen.report.results import finished, write_run
     from zerogen.settings.supervised import supervised
-    from zerogen.tam.train import load_tam
+    from zerogen.tam.tam import load_tam
 
     other = evaluator_run(run)
     folder = other.folder()
-    with exclusive(folder, run.progress, ".evaluator.lock"):  # of runs that need it at once, one trains it
+    with exclusive(folder, run.progress):  # of runs that need it at once, one trains it
         result = finished(other)
         if result is None:
             other.log = Csv(folder)
@@ -270,18 +303,25 @@ def _summarise(
 
 def describe(measures: dict[str, Any]) -> Iterator[str]:
     """Say in a few lines what was measured."""
+    from zerogen.metrics.diversity import unsaid
+
     found = measures["diversity"]
     diverse = []
-    if found["self_bleu"]:
+    if found["self_bleu"] and found["self_bleu"][3] is not None:
+        by = "" if found["tokenizer"] == "13a" else f" by {found['tokenizer']}"
         diverse.append(
-            f"Self-BLEU-4 {100 * found['self_bleu'][3]:.1f} over {found['self_bleu_texts']:,} texts (lower is more "
+            f"Self-BLEU-4{by} {100 * found['self_bleu'][3]:.1f} over {found['self_bleu_texts']:,} texts (lower is more "
             "diverse)"
         )
-    diverse.append(f"distinct bigrams {found['distinct'][1]:.1%}")
-    diverse.append(f"near-duplicates {found['near_duplicates']:.1%}")
-    if found["copies_context"] is not None:
-        diverse.append(f"copies of their context {found['copies_context']:.1%}")
-    yield "; ".join(diverse)
+    shares = {
+        "distinct bigrams": found["distinct"][1],
+        "near-duplicates": found["near_duplicates"],
+        "copies of their context": found["copies_context"],
+    }
+    diverse += [f"{name} {share:.1%}" for name, share in shares.items() if share is not None]
+    if diverse:
+        yield "; ".join(diverse)
+    yield from unsaid(found)
     judged = measures["correctness"]
     if judged is not None:
         gold = next(iter(judged["gold"].values()), None)
@@ -317,11 +357,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sure the PLM is of them.",
         epilog="What is found about a run is written into its folder; of a file it is only printed.",
     )
-    parser.add_argument(
-        "place", type=Path, metavar="RUN_OR_FILE", help="run folder, or a .jsonl, .csv or .parquet file"
-    )
+    parser.add_argument("place", metavar="RUN_OR_FILE", help="run folder, or a .jsonl, .csv or .parquet file")
     parser.add_argument("--evaluator", help="trained on gold: a tam option such as minilm, a Hub id or a folder")
-    parser.add_argument("--tokenizer", choices=("13a", "spacy"), help="of Self-BLEU and distinct n-grams; default: 13a")
+    parser.add_argument("--tokenizer", choices=TOKENIZERS, help="of Self-BLEU and distinct n-grams; default: auto")
     parser.add_argument("--texts", type=int, help="texts that Self-BLEU compares; default: 1000")
     parser.add_argument("--confidence", type=int, metavar="ROWS", help="rows that the PLM scores again; 0: none")
     parser.add_argument("--task", help="of a file: task, by name or YAML file; without it only diversity is measured")
@@ -332,9 +370,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     with reporting_errors():
         options = parser.parse_args(arguments)
-        from zerogen.process import devices_of, go_offline_without_network, gpu_of, require_writable, stop_on_signals
+        options.place = Path(expanded(options.place, "RUN_OR_FILE"))
+        options.output_dir = expanded(options.output_dir, "--output-dir")
+        options.data_dir = options.data_dir and expanded(options.data_dir, "--data-dir")
+        from zerogen.process import (
+            devices_of,
+            go_offline_without_network,
+            gpu_of,
+            require_writable,
+            share_cores,
+            stop_on_signals,
+        )
 
         stop_on_signals()
+        share_cores()
         go_offline_without_network()
         config = _config_of(options)
         if options.evaluator:
@@ -380,10 +429,6 @@ def _is_run(place: Path) -> bool:
 
 def _config_of(options: Any) -> Config:
     """Return the configuration of a run folder, or one for the rows of a file. Raises `UserError`."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     place: Path = options.place
     if not place.exists():
         raise UserError(f"{place}: there is no such file or folder")
@@ -391,14 +436,10 @@ def _config_of(options: Any) -> Config:
         for name in ("task", "data_dir", "plm"):
             if getattr(options, name):
                 raise UserError(f"--{name.replace('_', '-')}: is for a file; {place} is a run, which has its own")
-        try:
-            found = OmegaConf.load(place / "config.yaml")
-            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), found))
-        except (OmegaConfBaseException, YAMLError) as error:
-            raise UserError(f"{place / 'config.yaml'}: {str(error).splitlines()[0]}") from error
-        if not isinstance(config, Config) or "task" not in found:
+        found = read_yaml(place / "config.yaml")
+        if not isinstance(found, dict) or "task" not in found:
             raise UserError(f"{place / 'config.yaml'}: holds no configuration of a run")
-        return config
+        return typed(found, Config, str(place / "config.yaml"))
     if place.is_dir() and not (place / "state.json").is_file():
         raise UserError(f"{place}: is neither a run folder (config.yaml) nor a datasets folder")
     if options.task is None:
@@ -424,17 +465,19 @@ def _read(place: Path, config: Config, labelled: bool) -> list[Example]:
     """Read rows of a task, or any texts. Raises `UserError` for a file without a column of texts."""
     if labelled:
         return load_synthetic(str(place), config.task, {})
-    rows = synthetic_rows(str(place))
-    column = next((name for name in _TEXT_COLUMNS if name in rows[0]), None)
+    rows = iter(synthetic_rows(str(place)))
+    first = next(rows)
+    column = next((name for name in _TEXT_COLUMNS if name in first), None)
     if column is None:
-        raise UserError(f"{place}: no column {' or '.join(_TEXT_COLUMNS)}; there are: {', '.join(rows[0])}")
+        raise UserError(f"{place}: no column {' or '.join(_TEXT_COLUMNS)}; there are: {', '.join(map(str, first))}")
     found = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(chain([first], rows)):
         if not isinstance(row.get(column), str):
             raise UserError(f"{place}: row {number + 1}: {column} is {row.get(column)!r}; allowed is a text")
         label = row.get("label", row.get("Y"))
         context = row.get("C") or row.get("context")
-        found.append(Example(str(number), row[column], "" if label is None else str(label), context))
+        about = context if isinstance(context, str) else None
+        found.append(Example(str(number), row[column], "" if label is None else str(label), about))
     return found
 
 

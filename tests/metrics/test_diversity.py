@@ -1,23 +1,50 @@
+import re
+import tracemalloc
 from random import Random
 
 import pytest
+from datasketch import MinHash, MinHashLSH
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from zerogen.config import DiversityConfig
 from zerogen.errors import UserError
-from zerogen.metrics.diversity import copies, distinct, diversity, near_duplicates, self_bleu, tokenizer
+from zerogen.metrics.diversity import (
+    copies,
+    distinct,
+    diversity,
+    near_duplicates,
+    numbered,
+    self_bleu,
+    tokenizer,
+    tokenizer_of,
+    unsaid,
+)
 from zerogen.records import Example
 
 WEIGHTS = [tuple([1 / order] * order) for order in range(1, 6)]
+# A text in each script, of which one character differs.
+ALIKE = {
+    "13a": "The food at this place tastes very good, and we will surely come here again, says guest {}",
+    "zh": "这家餐厅的第{}道菜味道很好，下次还会再来。",
+    "ja-mecab": "このレストランの料理{}はとてもおいしいです。",
+    "char": "อาหารจานที่{}ของร้านนี้อร่อยมากจริงๆ",
+}
 
 
-def plain(texts: list[list[str]]) -> list[float]:
+def alike(name: str) -> list[Example]:
+    signs = "กขคงจฉชซญด" if name == "char" else "一二三四五六七八九十"
+    return [Example(str(i), ALIKE[name].format(sign), "a") for i, sign in enumerate(signs)]
+
+
+def plain(texts: list[list[str]]) -> list[float | None]:
+    """The definition; nothing for n-grams that are longer than every text."""
     smoothing = SmoothingFunction().method1
     scores = [
         sentence_bleu(texts[:i] + texts[i + 1 :], text, WEIGHTS, smoothing)  # type: ignore[arg-type]
         for i, text in enumerate(texts)
     ]
-    return [sum(score[order] for score in scores) / len(scores) for order in range(5)]
+    longest = max(map(len, texts))
+    return [sum(score[order] for score in scores) / len(scores) if order < longest else None for order in range(5)]
 
 
 def random_texts(random: Random, count: int, words: str, longest: int) -> list[list[str]]:
@@ -28,31 +55,37 @@ def test_self_bleu_is_that_of_nltk() -> None:
     random = Random(0)
     texts = random_texts(random, 180, "abcdefgh", 25)
     texts += [*random.sample(texts, 17), [], [], ["a"]]
-    assert self_bleu(texts) == pytest.approx(plain(texts), abs=1e-9)
+    assert self_bleu(numbered(texts)) == pytest.approx(plain(texts), abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_self_bleu_of_few_short_texts_is_that_of_nltk(seed: int) -> None:
     random = Random(seed)
     texts = random_texts(random, random.randrange(2, 6), "abc", 6)
-    assert self_bleu(texts) == pytest.approx(plain(texts), abs=1e-9)
+    assert self_bleu(numbered(texts)) == pytest.approx(plain(texts), abs=1e-9)
 
 
 def test_self_bleu_does_not_depend_on_the_order_of_texts() -> None:
     random = Random(1)
     texts = random_texts(random, 50, "abcdef", 12)
-    assert self_bleu(random.sample(texts, 50)) == pytest.approx(self_bleu(texts))
+    assert self_bleu(numbered(random.sample(texts, 50))) == pytest.approx(self_bleu(numbered(texts)))
 
 
 def test_self_bleu_of_one_text_is_an_error() -> None:
     with pytest.raises(ValueError, match="fewer than two"):
-        self_bleu([["a"]])
+        self_bleu(numbered([["a"]]))
 
 
 def test_distinct() -> None:
-    assert distinct([["a", "b", "a"], ["b", "a"]], 1) == 2 / 5
-    assert distinct([["a", "b", "a"], ["b", "a"]], 2) == 2 / 3
-    assert distinct([["a"]], 2) == 0
+    assert distinct(numbered([["a", "b", "a"], ["b", "a"]])) == [2 / 5, 2 / 3, 1, None]
+    assert distinct(numbered([["a"], ["a"]]), 2) == [1 / 2, None]
+
+
+def test_distinct_is_that_of_counting() -> None:
+    texts = random_texts(Random(5), 300, "abcdefgh", 12)
+    for order, share in enumerate(distinct(numbered(texts)), 1):
+        grams = [tuple(text[i : i + order]) for text in texts for i in range(len(text) - order + 1)]
+        assert share == len(set(grams)) / len(grams)
 
 
 def test_near_duplicates_are_those_of_comparing_every_pair() -> None:
@@ -79,6 +112,98 @@ def test_near_duplicates_are_those_of_comparing_every_pair() -> None:
             kept.append(one)
     assert near_duplicates(texts) == expected
     assert 30 < sum(expected) < len(texts) - 100
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_near_duplicates_are_those_of_the_library_s_index(size: int) -> None:
+    random = Random(size)
+    letters = "abcdefghijklmnop" if size == 3 else "电影故事演员导演音乐画面剧情结局"
+    texts = []
+    for _ in range(150):
+        text = [random.choice(letters) for _ in range(random.randrange(1, 40))]
+        texts.append(text)
+        for _ in range(random.randrange(4)):  # like it, by more or less
+            changed = [random.choice(letters) if random.random() < 0.06 else letter for letter in text]
+            texts.append(changed)
+    random.shuffle(texts)
+    index, known, expected = MinHashLSH(params=(32, 4), num_perm=128), {}, []
+    for place, words in enumerate(texts):
+        mine = {" ".join(words[i : i + size]) for i in range(len(words) - size + 1)} or {" ".join(words)}
+        sketch = MinHash(num_perm=128)
+        sketch.update_batch(one.encode() for one in mine)
+        shares = [len(mine & known[other]) / len(mine | known[other]) for other in index.query(sketch)]
+        expected.append(any(share >= 0.7 for share in shares))
+        if not expected[-1]:
+            index.insert(place, sketch)
+            known[place] = mine
+    assert near_duplicates([" ".join(words) for words in texts]) == expected
+    assert 50 < sum(expected) < len(texts) - 50
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_texts_that_differ_in_a_character_are_alike_in_every_script(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zerogen.metrics.diversity.find_spec", lambda _: None)  # MeCab may be installed here
+    found = diversity(alike(name), DiversityConfig(), seed=0)
+    assert found["tokenizer"] == {"ja-mecab": "char"}.get(name, name)
+    assert found["near_duplicates"] == 0.9
+    assert found["self_bleu"][3] > 0.7
+    assert list(unsaid(found)) == []
+
+
+def test_the_tokenizer_for_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zerogen.metrics.diversity.find_spec", lambda _: True)
+    for name in ALIKE:
+        texts = [row.text for row in alike(name)]
+        assert tokenizer_of("auto", texts) == name
+        assert tokenizer_of("char", texts) == "char"
+
+
+def test_a_chosen_tokenizer_is_the_one_that_is_used() -> None:
+    rows = alike("zh")
+    found = diversity(rows, DiversityConfig(tokenizer="13a"), seed=0)
+    assert found["tokenizer"] == "13a"
+    assert found["near_duplicates"] == 0.9  # which no tokenizer has a part in
+    assert found["words"]["mean"] == 19
+
+
+def test_copies_of_a_context_in_characters() -> None:
+    context = "这只鸟是1901年由一位农民在罗马发现的。"
+    assert copies("他们说，这只鸟是由一位农民在罗马发现的", context)
+    assert not copies("他们说，那种动物从来没有人在北京见过", context)
+
+
+def test_figures_about_nothing_are_none() -> None:
+    short = diversity(
+        [Example(str(i), text, "a") for i, text in enumerate(["so good", "too bad", "so bad"])],
+        DiversityConfig(),
+        seed=0,
+    )
+    assert [value is None for value in short["self_bleu"]] == [False, False, True, True, True]
+    assert [value is None for value in short["distinct"]] == [False, False, True, True]
+    assert [re.sub(r".*that ", "", line) for line in unsaid(short)] == [
+        "Self-BLEU says nothing from n = 3 on",
+        "the share of distinct n-grams says nothing from n = 3 on",
+    ]
+    empty = diversity(
+        [Example(str(i), text, "a", "...") for i, text in enumerate(["?! ... ?!", "..."])], DiversityConfig(), seed=0
+    )
+    assert empty["self_bleu"] is empty["near_duplicates"] is empty["copies_context"] is None
+    assert empty["distinct"] == [None] * 4
+    assert "no text holds a word" in next(unsaid(empty))
+    alone = diversity([Example("0", "one text of six words alone", "a")], DiversityConfig(), 0)
+    assert [line.startswith("Self-BLEU compares") for line in unsaid(alone)] == [True]
+
+
+def test_rows_need_little_memory() -> None:
+    random = Random(6)
+    texts = [" ".join(f"w{int(random.paretovariate(0.7))}" for _ in range(25)) for _ in range(2000)]
+    rows = [Example(str(i), text, "a") for i, text in enumerate(texts)]
+    diversity(rows[:10], DiversityConfig(), 0)  # whatever is loaded once
+    tracemalloc.start()
+    diversity(rows, DiversityConfig(self_bleu_texts=10), 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / len(rows) < 6_000  # bytes
 
 
 def test_what_is_like_a_duplicate_alone_is_none() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from itertools import chain
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -14,107 +18,191 @@ import numpy.typing as npt
 from zerogen.config import DiversityConfig
 from zerogen.errors import Unavailable
 from zerogen.records import Example, derive
+from zerogen.words import bare_words, script, words
 
-Tokens = Sequence[str]
 Ids = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int32]  # half as large, where there is one for every token of every text
 
-NEAR = 0.7  # Jaccard similarity of word trigrams from which two texts are near-duplicates
+NEAR = 0.7  # Jaccard similarity of shingles from which two texts are near-duplicates
 _EPSILON = 0.1  # what smoothing method 1 puts in the place of no match
+_BANDS, _WIDTH = 32, 4  # many narrow bands: rather a candidate too many than a pair that is missed
 
 
 def diversity(rows: Sequence[Example], config: DiversityConfig, seed: int) -> dict[str, Any]:
     """Measure synthetic rows.
 
-    Returns rows, labels {label: rows}, words (mean and quantiles of the texts' lengths), self_bleu (of orders 1 to 5,
-    None for fewer than two texts), self_bleu_texts (how many were sampled), distinct (of orders 1 to 4),
-    near_duplicates and copies_context as shares of 1, the latter None where there are no contexts. Raises
-    `Unavailable` for a tokenizer that is not there, ValueError for no rows.
+    Returns rows, labels {label: rows}, words (mean and quantiles of the texts' lengths), tokenizer (the one that was
+    used), self_bleu (of orders 1 to 5, None for fewer than two texts), self_bleu_texts (how many were sampled),
+    distinct (of orders 1 to 4), shingle (how many words one has), near_duplicates and copies_context as shares of 1,
+    the latter None where there are no contexts. What would be a figure about nothing is None, which `unsaid` explains:
+    n-grams longer than every text, and all of these where no text holds a word. Raises `Unavailable` for a tokenizer
+    that is not there, ValueError for no rows.
     """
     if not rows:
         raise ValueError("no rows to measure")
-    tokenize = tokenizer(config.tokenizer)
-    tokens = [tokenize(row.text) for row in rows]
+    texts = [row.text for row in rows]
+    name = tokenizer_of(config.tokenizer, texts)
+    tokenize = tokenizer(name)
+    tokens = numbered(map(tokenize, texts))
     sample = tokens
-    if len(tokens) > config.self_bleu_texts:
-        sample = Random(derive(seed, "self-bleu")).sample(tokens, config.self_bleu_texts)
-    lengths = [len(row.text.split()) for row in rows]
+    if len(texts) > config.self_bleu_texts:
+        drawn = Random(derive(seed, "self-bleu")).sample(texts, config.self_bleu_texts)
+        sample = numbered(map(tokenize, drawn))
+    lengths = [len(words(text)) for text in texts]
     quantiles = np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1])
     about = [row for row in rows if row.context]
-    labels = list(dict.fromkeys(row.label for row in rows))
+    labels = Counter(row.label for row in rows)
+    said = any(map(bare_words, texts))
     return {
         "rows": len(rows),
-        "labels": {label: sum(row.label == label for row in rows) for label in sorted(labels) if label},
+        "labels": {label: labels[label] for label in sorted(labels) if label},
         "words": {"mean": float(np.mean(lengths)), "quartiles": [float(value) for value in quantiles]},
-        "tokenizer": config.tokenizer,
-        "self_bleu": self_bleu(sample) if len(sample) > 1 else None,
-        "self_bleu_texts": len(sample),
-        "distinct": [distinct(tokens, order) for order in range(1, 5)],
-        "near_duplicates": sum(near_duplicates([row.text for row in rows])) / len(rows),
-        "copies_context": sum(copies(row.text, row.context or "") for row in about) / len(about) if about else None,
+        "tokenizer": name,
+        "self_bleu": self_bleu(sample) if said and len(sample.lengths) > 1 else None,
+        "self_bleu_texts": len(sample.lengths),
+        "distinct": distinct(tokens) if said else [None] * 4,
+        "shingle": shingle(texts),
+        "near_duplicates": sum(near_duplicates(texts)) / len(rows) if said else None,
+        "copies_context": sum(copies(row.text, row.context or "") for row in about) / len(about)
+        if said and about
+        else None,
     }
 
 
+def unsaid(found: dict[str, Any]) -> Iterator[str]:
+    """Say which figures of `diversity` are None because they would be about nothing, and why."""
+    if found["near_duplicates"] is None:
+        yield "no text holds a word, so that nothing can be said about how diverse they are"
+        return
+    if found["self_bleu"] is None:
+        yield "Self-BLEU compares texts with each other, and there is only one"
+    for key, name in (("self_bleu", "Self-BLEU"), ("distinct", "the share of distinct n-grams")):
+        missing = [order for order, value in enumerate(found[key] or [], 1) if value is None]
+        if missing:
+            yield f"no text has {missing[0]} tokens, so that {name} says nothing from n = {missing[0]} on"
+
+
+def tokenizer_of(name: str, texts: Sequence[str]) -> str:
+    """Return the name of a tokenizer, instead of `auto` that of the one for the script of the texts."""
+    if name != "auto":
+        return name
+    japanese = "ja-mecab" if find_spec("MeCab") and find_spec("ipadic") else "char"
+    return {"spaced": "13a", "han": "zh", "kana": japanese, "other": "char"}[script(texts)]
+
+
 def tokenizer(name: str) -> Callable[[str], list[str]]:
-    """Return what splits a text into tokens: `13a` (sacrebleu's, of WMT) or `spacy` (blank English, as in the paper).
+    """Return what splits a text into tokens: `13a`, `zh`, `ja-mecab`, `char` or `spacy`; `auto` is 13a as yet.
 
-    Raises `Unavailable` where spaCy is not installed.
+    The first four are sacrebleu's; spaCy's is that of a blank English model, as in the paper. Raises `Unavailable`
+    where the package that it needs is not installed.
     """
-    if name == "13a":
-        from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+    if name == "spacy":
+        try:
+            import spacy
+        except ImportError as error:
+            raise Unavailable("diversity.tokenizer=spacy: needs `pip install spacy`; 13a needs nothing") from error
+        blank = spacy.blank("en").tokenizer
+        return lambda text: [token.text for token in blank(text)]
+    from sacrebleu.metrics.bleu import BLEU
 
-        split = Tokenizer13a()
-        return lambda text: split(text).split()
     try:
-        import spacy
-    except ImportError as error:
-        raise Unavailable("diversity.tokenizer=spacy: needs `pip install spacy`; 13a needs nothing") from error
-    blank = spacy.blank("en").tokenizer
-    return lambda text: [token.text for token in blank(text)]
+        split = BLEU(tokenize="13a" if name == "auto" else name).tokenizer
+    except RuntimeError as error:
+        raise Unavailable(
+            f"diversity.tokenizer={name}: needs `pip install 'sacrebleu[ja]'`; char needs nothing"
+        ) from error
+    return lambda text: split(text).split()
 
 
-def self_bleu(texts: Sequence[Tokens], orders: int = 5) -> list[float]:
+@dataclass(frozen=True)
+class Numbered:
+    """Texts as numbers of their tokens, which stay small however many there are.
+
+    vocabulary: [V], the token of each number. tokens: [T], of all texts in a row. lengths: [N].
+    """
+
+    vocabulary: Sequence[str]
+    tokens: Numbers
+    lengths: Ids
+
+    @cached_property
+    def owner(self) -> Numbers:
+        """The text of each token. [T]"""
+        return np.repeat(np.arange(len(self.lengths), dtype=np.int32), self.lengths)
+
+    def grams(self, orders: int) -> Iterator[tuple[Numbers, Ids]]:
+        """Yield for each order from 1 the n-grams inside texts: their numbers, below T, and where each begins.
+
+        A number means the same n-gram wherever it stands. [G], [G]
+        """
+        found = self.tokens  # [T - n + 1], the n-gram that begins at each token
+        for order in range(1, orders + 1):
+            if order > 1:
+                longer = found[:-1].astype(np.int64) * len(self.vocabulary)
+                longer += self.tokens[order - 1 :]
+                found = _numbers(longer)
+            inside = self.owner[: len(found)] == self.owner[len(self.owner) - len(found) :]
+            places = np.flatnonzero(inside)
+            yield found[places], places
+
+
+def _numbers(keys: Ids) -> Numbers:
+    """Return for each key how many different ones are smaller: `np.unique`'s inverse, in half its memory. [T]"""
+    order = np.argsort(keys)
+    keys = keys[order]
+    found = np.empty(len(keys), dtype=np.int32)
+    found[order] = np.cumsum(np.r_[False, keys[1:] != keys[:-1]], dtype=np.int32)
+    return found
+
+
+def numbered(texts: Iterable[Sequence[str]]) -> Numbered:
+    """Give each token a number, by when it first stands in the texts."""
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__
+    tokens, lengths = array("i"), array("q")
+    for text in texts:
+        tokens.extend(map(numbers.__getitem__, text))
+        lengths.append(len(text))
+    return Numbered(list(numbers), np.array(tokens, dtype=np.int32), np.array(lengths, dtype=np.int64))
+
+
+def self_bleu(texts: Numbered, orders: int = 5) -> list[float | None]:
     """Return the mean BLEU of each text with all others as its references, for BLEU-1 to BLEU-`orders`.
+
+    None from the order on that no text is long enough for: what remains there is smoothing.
 
     Self-BLEU: Zhu et al. (2018), Texygen; the lower, the more diverse. The same as NLTK's `sentence_bleu` with uniform
     weights and smoothing method 1 (Chen & Cherry, 2014), but not in quadratic time. What clips the count of an n-gram
     is the largest count in any other text, which is one of the two largest of all texts. Raises ValueError for fewer
     than two texts.
     """
-    if len(texts) < 2:
+    lengths, count = texts.lengths, len(texts.lengths)
+    if count < 2:
         raise ValueError("Self-BLEU compares texts with each other; there are fewer than two")
-    count = len(texts)
-    lengths = np.array([len(text) for text in texts])  # [N]
-    owner = np.repeat(np.arange(count), lengths)  # [T], the text of each token
-    words: dict[str, int] = {}
-    tokens = np.array([words.setdefault(word, len(words)) for word in chain.from_iterable(texts)], dtype=np.int64)
-    grams = tokens  # [T - n + 1], the n-gram that begins at each token
     log_precision = np.zeros(count)  # summed over the orders so far
-    scores = []
-    for order in range(1, orders + 1):
-        if order > 1:
-            grams = grams[:-1] * len(words) + tokens[order - 1 :]
-            grams = np.unique(grams, return_inverse=True)[1]
-        inside = owner[: len(grams)] == owner[len(owner) - len(grams) :]  # begins and ends in the same text
-        matches = _clipped(grams[inside], owner[: len(grams)][inside], count)
+    scores: list[float | None] = []
+    for order, (grams, places) in enumerate(texts.grams(orders), 1):
+        matches = _clipped(grams, texts.owner[places], count)
         if order == 1:
             none = matches == 0
         possible = np.maximum(1, lengths - order + 1)
         log_precision += np.log(np.where(matches == 0, _EPSILON, matches) / possible)
-        scores.append(np.where(none, 0.0, _brevity(lengths) * np.exp(log_precision / order)).mean())
-    return [float(score) for score in scores]
+        score = np.where(none, 0.0, _brevity(lengths) * np.exp(log_precision / order)).mean()
+        scores.append(float(score) if len(grams) else None)
+    return scores
 
 
-def _clipped(grams: Ids, owner: Ids, count: int) -> Ids:
+def _clipped(grams: Numbers, owner: Numbers, count: int) -> Ids:
     """Return for each text how many of its n-grams others hold, each as often as the one that holds it most. [N]"""
     if not len(grams):
         return np.zeros(count, dtype=np.int64)
-    pairs, held = np.unique(grams * count + owner, return_counts=True)
+    pairs, held = np.unique(grams.astype(np.int64) * count + owner, return_counts=True)
     gram, text = pairs // count, pairs % count
     order = np.lexsort((-held, gram))  # by n-gram, the text that holds it most often first
     gram, text, held = gram[order], text[order], held[order]
     first = np.r_[True, gram[1:] != gram[:-1]]
     most = held[first]
-    # The second largest count stands behind the largest, if it is of the same n-gram.
+    # The second largest count stands after the largest, if it is of the same n-gram.
     second = np.where(np.r_[first[1:], True], 0, np.r_[held[1:], 0])[first]
     group = np.cumsum(first) - 1
     elsewhere = np.where(first, second[group], most[group])
@@ -134,46 +222,92 @@ def _brevity(lengths: Ids) -> npt.NDArray[np.float64]:
     return np.where(lengths == 0, 0.0, np.where(lengths > closest, 1.0, penalty))
 
 
-def distinct(texts: Sequence[Tokens], order: int) -> float:
-    """Return the share of different n-grams among all of them (Li et al., 2016), 0 where there are none."""
-    from nltk.util import ngrams
+def distinct(texts: Numbered, orders: int = 4) -> list[float | None]:
+    """Return the share of different n-grams among all of them (Li et al., 2016) by order, None where there are none."""
+    return [
+        float(np.count_nonzero(np.bincount(grams)) / len(grams)) if len(grams) else None
+        for grams, _ in texts.grams(orders)
+    ]
 
-    grams = [gram for text in texts for gram in ngrams(text, order)]
-    return len(set(grams)) / len(grams) if grams else 0.0
+
+def shingle(texts: Sequence[str]) -> int:
+    """Return how many words a shingle of these texts has: 3, or 2 where the script has characters for words."""
+    return 3 if script(texts) == "spaced" else 2
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> list[bool]:
-    """Tell of each text whether an earlier one, itself not told so, has nearly the same word trigrams.
+    """Tell of each text whether an earlier one, itself not told so, has nearly the same shingles.
 
-    Case and punctuation aside.
+    Shingles are word trigrams, or pairs of characters, case and punctuation aside.
 
     MinHash (Broder, 1997) finds the pairs that may be alike; their exact Jaccard similarity decides.
     """
-    from datasketch import MinHash, MinHashLSH
+    size = shingle(texts)
+    buckets = _buckets(_signatures(texts, size))  # [N, bands]
+    members: list[int] = np.flatnonzero((buckets >= 0).any(axis=1)).tolist()
+    own = numbered(_padded(texts[member], size) for member in members)
+    grams, _ = next(islice(own.grams(size), size - 1, None))
+    ends = np.cumsum(own.lengths - size + 1)
+    found = np.zeros(len(texts), dtype=bool)
+    index = defaultdict[int, list[int]](list)  # bucket to texts, as places among the members
 
-    shingles = [_shingles(text) for text in texts]
-    # Many narrow bands: rather a candidate too many than a pair that is missed.
-    index = MinHashLSH(params=(32, 4), num_perm=128)
-    found = []
-    for place, sketch in enumerate(
-        MinHash.generator(({shingle.encode() for shingle in one} for one in shingles), num_perm=128)
-    ):
-        mine = shingles[place]
-        found.append(
-            any(len(mine & shingles[other]) >= threshold * len(mine | shingles[other]) for other in index.query(sketch))
-        )
-        if not found[-1]:  # what is like this one is like the first of them, or not counted
-            index.insert(place, sketch)
+    def shingles(place: int) -> set[int]:
+        return set(grams[ends[place - 1] if place else 0 : ends[place]].tolist())
+
+    for place, member in enumerate(members):
+        mine, shared = shingles(place), buckets[member][buckets[member] >= 0].tolist()
+        others = map(shingles, {other for bucket in shared for other in index.get(bucket, ())})
+        found[member] = any(len(mine & other) >= threshold * len(mine | other) for other in others)
+        if not found[member]:  # what is like this one is like the first of them, or not counted
+            for bucket in shared:
+                index[bucket].append(place)
+    return found.tolist()
+
+
+def _signatures(texts: Sequence[str], size: int) -> npt.NDArray[np.uint32]:
+    """Return the MinHash sketch of each text's shingles. [N, bands * width]"""
+    from datasketch import MinHash
+
+    sketch = MinHash(num_perm=_BANDS * _WIDTH)
+    found = np.empty((len(texts), _BANDS * _WIDTH), dtype=np.uint32)
+    for place, text in enumerate(texts):
+        sketch.clear()
+        sketch.update_batch(one.encode() for one in _shingles(text, size))
+        found[place] = sketch.hashvalues
+    return found
+
+
+def _buckets(signatures: npt.NDArray[np.uint32]) -> Ids:
+    """Return for each text and band a number that the texts share whose sketches agree there; -1 for none. [N, bands]
+
+    What no other text shares would only cost memory.
+    """
+    count = len(signatures)
+    found = np.full((count, _BANDS), -1, dtype=np.int64)
+    for band in range(_BANDS):
+        keys = signatures[:, band * _WIDTH : (band + 1) * _WIDTH]
+        order = np.lexsort(keys.T)
+        keys = keys[order]
+        group = np.cumsum(np.r_[False, (keys[1:] != keys[:-1]).any(axis=1)])[:count]
+        shared = np.bincount(group)[group] > 1
+        found[order[shared], band] = band * count + group[shared]
     return found
 
 
 def copies(text: str, context: str) -> bool:
-    """Tell whether at least half of a text's word trigrams stand in its context, case and punctuation aside."""
-    ours = _shingles(text)
-    return 2 * len(ours & _shingles(context)) >= len(ours)
+    """Tell whether at least half of a text's shingles stand in its context, case and punctuation aside."""
+    size = shingle([text])
+    ours = _shingles(text, size)
+    return 2 * len(ours & _shingles(context, size)) >= len(ours)
 
 
-def _shingles(text: str) -> set[str]:
-    """Return the word trigrams of a text, case and punctuation aside; one of fewer words is a single shingle."""
-    words = re.findall(r"\w+", text.casefold())
-    return {" ".join(words[i : i + 3]) for i in range(len(words) - 2)} or {" ".join(words)}
+def _shingles(text: str, size: int) -> set[str]:
+    """Return the runs of `size` words of a text; one of fewer words is a single shingle."""
+    found = bare_words(text)
+    return {" ".join(found[i : i + size]) for i in range(len(found) - size + 1)} or {" ".join(found)}
+
+
+def _padded(text: str, size: int) -> list[str]:
+    """Return the words of a text, and empty ones where they do not make a shingle."""
+    found = bare_words(text)
+    return found + [""] * (size - len(found))

@@ -18,6 +18,7 @@ from zerogen.files import write_whole
 from zerogen.metrics import MAIN, numbers
 from zerogen.metrics.classification import macro_f1_interval
 from zerogen.metrics.correctness import mean, share
+from zerogen.metrics.diversity import unsaid
 from zerogen.metrics.squad import exact_match, f1
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
 from zerogen.report.runs import (
@@ -32,6 +33,7 @@ from zerogen.report.runs import (
     read_runs,
     variants,
 )
+from zerogen.words import words
 
 _BYTES = 8_000_000  # of rows in a page; what is around them is far below another two million
 _REJECTED = 3
@@ -54,7 +56,7 @@ def write_report(folder: Path) -> Path:
         png(figure, folder / "trend.png")
     lengths: dict[str, list[int]] = {label: [] for label in config["task"]["labels"]}  # in the task's order
     for row in rows:
-        lengths.setdefault(row["label"] or "texts", []).append(len(row["text"].split()))
+        lengths.setdefault(row["label"] or "texts", []).append(len(words(row["text"])))
     lengths = {label: found for label, found in lengths.items() if found}
     page = template("page.html.jinja").render(
         title=f"{config['task']['name']}, {result['setting'].upper()}",
@@ -96,12 +98,13 @@ def template(name: str) -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    environment.filters["percent"] = lambda value: "none" if value is None else f"{100 * value:.1f} %"
     environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
     environment.filters["visible"] = visible
     environment.filters["markdown"] = lambda text: re.sub(r"([\\`*_{}\[\]<>#|&])", r"\\\1", " ".join(str(text).split()))
     environment.filters["code"] = code
     environment.filters["count"] = lambda value: f"{value:,}"
+    environment.globals["unsaid"] = unsaid
     environment.globals["page_css"] = (here / "page.css").read_text(encoding="utf-8")
     environment.globals["page_js"] = (here / "page.js").read_text(encoding="utf-8")
     return environment.get_template(name)

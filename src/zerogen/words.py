@@ -1,0 +1,87 @@
+"""Words of a text, also where its script has no spaces between them: there each character counts as one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal
+
+Script = Literal["spaced", "han", "kana", "other"]
+
+_SHARE = 0.3  # of letters: where half is said in either script, since a Han character says as much as two or three
+_KANA_SHARE = 0.1  # of Japanese letters; a Chinese text may quote one
+
+
+def _of(category: str, *blocks: tuple[int, int]) -> str:
+    """Return the characters of Unicode blocks whose category begins so: L for letters, M for marks above or below."""
+    points = (chr(point) for first, last in blocks for point in range(first, last + 1))
+    return "".join(point for point in points if unicodedata.category(point)[0] == category)
+
+
+# Thai and Lao, Tibetan, Burmese with its two extensions, Khmer
+_BLOCKS = ((0x0E00, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0x1780, 0x17FF))
+_HAN = r"\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+_KANA = _of("L", (0x3041, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F), (0x1B000, 0x1B16F))
+_OTHER = _of("L", *_BLOCKS)
+_UNSPACED = _HAN + _KANA + _OTHER
+_CHARACTER = f"[{_UNSPACED}][{_of('M', (0x3099, 0x309A), *_BLOCKS)}]*"
+
+_INSIDE = rf"[^\W{_UNSPACED}]"  # what is part of a word as long as white space or punctuation make it
+_any_unspaced = re.compile(f"[{_UNSPACED}]")
+_any_word = re.compile(r"\w")
+_words = re.compile(rf"{_CHARACTER}|[^\s{_UNSPACED}]+")
+_bare_words = re.compile(f"{_CHARACTER}|{_INSIDE}+")
+_inside = re.compile(_INSIDE)
+_letters = re.compile(r"[^\W\d_]")
+_han, _kana, _other = (re.compile(f"[{letters}]") for letters in (_HAN, _KANA, _OTHER))
+
+
+def words(text: str) -> list[str]:
+    """Split a text at white space and around each Han, kana, Thai, Lao, Khmer, Burmese or Tibetan character.
+
+    In a text that has such characters, punctuation alone is no word: it stands apart because they do.
+    """
+    if not _unspaced(text):
+        return text.split()
+    return [word for word in _words.findall(text) if _any_word.search(word)]
+
+
+def bare_words(text: str) -> list[str]:
+    """Split a text into the same words, case and punctuation aside; `isn't` is two."""
+    return _bare_words.findall(text.casefold())
+
+
+def holds_words(text: str, part: str) -> bool:
+    """Tell whether a text holds another one as whole words."""
+    start = text.find(part)
+    while start >= 0:
+        end = start + len(part)
+        if not any(map(_inside.match, (text[max(0, start - 1) : start], text[end : end + 1]))):
+            return True
+        start = text.find(part, start + 1)
+    return False
+
+
+def script(texts: Sequence[str]) -> Script:
+    """Tell in which script the texts as a whole are written, by their letters.
+
+    `spaced` has spaces between words, as most scripts do. Of the others, `kana` is Japanese, Han characters included,
+    `han` Chinese, and `other` Thai, Lao, Khmer, Burmese or Tibetan.
+    """
+    if not any(map(_unspaced, texts)):
+        return "spaced"
+    han, kana, other, letters = (_count(pattern, texts) for pattern in (_han, _kana, _other, _letters))
+    if han + kana + other < _SHARE * letters:
+        return "spaced"
+    if other > han + kana:
+        return "other"
+    return "kana" if kana >= _KANA_SHARE * (han + kana) else "han"
+
+
+def _unspaced(text: str) -> bool:
+    return not text.isascii() and _any_unspaced.search(text) is not None
+
+
+def _count(pattern: re.Pattern[str], texts: Sequence[str]) -> int:
+    return sum(len(pattern.findall(text)) for text in texts)
