@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from tests.conftest import byte_tokenizer
@@ -70,3 +72,31 @@ def test_no_character_is_cut_in_two(budget: int) -> None:
     assert "首" in kept
     assert kept in value
     assert len(ids(kept + "!")) <= budget
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_a_text_that_is_far_too_long_is_tokenized_once(monkeypatch: pytest.MonkeyPatch, around: bool) -> None:
+    """And what stays of it is what stays when it is tokenized with every template."""
+    tokenizer, draws = byte_tokenizer(), random.Random(3)
+    templates = ['Good: "<X>"', "<X> is bad", "<X>", 'It is: "<X>', "(<X>)"]
+    words = ["movie", "The", "Is", "in", "sentiment", "い", '"', ".", ' "', "\n", "  ", "a", "bright"]
+    read: list[int] = []
+
+    def ids(text: str) -> list[int]:
+        read.append(len(text))
+        found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    for _ in range(30):
+        value = "".join(draws.choice(words) + " " * draws.randrange(2) for _ in range(draws.randrange(400, 700)))
+        start = draws.randrange(len(value) - 9) if around else 0
+        budget, span = draws.randrange(50, 100), (start, start + 9 * around)
+        read.clear()
+        kept = shortened(templates, {"X": value}, "X", budget, ids, tokenizer.decode, span)
+        whole = 1 + around  # around something, what stands before it and after it is tokenized on its own, too
+        assert sum(read) < whole * len(value) + len(templates) * (400 + 4 * 3 * budget * 4)
+        assert sum(length >= len(value) for length in read) == 1
+        with monkeypatch.context() as patch:
+            patch.setattr("zerogen.template._FAR", 1 << 20)
+            assert kept == shortened(templates, {"X": value}, "X", budget, ids, tokenizer.decode, span)
+            assert sum(length >= len(value) for length in read) > 1

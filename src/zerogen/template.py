@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 _PLACEHOLDER = re.compile(r"<(\w+)>")
 _BROKEN = "\ufffd"
+_FAR = 8  # characters per token of the budget: a text with more is hardly ever short enough
+_SEAM = 200  # characters at an end of a text that what a template puts there may be tokenized with
 
 
 def placeholders(template: str) -> list[str]:
@@ -34,12 +37,19 @@ def shortened(
     much as fits on both sides of them; by default its beginning stays. Raises ValueError when the rest of a template
     alone is longer than the budget.
     """
+    encode = cache(encode)
 
     def excess(value: str) -> int:
         return max(len(encode(render(template, {**values, cut: value}))) for template in templates) - budget
 
     value, (start, end) = values[cut], around
-    over = excess(value)
+    over = 0
+    if len(value) > _FAR * budget + 2 * _SEAM:
+        # How many tokens a template adds depends on the ends of the text alone: it is tokenized once, not with each.
+        ends = value[:_SEAM] + value[-_SEAM:]
+        over = len(encode(value)) - len(encode(ends)) + excess(ends)
+    if over <= 0:
+        over = excess(value)
     if over <= 0:
         return value
     before, after = encode(value[:start]) if start else [], encode(value[end:])

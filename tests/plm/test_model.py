@@ -300,9 +300,31 @@ def test_prompts_are_read_a_few_at_a_time_where_they_are_long(plm: Plm, monkeypa
         return found, max(seen)
 
     whole, most = widest(1 << 22)
-    parts, least = widest(1500)
-    assert least <= 1500 < most
-    assert [(row.text, row.tokens) for row in parts] == [(row.text, row.tokens) for row in whole]
+    parts, less = widest(1500)
+    blocks, least = widest(100)  # of a single prompt
+    assert least <= 100 < less <= 1500 < most
+    for found in (parts, blocks):
+        assert [(row.text, row.tokens) for row in found] == [(row.text, row.tokens) for row in whole]
+        assert [row.logprob for row in found] == pytest.approx([row.logprob for row in whole], abs=1e-4)
+
+
+@pytest.mark.parametrize("steady", [False, True])
+@pytest.mark.parametrize("length", [1, 29, 30, 31, 100])
+@torch.inference_mode()
+def test_a_prompt_read_in_blocks_leaves_the_cache_as_one_read_whole(
+    plm: Plm, monkeypatch: pytest.MonkeyPatch, length: int, steady: bool
+) -> None:
+    prompts = [[(7 * i + 3) % 320 for i in range(length)], [5, 6], [(7 * i + 3) % 320 for i in range(length)]]
+    found = []
+    for scores in (1 << 22, 10 * length):
+        monkeypatch.setattr("zerogen.plm.decode._PREFILL", scores)
+        engine = CachedEngine(plm.network, lines=4, capacity=128, steady=steady)
+        with plm.network.slot_attention():
+            first = engine.prefill(torch.tensor([3, 0, 1]), prompts).clone()
+            positions = torch.tensor([2, length, 0, length])
+            found.append((first, engine.step(torch.tensor([9, 8, 0, 9]), positions)[[0, 1, 3]].clone()))
+    for whole, blocks in zip(*found, strict=True):
+        torch.testing.assert_close(blocks, whole, rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()

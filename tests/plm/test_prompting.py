@@ -57,7 +57,7 @@ def test_scores_are_means_over_what_the_setting_says(plm: Plm, scope: str, calib
 def test_the_context_is_cut_and_never_the_text(gpt2: Plm) -> None:
     long = Example("1", "The movie is long", "yes", "word " * 300)
     asked: list[str] = []
-    gpt2.logprob = lambda prompts, begins: asked.extend(prompts) or iter(enumerate([0.0] * len(prompts)))  # type: ignore[assignment, misc, func-returns-value]
+    gpt2.logprob = lambda prompts, begins, progress: asked.extend(prompts) or iter(enumerate([0.0] * len(prompts)))  # type: ignore[assignment, misc, func-returns-value]
     task = replace(PAIRS, scoring={"yes": '"<C>" It is right: "<X>"', "no": '"<C>" It is entirely wrong: "<X>"'})
     for calibration in ("none", "prior"):
         asked.clear()
@@ -77,7 +77,7 @@ def test_the_text_is_found_beside_a_context_that_was_cut(gpt2: Plm, template: st
     task = replace(PAIRS, scoring={"yes": template, "no": template})
     begun: list[str] = []
     gpt2.logprob = (
-        lambda prompts, begins: (  # type: ignore[assignment, misc]
+        lambda prompts, begins, progress: (  # type: ignore[assignment, misc]
             begun.extend(prompt[begin:] for prompt, begin in zip(prompts, begins, strict=True))
             or iter(enumerate([0.0] * len(prompts)))
         )

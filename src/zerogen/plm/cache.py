@@ -12,11 +12,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 ATTENTION = "zerogen_slots"
 _GROWTH = 32  # columns that a cache grows by
+_SCORES = 1 << 20  # attention scores per head of a row that exist at a time
 
 
 def slot_attention(
@@ -30,12 +32,18 @@ def slot_attention(
 ) -> tuple[Tensor, None]:
     """Attend with query [B, Hq, Q, D] to key and value [B, Hkv, T, D] under an additive mask [B or 1, 1, Q, T].
 
-    Query heads that share a key head are folded into one matrix product, so keys are never repeated.
+    Query heads that share a key head are folded into one matrix product, so keys are not repeated. Only of long rows
+    they are, for a fused kernel: what it takes of memory does not grow with Q * T, and it is many times faster there.
     """
     if any(extras.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
         raise NotImplementedError("an attention with soft caps, sinks or biases")  # found when the model is loaded
     batch, heads, length, width = query.shape
     groups = key.shape[1]
+    if length * key.shape[2] > _SCORES:
+        # Not enable_gqa, with which no fused kernel of a GPU takes a mask.
+        key, value = (states.repeat_interleave(heads // groups, 1) for states in (key, value))
+        fused = scaled_dot_product_attention(query, key, value, mask.to(query.dtype), scale=scaling)
+        return fused.transpose(1, 2).contiguous(), None
     # Scaled before the product, which could exceed what float16 holds.
     folded = (query * (scaling or width**-0.5)).reshape(batch, groups, -1, width)  # [B, Hkv, Hq/Hkv * Q, D]
     # Keys on the left: on a CPU, transposing a slice of the cache makes oneDNN copy it.
@@ -72,10 +80,12 @@ class _SlotLayer(CacheLayerMixin):
             self.keys = self._wider(self.keys, self.memory[0])
             self.values = self._wider(self.values, self.memory[1])
         if cache.copies is not None:  # prefill: one row per distinct prompt, copied into each of its slots
-            length = key_states.shape[2]
-            self.keys[cache.rows, :, :length] = key_states[cache.copies]
-            self.values[cache.rows, :, :length] = value_states[cache.copies]
-            return key_states, value_states
+            before, length = cache.before, cache.before + key_states.shape[2]
+            self.keys[cache.rows, :, before:length] = key_states[cache.copies]
+            self.values[cache.rows, :, before:length] = value_states[cache.copies]
+            if not before:
+                return key_states, value_states
+            return self.keys[cache.rows[:1], :, :length], self.values[cache.rows[:1], :, :length]
         lines = cache.lines(self.keys.shape[1])
         for kept, new in ((self.keys, key_states), (self.values, value_states)):
             kept.view(-1, kept.shape[-1]).index_copy_(0, lines, new.reshape(-1, new.shape[-1]))
@@ -116,6 +126,7 @@ class SlotCache(Cache):
         self.all_rows = torch.arange(slots, device=device)
         self.rows = self.all_rows  # slots that the current forward writes
         self.copies: Tensor | None = None  # prefill: input row of each of `rows`
+        self.before = 0  # prefill in blocks, of one prompt only: its tokens that were read already
         self.width = 0  # columns
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
         self._lines: dict[int, Tensor] = {}
@@ -161,22 +172,24 @@ class SlotCache(Cache):
 
 
 class _PrefixLayer(CacheLayerMixin):
-    """Keys and values of one layer for a prefix [1, H, P, D], put before those of every row that is read after it."""
+    """Keys and values of one layer for a prefix [B, H, P, D], put before those of what is read after it."""
+
+    def __init__(self, grows: bool) -> None:
+        super().__init__()
+        self.grows = grows
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = key_states, value_states
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
+        if self.keys is not None and self.values is not None:
+            rows = len(key_states)
+            key_states = torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], 2)
+            value_states = torch.cat([self.values.expand(rows, -1, -1, -1), value_states], 2)
+        if self.grows:
             self.lazy_initialization(key_states, value_states)
-            return key_states, value_states
-        assert self.keys is not None and self.values is not None
-        rows = len(key_states)
-        return (
-            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], 2),
-            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], 2),
-        )
+        return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -189,10 +202,20 @@ class _PrefixLayer(CacheLayerMixin):
 
 
 class PrefixCache(Cache):
-    """Keeps what the first forward reads, one row; every later forward sees it and leaves it as it is."""
+    """What stands before the rows that are read next, the same for all of them.
 
-    def __init__(self, layers: int) -> None:
-        super().__init__(layers=[_PrefixLayer() for _ in range(layers)])
+    grows: each forward adds what it reads, so that a row can be read in blocks; otherwise it leaves the cache as it is.
+    """
+
+    def __init__(self, layers: int, grows: bool = True) -> None:
+        super().__init__(layers=[_PrefixLayer(grows) for _ in range(layers)])
+
+    def copy(self, grows: bool) -> PrefixCache:
+        """Return a cache that begins with what this one holds, in the same memory."""
+        other = PrefixCache(len(self.layers), grows)
+        for layer, same in zip(self.layers, other.layers, strict=True):
+            same.keys, same.values = layer.keys, layer.values
+        return other
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:

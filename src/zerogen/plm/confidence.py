@@ -57,19 +57,19 @@ def _scores(
     prompts: list[str] = []
     begins: list[int] = []
     longest = max(len(template.encode()) for template in templates)
-    for given, span in zip(values, around, strict=True):
-        # A token is at least a byte: only of what may be too long are the tokens counted.
-        if longest + sum(len(value.encode()) for name, value in given.items() if name != "C") > plm.max_positions:
-            kept = shortened(templates, {**given, "C": ""}, "X", plm.max_positions, plm.encode, plm.decode)
-            given = {**given, "X": kept}
-        fits = shortened(templates, given, "C", plm.max_positions, plm.encode, plm.decode, span)
-        for template in templates:
-            prompts.append(render(template, {**given, "C": fits}))
-            begins.append(len(prompts[-1]) - len(given[part]))
-    scores = [0.0] * len(prompts)
-    with progress.bar("scoring texts", len(prompts), "texts") as advance:
-        for index, score in plm.logprob(prompts, begins=begins, total=total):
-            scores[index] = score
+    with progress.bar("filling prompts", len(values), "rows") as advance:
+        for given, span in zip(values, around, strict=True):
+            # A token is at least a byte: only of what may be too long are the tokens counted.
+            if longest + sum(len(value.encode()) for name, value in given.items() if name != "C") > plm.max_positions:
+                kept = shortened(templates, {**given, "C": ""}, "X", plm.max_positions, plm.encode, plm.decode)
+                given = {**given, "X": kept}
+            fits = shortened(templates, given, "C", plm.max_positions, plm.encode, plm.decode, span)
+            for template in templates:
+                prompts.append(render(template, {**given, "C": fits}))
+                begins.append(len(prompts[-1]) - len(given[part]))
             advance(1)
+    scores = [0.0] * len(prompts)
+    for index, score in plm.logprob(prompts, begins=begins, total=total, progress=progress):
+        scores[index] = score
     width = len(templates)
     return [scores[i : i + width] for i in range(0, len(scores), width)]

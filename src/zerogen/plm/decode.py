@@ -72,17 +72,21 @@ class CachedEngine:
             cache.rows = lines[[line for prompt in part for line in lines_of[prompt]]]
             copies = [i for i, prompt in enumerate(part) for _ in lines_of[prompt]]
             cache.copies = torch.tensor(copies, device=device)
-            states.append(
-                self.network.last(
-                    torch.tensor([len(prompt) - 1 for prompt in part], device=device),
-                    input_ids=ids,
-                    position_ids=torch.arange(ids.shape[1], device=device)[None],
-                    attention_mask=causal_mask(ids.shape[1], 0, device),
+            # No shorter than several prompts side by side: only one that is read alone may take more than one block.
+            step = max(1, _PREFILL // longest)
+            for start in range(0, ids.shape[1], step):
+                block = ids[:, start : start + step]
+                cache.before, width = start, block.shape[1]
+                last = self.network.last(
+                    torch.tensor([min(len(prompt) - start, width) - 1 for prompt in part], device=device),
+                    input_ids=block,
+                    position_ids=torch.arange(start, start + width, device=device)[None],
+                    attention_mask=causal_mask(width, start, device),
                     past_key_values=cache,
                     use_cache=True,
                 )
-            )
-        cache.rows, cache.copies = cache.all_rows, None
+            states.append(last)
+        cache.rows, cache.copies, cache.before = cache.all_rows, None, 0
         index = {prompt: i for i, prompt in enumerate(distinct)}
         return self._logits(torch.cat(states)[[index[tuple(prompt)] for prompt in prompts]])
 

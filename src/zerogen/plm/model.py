@@ -22,6 +22,7 @@ from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
 from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import logprobs
 from zerogen.plm.work import Codec, Work, Written, longest_row
+from zerogen.progress import Quiet
 from zerogen.records import Continuation, Request, Stop
 
 _ROWS_ON_CPU = 192  # at a time: more are hardly faster and take more memory
@@ -255,26 +256,30 @@ class Plm(Codec):
         batch_tokens: int = 1024,
         begins: Sequence[int] | None = None,
         total: bool = False,
+        progress: Quiet | None = None,
     ) -> Iterator[tuple[int, float]]:
         """Score texts: yield (index, mean natural-log probability of its tokens but the first), in any order.
 
-        batch_tokens: tokens scored at a time, padding included; a longer text is scored alone. begins: the character of
-        each text from which on tokens count, given what stands before; all by default. total: yield sums, not means.
-        Raises ValueError for a text of fewer than two tokens or of more than the model's positions, and
-        FloatingPointError when a score is NaN.
+        batch_tokens: tokens read at a time, padding included; a longer text is read alone, in blocks of so many.
+        begins: the character of each text from which on tokens count, given what stands before; all by default.
+        total: yield sums, not means. progress: of the tokens read. Raises ValueError for a text of fewer than two
+        tokens or of more than the model's positions, and FloatingPointError when a score is NaN.
         """
-        encoded = [self.encode(prompt) for prompt in prompts]
-        first = [1] * len(encoded) if begins is None else list(map(self._token_at, prompts, begins))
+        progress = progress or Quiet()
+        with progress.wait("tokenizing"):
+            encoded = [self.encode(prompt) for prompt in prompts]
+            first = [1] * len(encoded) if begins is None else list(map(self._token_at, prompts, begins))
         for prompt, ids in zip(prompts, encoded, strict=True):
             if not 2 <= len(ids) <= self.max_positions:
                 raise ValueError(f"{self.name}: cannot score {len(ids)} tokens: {prompt[:60]!r}")
         cached = self.cached and max(map(len, encoded), default=0) <= self.network.window
-        for batch, sums in logprobs(self.network, encoded, first, cached, batch_tokens):
-            for i, score in zip(batch, sums, strict=True):
-                if score != score:
-                    raise FloatingPointError(f"{self.name}: a score is NaN")
-                self.tokens += len(encoded[i])
-                yield i, score if total else score / (len(encoded[i]) - first[i])
+        with progress.bar("scoring texts", sum(map(len, encoded)) - len(encoded), "tokens") as advance:
+            for batch, sums in logprobs(self.network, encoded, first, cached, batch_tokens, advance):
+                for i, score in zip(batch, sums, strict=True):
+                    if score != score:
+                        raise FloatingPointError(f"{self.name}: a score is NaN")
+                    self.tokens += len(encoded[i])
+                    yield i, score if total else score / (len(encoded[i]) - first[i])
 
     def _token_at(self, text: str, place: int) -> int:
         """Return which token of a text is the first that reaches behind a character, but never its very first one."""

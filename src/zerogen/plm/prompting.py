@@ -25,7 +25,7 @@ def prompt_labels(
     """Predict the label of each row; return the predictions and how many rows were too long for the PLM.
 
     The probabilities are the softmax over labels of mean token log-probabilities. The mean runs over the whole filled
-    prompt but its first token, as in Ye et al. (2022); with scope=text over the text and what stands behind it. With
+    prompt but its first token, as in Ye et al. (2022); with scope=text over the text and what comes after it. With
     calibration=prior the same of the prompt with an empty text is subtracted, as in ProGen (Ye et al., 2022,
     https://arxiv.org/abs/2210.12329). What is too long is cut at the end of the context, in prompts without one at the
     end of the text, and for all labels at the same place. Raises `UserError` when the task has no scoring prompts, or
@@ -48,22 +48,23 @@ def prompt_labels(
     prompts: list[str] = []
     begins: list[int] = []
     cut = 0
+    progress = progress or Quiet()
     try:
-        for row in rows:
-            values = {"C": row.context or "", "X": row.text}
-            fits = shortened(templates, values, part, plm.max_positions, plm.encode, plm.decode)
-            cut += fits != values[part]
-            for template in templates:
-                for given in ({}, {"X": ""}) if prior else ({},):
-                    filled = {**values, part: fits, **given}
-                    prompts.append(render(template, filled))
-                    behind = render(template[template.index("<X>") :], filled)
-                    begins.append(len(prompts[-1]) - len(behind) if setting.scope == "text" else 0)
-        scores = [0.0] * len(prompts)
-        with (progress or Quiet()).bar("scoring filled prompts", len(prompts), "prompts") as advance:
-            for index, score in plm.logprob(prompts, begins=begins):
-                scores[index] = score
+        with progress.bar("filling prompts", len(rows), "rows") as advance:
+            for row in rows:
+                values = {"C": row.context or "", "X": row.text}
+                fits = shortened(templates, values, part, plm.max_positions, plm.encode, plm.decode)
+                cut += fits != values[part]
+                for template in templates:
+                    for given in ({}, {"X": ""}) if prior else ({},):
+                        filled = {**values, part: fits, **given}
+                        prompts.append(render(template, filled))
+                        after = render(template[template.index("<X>") :], filled)
+                        begins.append(len(prompts[-1]) - len(after) if setting.scope == "text" else 0)
                 advance(1)
+        scores = [0.0] * len(prompts)
+        for index, score in plm.logprob(prompts, begins=begins, progress=progress):
+            scores[index] = score
     except ValueError as error:
         raise UserError(f"task '{task.name}': scoring: {error}") from error
     if prior:
@@ -90,16 +91,19 @@ def prompt_answers(
     stops = [Stop('"'), Stop("\n")]
     budget = plm.max_positions - task.answer_tokens
     requests, cut = [], 0
+    progress = progress or Quiet()
     try:
-        for row in rows:
-            values = {"C": row.context or "", "X": row.text}
-            fits = shortened([template], values, "C", budget, plm.encode, plm.decode)
-            cut += fits != values["C"]
-            requests.append(Request(row.uid, render(template, {**values, "C": fits})))
+        with progress.bar("filling prompts", len(rows), "rows") as advance:
+            for row in rows:
+                values = {"C": row.context or "", "X": row.text}
+                fits = shortened([template], values, "C", budget, plm.encode, plm.decode)
+                cut += fits != values["C"]
+                requests.append(Request(row.uid, render(template, {**values, "C": fits})))
+                advance(1)
     except ValueError as error:
         raise UserError(f"task '{task.name}': scoring: {error}") from error
     found: list[Span] = []
-    with (progress or Quiet()).bar("answering", len(rows), "rows") as advance:
+    with progress.bar("answering", len(rows), "rows") as advance:
         for start in range(0, len(rows), _ANSWERS_AT_A_TIME):
             part = requests[start : start + _ANSWERS_AT_A_TIME]
             greedy = DecodingConfig(top_k=1)

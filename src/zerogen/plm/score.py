@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import groupby
 
@@ -44,64 +44,107 @@ def shared_prefixes(rows: Sequence[Sequence[int]], levels: int = 8) -> list[tupl
 
 @torch.inference_mode()
 def logprobs(
-    network: Network, rows: Sequence[Sequence[int]], begins: Sequence[int], cached: bool, batch_tokens: int
+    network: Network,
+    rows: Sequence[Sequence[int]],
+    begins: Sequence[int],
+    cached: bool,
+    batch_tokens: int,
+    advance: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[tuple[list[int], list[float]]]:
     """Yield (indices, sums of the natural-log probabilities of their tokens) for rows of token ids.
 
     begins: the first token of each row whose log-probability counts, 1 or more: nothing stands before the first.
     cached: read a common beginning once, by `cache.slot_attention`; else each row is read whole, by the model's own.
-    batch_tokens: tokens read at a time, padding included; a longer row is read alone.
+    batch_tokens: tokens read at a time, padding included. A longer row is read alone, when `cached` in blocks of so
+        many: what that takes of memory grows with its length, not with the square of it.
+    advance: called with the number of tokens read since: of a row all but its first, which nothing predicts.
     """
-    groups = [group for group in shared_prefixes(rows) if len(group[1]) >= _FEW] if cached else []
+    groups = []
+    if cached:
+        for length, members in shared_prefixes(rows):
+            # Reading a long beginning once pays for two rows.
+            if len(members) >= (2 if length > batch_tokens else _FEW):
+                groups.append((length, members))
     grouped = {i for _, members in groups for i in members}
     if alone := [i for i in range(len(rows)) if i not in grouped]:
         groups.append((0, alone))
     with network.slot_attention() if cached else nullcontext():
         for length, members in groups:
-            prefix = rows[members[0]][:length]
             cache = PrefixCache(network.config.num_hidden_layers)
             known, first = torch.zeros(1), None  # sums over the ends of the prefix
             if length:
-                states = _read(network, [prefix], cache, 0)[0]  # [P, H]
-                logp = _token_logprobs(network, states[:-1], torch.tensor(prefix[1:])).cpu()
-                known = F.pad(logp.flip(0).cumsum(0).flip(0), (1, 1))  # [P + 1], from each token on
-                first = network.logits(states[-1:]).float().log_softmax(-1)[0]  # [V], of each row's first own token
+                prefix = rows[members[0]][:length]
+                known, first = _read_prefix(network, prefix, cache, batch_tokens, len(members), advance)
             members = sorted(members, key=lambda i: -len(rows[i]))
             while members:
-                size = max(1, batch_tokens // (len(rows[members[0]]) - length))
+                longest = len(rows[members[0]])
+                # After a long beginning fewer rows: their attention scores [B, T, P + T] must not grow with it.
+                size = max(1, batch_tokens**2 // ((longest - length) * max(longest, batch_tokens)))
                 batch, members = members[:size], members[size:]
                 own = [rows[i][length:] for i in batch]
-                if not length:  # nothing to keep
-                    cache = PrefixCache(network.config.num_hidden_layers)
-                states = _read(network, own, cache, length) if cached else network.read(own)  # [B, T, H]
+                if cached:
+                    before = cache.copy(grows=longest - length > batch_tokens)
+                    blocks = _read(network, own, before, length, batch_tokens, longest - length - 1)
+                else:
+                    blocks = iter([(0, network.read(own))])
                 ids = pad_right(own, network.device)
                 lengths = torch.tensor([len(row) for row in own], device=network.device)
-                # Padding and end-of-text may share an id: only the lengths know.
                 starts = torch.tensor([begins[i] - length for i in batch], device=network.device)
-                places = torch.arange(1, ids.shape[1], device=network.device)
-                real = (places < lengths[:, None]) & (places >= starts[:, None])  # [B, T-1]
-                logp = torch.zeros(real.shape, device=network.device)
-                logp[real] = _token_logprobs(network, states[:, :-1][real], ids[:, 1:][real])
-                sums = logp.sum(-1) + known[[min(begins[i], length) for i in batch]].to(network.device)
+                sums = torch.zeros(len(batch), device=network.device)
+                for start, states in blocks:
+                    targets = ids[:, start + 1 : start + 1 + states.shape[1]]  # [B, T] or [B, T-1]
+                    # Padding and end-of-text may share an id: only the lengths know.
+                    places = torch.arange(start + 1, start + 1 + targets.shape[1], device=network.device)
+                    real = (places < lengths[:, None]) & (places >= starts[:, None])
+                    logp = torch.zeros(real.shape, device=network.device)
+                    logp[real] = _token_logprobs(network, states[:, : targets.shape[1]][real], targets[real])
+                    sums += logp.sum(-1)
+                    advance(sum(min(max(len(row) - 1 - start, 0), targets.shape[1]) for row in own))
+                sums += known[[min(begins[i], length) for i in batch]].to(network.device)
                 if first is not None:
                     sums += torch.where(starts <= 0, first[ids[:, 0]], 0.0)
                 yield batch, sums.tolist()
 
 
-def _read(network: Network, rows: Sequence[Sequence[int]], cache: PrefixCache, before: int) -> Tensor:
-    """Return states [B, T, H] of rows that stand behind the `before` tokens that the cache holds."""
+def _read_prefix(
+    network: Network, prefix: Sequence[int], cache: PrefixCache, step: int, rows: int, advance: Callable[[int], None]
+) -> tuple[Tensor, Tensor]:
+    """Read the P tokens that a number of rows begin with into a cache.
+
+    Returns the sums of its log-probabilities from each token on, [P + 1], and those of what comes after it, [V].
+    """
+    ids = torch.tensor(prefix)
+    parts = []
+    for start, states in _read(network, [prefix], cache, 0, step, len(prefix)):  # [1, T, H]
+        targets = ids[start + 1 : start + 1 + states.shape[1]]
+        parts.append(_token_logprobs(network, states[0, : len(targets)], targets).cpu())
+        advance(rows * states.shape[1])
+    known = F.pad(torch.cat(parts).flip(0).cumsum(0).flip(0), (1, 1))
+    return known, network.logits(states[0, -1:]).float().log_softmax(-1)[0]
+
+
+def _read(
+    network: Network, rows: Sequence[Sequence[int]], cache: PrefixCache, before: int, step: int, count: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Read rows that stand after the `before` tokens that the cache holds, `step` of their tokens at a time.
+
+    Yields (place of the first token, states [B, T, H]) of each block, up to the one with token number `count`.
+    """
     ids = pad_right(rows, network.device)
-    return network.hidden(
-        input_ids=ids,
-        position_ids=torch.arange(before, before + ids.shape[1], device=network.device)[None],
-        attention_mask=causal_mask(ids.shape[1], before, network.device),
-        past_key_values=cache,
-        use_cache=True,
-    )
+    for start in range(0, count, step):
+        block, known = ids[:, start : start + step], before + start
+        states = network.hidden(
+            input_ids=block,
+            position_ids=torch.arange(known, known + block.shape[1], device=network.device)[None],
+            attention_mask=causal_mask(block.shape[1], known, network.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        yield start, states
 
 
 def _token_logprobs(network: Network, states: Tensor, tokens: Tensor) -> Tensor:
-    """Return the log-probabilities [n] of tokens [n] behind states [n, H]."""
+    """Return the log-probabilities [n] of tokens [n] after states [n, H]."""
     scratch = torch.empty(min(_STATES, len(states)), network.config.vocab_size, device=network.device)
     parts = zip(states.split(_STATES), tokens.to(network.device).split(_STATES), strict=True)
     return torch.cat([token_logprobs(network.logits(part, scratch[: len(part)]), target) for part, target in parts])

@@ -1,0 +1,146 @@
+"""Scores of long rows, which are read in blocks, are those of rows read whole."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.conftest import byte_tokenizer, causal_model
+from zerogen.models import has_bfloat16
+from zerogen.plm.model import Plm
+from zerogen.plm.pack import can_pack, pack_linears
+from zerogen.plm.score import logprobs
+from zerogen.progress import Advance, Quiet
+
+
+def random_rows(lengths: list[int], shared: int = 0) -> list[list[int]]:
+    """Rows of token ids, that many of them the same at their beginning."""
+    draws = torch.Generator().manual_seed(5)
+    common = torch.randint(1, 320, (shared,), generator=draws).tolist()
+    return [common + torch.randint(1, 320, (length - shared,), generator=draws).tolist() for length in lengths]
+
+
+def by_own_forward(plm: Plm, row: list[int], begin: int) -> float:
+    logits = causal_model(plm.network.config.model_type)(torch.tensor([row])).logits[0]
+    logp = logits[:-1].log_softmax(-1).gather(-1, torch.tensor(row[1:])[:, None])
+    return logp[begin - 1 :].sum().item()
+
+
+def scored(plm: Plm, rows: list[list[int]], begins: list[int], tokens: int, cached: bool = True) -> list[float]:
+    found = {
+        i: total
+        for batch, sums in logprobs(plm.network, rows, begins, cached, tokens)
+        for i, total in zip(batch, sums, strict=True)
+    }
+    return [found[i] for i in range(len(rows))]
+
+
+@contextmanager
+def inputs_of(plm: Plm) -> Iterator[list[tuple[int, ...]]]:
+    """Collect the shapes of what the model reads."""
+    seen: list[tuple[int, ...]] = []
+    hook = plm.network.model.base_model.register_forward_pre_hook(
+        lambda module, given, named: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    yield seen
+    hook.remove()
+
+
+@pytest.fixture(params=["own kernel", "fused kernel"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let long rows attend by the one or by the other."""
+    monkeypatch.setattr("zerogen.plm.cache._SCORES", 1 << 20 if request.param == "own kernel" else 16 * 16)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("length", [15, 16, 17, 18, 33, 128])
+@pytest.mark.parametrize("shared", [0, 14])
+def test_a_row_in_blocks_scores_as_a_whole_one(plm: Plm, length: int, shared: int) -> None:
+    rows = random_rows([length, 15, length, 40], shared)
+    for begins in ([1] * 4, [14, 14, length - 1, 39]):
+        expected = [by_own_forward(plm, row, begin) for row, begin in zip(rows, begins, strict=True)]
+        with inputs_of(plm) as seen:
+            found = scored(plm, rows, begins, tokens=16)
+        assert found == pytest.approx(expected, abs=1e-3)
+        assert max(rows * width for rows, width in seen) <= 16
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize(("shared", "count"), [(17, 2), (40, 3), (16, 9), (33, 9), (100, 9), (119, 9)])
+def test_a_long_common_beginning_is_read_once_and_in_blocks(plm: Plm, shared: int, count: int) -> None:
+    """By two rows already; the rows after it may be long themselves."""
+    rows = random_rows([120, shared + 1] * (count // 2) + [shared + 4] * (count % 2), shared)
+    begins = [1 + 13 * i % (len(row) - 1) for i, row in enumerate(rows)]
+    expected = [by_own_forward(plm, row, begin) for row, begin in zip(rows, begins, strict=True)]
+    with inputs_of(plm) as seen:
+        found = scored(plm, rows, begins, tokens=16)
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert max(rows * width for rows, width in seen) <= 16
+    own = sum(len(row) - shared for row in rows)
+    assert sum(rows * width for rows, width in seen) <= shared + own + 16  # of padding
+
+
+class Largest(TorchDispatchMode):
+    """Finds how many numbers the largest tensor holds that is computed."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return out
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize(("lengths", "shared"), [([128], 0), ([128, 124], 120), ([123] * 60, 120)])
+def test_memory_does_not_grow_with_the_square_of_the_length(plm: Plm, lengths: list[int], shared: int) -> None:
+    rows = random_rows(lengths, shared)
+    with Largest() as largest:
+        scored(plm, rows, [1] * len(rows), tokens=8)
+    # The largest are weights and attention scores: 4 heads of a block of 8 and all that stands before it.
+    assert largest.numel <= 320 * 32 < 128 * 128
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_model_reads_blocks_with_nothing_to_score(dtype: torch.dtype) -> None:
+    """Such as those before the text, of which scope=text counts no token."""
+    if dtype == torch.bfloat16 and not has_bfloat16(torch.device("cpu")):
+        pytest.skip("a processor without bfloat16")
+    if not can_pack(dtype, torch.device("cpu")):
+        pytest.skip("no oneDNN")
+    plain = Plm(causal_model("llama").to(dtype), byte_tokenizer())
+    packed = Plm(causal_model("llama").to(dtype), byte_tokenizer())
+    pack_linears(packed.network.model)
+    packed = Plm(packed.network.model, byte_tokenizer())
+    rows, begins = random_rows([100, 60, 60], 40), [99, 59, 3]
+    expected = scored(plain, rows, begins, 4096)
+    assert scored(packed, rows, begins, 16) == pytest.approx(expected, rel=1e-5 if dtype == torch.float32 else 0.05)
+
+
+def test_progress_counts_the_tokens_of_every_block(plm: Plm) -> None:
+    class Counts(Quiet):
+        @contextmanager
+        def bar(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
+            totals.append((total, unit))
+            yield done.append
+
+    totals: list[tuple[int | None, str]] = []
+    done: list[int] = []
+    texts = ["word " * 20, "word " * 20 + "and more", "The movie", *(f"The movie is {i}" for i in range(9))]
+    sizes = [len(plm.encode(text)) - 1 for text in texts]
+    for tokens in (8, 4096):
+        totals.clear(), done.clear()
+        list(plm.logprob(texts, tokens, progress=Counts()))
+        assert totals == [(sum(sizes), "tokens")]
+        assert sum(done) == sum(sizes)
+        if tokens == 8:
+            assert max(done) <= 8 * 9  # a block of what nine rows begin with
+    plm.cached = False
+    done.clear()
+    list(plm.logprob(texts, progress=Counts()))
+    assert sum(done) == sum(sizes)

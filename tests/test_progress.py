@@ -1,0 +1,122 @@
+"""What a log is told of long steps, and when."""
+
+import errno
+import io
+import re
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from zerogen.progress import Rich
+
+TIMES = (0.1, 0.2)  # seconds; then every 0.2
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rich]:
+    monkeypatch.setattr(Rich, "times", TIMES)
+    before = threading.active_count()
+    yield Rich(Console(file=io.StringIO(), width=200))
+    assert threading.active_count() == before  # none outlives its block
+
+
+def lines(log: Rich) -> list[str]:
+    return log.console.file.getvalue().splitlines()
+
+
+def test_a_log_hears_of_two_seconds_and_then_ever_less_often() -> None:
+    assert Rich.times == (2, 10, 30)
+
+
+@pytest.mark.parametrize("total", [4000, None])
+def test_a_bar_is_told_of_while_a_single_item_runs(log: Rich, total: int | None) -> None:
+    with log.bar("scoring", total, "texts") as advance:
+        advance(1000)
+        time.sleep(0.5)  # lines at 0.1, 0.2 and 0.4
+    said = lines(log)
+    of = "" if total is None else " of 4,000"
+    assert len(said) == 3
+    assert all(re.fullmatch(rf"scoring: 1,000{of} texts after \d s, [\d,.]+ texts/s", line) for line in said)
+    time.sleep(0.2)
+    assert lines(log) == said  # nothing after its end
+
+
+def test_lines_say_how_far_it_is_by_then(log: Rich) -> None:
+    with log.bar("scoring", 2, "texts") as advance:
+        time.sleep(0.15)
+        advance(1)
+        time.sleep(0.1)
+    assert [line.split(" texts")[0] for line in lines(log)] == ["scoring: 0 of 2", "scoring: 1 of 2"]
+    assert lines(log)[0].endswith(" s")  # no rate yet
+
+
+def test_a_wait_is_told_of_with_its_seconds(log: Rich) -> None:
+    with log.wait("loading [a]"):
+        time.sleep(0.25)
+    assert len(lines(log)) == 2
+    assert all(re.fullmatch(r"loading \[a\]: \d s so far", line) for line in lines(log))
+
+
+def test_short_blocks_say_nothing(log: Rich) -> None:
+    for _ in range(20):
+        with log.bar("scoring", 1, "texts") as advance:
+            advance(1)
+        with log.wait("loading"):
+            time.sleep(0.01)
+    time.sleep(0.15)
+    assert lines(log) == []
+
+
+@pytest.mark.parametrize("seconds", [0, 0.15])
+def test_lines_end_with_a_block_that_raises(log: Rich, seconds: float) -> None:
+    for block in (log.wait("loading"), log.bar("scoring", 1, "texts")):
+        with pytest.raises(KeyError), block:
+            time.sleep(seconds)
+            raise KeyError
+    said = lines(log)
+    assert len(said) == (2 if seconds else 0)
+    time.sleep(0.15)
+    assert lines(log) == said
+
+
+def test_a_block_within_another_has_its_lines_with_those_of_the_outer_one(log: Rich) -> None:
+    with log.bar("rows", 9, "rows"):
+        with log.wait("short"):
+            time.sleep(0.05)
+        with log.wait("long"):  # for 0.05 s at the first line, which says nothing of it
+            time.sleep(0.3)
+        with log.wait("late"):
+            time.sleep(0.1)
+    assert [line.split(":")[0] for line in lines(log)] == ["rows", "rows", "long", "rows"]
+
+
+def test_lines_of_several_threads_stay_whole(log: Rich) -> None:
+    with log.wait("w" * 100):
+        until = time.monotonic() + 0.25
+        while time.monotonic() < until:
+            log.say("s" * 100)
+    assert {re.sub(r"\d", "0", line) for line in lines(log)} == {"s" * 100, "w" * 100 + ": 0 s so far"}
+
+
+def test_a_log_that_cannot_be_written_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(Rich, "times", (0.02,))
+    with pytest.raises(OSError, match="no space left"), Rich(Console(file=Full())).wait("loading"):
+        time.sleep(0.05)
+
+
+def test_a_bar_on_a_terminal_takes_an_unknown_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rich, "times", (0.01,))
+    log = Rich(Console(file=io.StringIO(), force_terminal=True, width=100))
+    with log.bar("scoring", None, "texts") as advance:
+        advance(7)
+        time.sleep(0.05)
+    shown = log.console.file.getvalue()
+    assert "7/?" in shown
+    assert "after" not in shown  # a bar needs no lines
