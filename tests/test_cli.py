@@ -90,8 +90,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["tam.dropout=3"], "tam.dropout=3.0: allowed is 0 <= dropout < 1"),
         (["task.name=a/b"], "task.name=a/b: allowed are letters"),
         (["task.name=.."], r"task.name=\.\.: allowed are letters"),
-        (["task.name=" + "n" * 81], "allowed are letters, digits, .* 80 bytes in all"),
-        (["plm.name=" + "n" * 81], "allowed are letters, digits, .* 80 bytes in all"),
+        (["task.name=" + "n" * 97], "allowed are letters, digits, .* 96 bytes in all"),
+        (["plm.name=" + "n" * 97], "allowed are letters, digits, .* 96 bytes in all"),
         (["task=rotten_tomatoes", "task.labels=[negative,' ']"], "labels=.'negative', ' '.: ' ' is blank"),
         (["task=conf/task/spam.yaml"], "not a path; a file of your own is used with --config-dir conf task=spam$"),
         (["task=spam.yaml"], "--config-dir FOLDER task=spam, with the file as FOLDER/task/spam.yaml"),
@@ -347,6 +347,49 @@ def test_a_strangers_file_does_not_reach_hydra(
     assert re.search(rf"{key}.*may run any code; if you trust .* add --trust-config", err), err
     assert len(err.splitlines()) == 1
     assert not PLANTED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "hydra: {sweeper: {params: {task.prompts.ham: '${oc.env:WANDB_API_KEY}'}}}\n",
+        "output_dir: out/${oc.env:WANDB_API_KEY}\n",
+        "plm: {revision: '${oc.env:WANDB_API_KEY}'}\n",
+        "dataset_labels: {0: '${oc.env:WANDB_API_KEY}'}\n",
+        "dataset_labels: {'${oc.env:WANDB_API_KEY}': a}\n",
+        "data_dir: ${oc.${n}:WANDB_API_KEY}\n",
+    ],
+)
+def test_a_strangers_file_learns_nothing_of_the_environment(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "secret-of-mine")
+    task = "".join(f"  {line}\n" for line in SPAM.strip().splitlines())
+    (folder / "conf" / "task" / "spam.yaml").write_text(f"# @package _global_\n{content}task:\n{task}")
+    code, out, err = run(capsys, monkeypatch, "--config-dir", "conf", "-m", "task=spam")
+    assert code == 2
+    assert "asks for something outside of the configuration" in err and "--trust-config" in err
+    assert "secret-of-mine" not in out + err
+
+
+def test_a_configuration_of_the_users_own_is_no_exception(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "conf" / "evil.yaml").write_text("hydra: {callbacks: {own: {_target_: tests.test_cli.planted}}}\n")
+    PLANTED.clear()
+    code, _, err = run(capsys, monkeypatch, "--config-path", str(folder / "conf"), "--config-name", "evil")
+    assert (code, PLANTED) == (2, [])
+    assert "sets 'hydra.callbacks'" in err
+
+
+def test_a_name_that_only_sounds_like_hydra_is_none_of_its(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "conf" / "experiment").mkdir()
+    (folder / "conf" / "task" / "hydra_facts.yaml").write_text(SPAM)
+    (folder / "conf" / "experiment" / "own.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /task: hydra_facts\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["zerogen", "--config-dir", "conf", "experiment=own"])
+    assert cli.compose()[0].task.name == "spam"
 
 
 def test_a_trusted_file_may_set_keys_of_hydra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,10 @@ def test_rows_of_one_stage_have_their_text_in_c(task: TaskConfig, tmp_path: Path
     path = tmp_path / "train.jsonl"
     lines = [{"C": f"a film {i}", "X": None, "Y": i % 2} for i in range(4)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = tmp_path / "train.csv"
+    table.write_text("C,X,Y\n" + "".join(f"a film {i},,{i % 2}\n" for i in range(4)))
+    names = {0: "bad", 1: "good"}
+    assert load_synthetic(str(table), task, names) == load_synthetic(str(path), task, names)
     told = Told()
     rows = load_synthetic(str(path), task, {0: "bad", 1: "good"}, told)
     assert [(row.text, row.context, row.label) for row in rows[:2]] == [
@@ -109,6 +113,10 @@ def test_classes_of_a_folder_are_names(task: TaskConfig, tmp_path: Path) -> None
     features = datasets.Features({"X": datasets.Value("string"), "Y": datasets.ClassLabel(names=["good", "bad"])})
     datasets.Dataset.from_list([{"X": "a film", "Y": 0}], features=features).save_to_disk(str(tmp_path / "d"))
     assert load_synthetic(str(tmp_path / "d"), task, {})[0].label == "good"
+    assert load_synthetic(str(tmp_path / "d"), task, {0: "bad"})[0].label == "bad"  # what the user says counts
+    datasets.Dataset.from_list([{"X": "a film", "Y": None}], features=features).save_to_disk(str(tmp_path / "n"))
+    with pytest.raises(UserError, match="row 1: label: 'None' is unknown"):
+        load_synthetic(str(tmp_path / "n"), task, {})
 
 
 @pytest.mark.parametrize("column", ["X", "C"])

@@ -67,6 +67,49 @@ with exclusive(Path({str(tmp_path)!r}), Quiet()):
     assert told.lines == [f"waiting for another run that writes {tmp_path}"]
 
 
+def test_who_waits_goes_on_where_the_first_one_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "run"
+    program = f"""
+import sys
+from pathlib import Path
+from zerogen.files import exclusive
+from zerogen.progress import Quiet
+folder = Path({str(folder)!r})
+
+class Told(Quiet):
+    def say(self, text):
+        print("waits", flush=True)
+
+with exclusive(folder, Told()):
+    print("held", flush=True)
+    sys.stdin.readline()
+    if sys.argv[1] == "writes":
+        (folder / "rows").open("a").write("x")
+"""
+
+    def start(what: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", program, what]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def line(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    first = start("leaves nothing")
+    assert line(first) == "held"
+    others = [start("writes") for _ in range(2)]
+    assert [line(other) for other in others] == ["waits", "waits"]
+    for process in [*others, first]:  # in which order they hold it is left to them
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ends = [other.communicate(timeout=60)[0] for other in others]
+    assert first.wait() == 0
+    assert ends == ["held\n", "held\n"]
+    assert [other.returncode for other in others] == [0, 0]
+    assert (folder / "rows").read_text() == "xx"
+
+
 def test_why_a_library_could_not_write(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as gone, writing(tmp_path / "gone"):
         raise RuntimeError("stream writer failed")

@@ -10,7 +10,7 @@ from zerogen.config import ContextConfig, GoldConfig, HoldoutConfig, TaskConfig
 from zerogen.errors import UserError
 from zerogen.gold import load_gold, read_answers, read_contexts, read_gold, stratified, stratified_order
 from zerogen.records import Answer, Example
-from zerogen.tables import read_rows
+from zerogen.tables import iter_rows
 from zerogen.task import load_task, override
 
 ROWS = [{"review": "so<br />good", "y": 1}, {"review": "  dull\n film ", "y": 0}, {"review": "fine", "y": 1}]
@@ -90,7 +90,7 @@ def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, content: 
 
 def test_a_missing_file_or_split(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
-        read_rows(tmp_path / "no.jsonl")
+        iter_rows(tmp_path / "no.jsonl")
     with pytest.raises(UserError, match=r"no file for the test split, which is needed here .*there are: .*\.csv"):
         load_gold(of(gold_files(train="x.csv")), "test")
 
@@ -287,6 +287,9 @@ def test_the_names_of_a_class_label_are_taken(tmp_path: Path) -> None:
     assert load_gold(of(gold), "train")[0].label == "good"
     gold.labels = {0: "bad"}  # what the task says counts
     assert load_gold(of(gold), "train")[0].label == "bad"
+    gold.labels = {}
+    numbers = TaskConfig(name="toy", labels=["0", "1"], gold={"own": gold})
+    assert load_gold(numbers, "train")[0].label == "0"  # names that are none of the task's do not count
 
 
 @pytest.mark.parametrize(

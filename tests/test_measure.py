@@ -315,7 +315,7 @@ def test_of_runs_that_need_an_evaluator_at_once_one_trains_it(config: Config, tm
     run = Run(config, [torch.device("cpu")], Waits())
     folder = evaluator_run(run).folder()
     folder.mkdir(parents=True)
-    lock = FileLock(folder / ".evaluator.lock")
+    lock = FileLock(folder / ".lock")
     lock.acquire()
     measure(run, toy_rows(8))
     assert said[0] == f"waiting for another run that writes {folder}"

@@ -8,7 +8,11 @@ import pyarrow.parquet
 import pytest
 
 from zerogen.errors import UserError
-from zerogen.tables import iter_rows, read_rows
+from zerogen.tables import Row, iter_rows
+
+
+def read_rows(path: Path, separator: str = ",") -> list[Row]:
+    return list(iter_rows(path, separator))
 
 
 def csv_file(folder: Path, content: str) -> Path:
@@ -36,6 +40,11 @@ def test_csv_that_is_not_what_it_seems(tmp_path: Path, content: str, message: st
     else:
         with pytest.raises(UserError, match=message):
             read_rows(path)
+
+
+def test_a_spreadsheets_csv_may_begin_empty_and_have_columns_without_a_name(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "\n\ntext,label,,\na,0,,\n").rename(tmp_path / "A.CSV")
+    assert read_rows(path) == [{"text": "a", "label": "0", "": ""}]
 
 
 def test_csv_that_is_right_is_read_whole(tmp_path: Path) -> None:

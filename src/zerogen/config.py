@@ -16,7 +16,7 @@ from typing import Any
 from zerogen.errors import UserError, unknown
 
 LOGGER_MODES = ("online", "offline", "off")
-LONGEST_NAME = 80  # bytes; a file name holds three names and may have 255
+LONGEST_NAME = 96  # bytes, as on the Hub; a file name holds two names and more, and may have 255
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,15 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import OmegaConf
 
 from zerogen.errors import UserError
-from zerogen.yaml_files import literal, read_yaml
+from zerogen.task import conf_dir
+from zerogen.yaml_files import literal, read_yaml, texts_of
 
 TRUST = "--trust-config"
+_RESOLVER = re.compile(r"\$\{[^}]*[:$]")  # ${oc.env:KEY}, not ${seed}; also one within another
 
 
 def read_configuration_by(trusted: bool) -> None:
-    """Let Hydra read its files through `ConfigFiles`.
-
-    trusted: whether files of --config-dir may set keys of Hydra's own.
-    """
+    """Let Hydra read its files through `ConfigFiles`; trusted: without its restrictions."""
     Plugins.instance()  # registers Hydra's own source, and would refuse to beside another
     # Hydra has no other way to replace the source of a scheme.
     SourcesRegistry.instance().types["file"] = TrustedFiles if trusted else ConfigFiles
@@ -54,19 +54,27 @@ class TrustedFiles(FileConfigSource):
 
 
 class ConfigFiles(TrustedFiles):
-    """Refuses files of --config-dir that set keys of Hydra's own: it makes objects of what some of them name."""
+    """Refuses files of the user's folders that set keys of Hydra's own, which makes objects of what some of them name,
+    and those that ask for something outside of the configuration, such as a variable of the environment.
+    """
 
     def check(self, path: Path, config_path: str, package: str, found: dict[Any, Any]) -> None:
-        """Raise `UserError` for a file of --config-dir that reaches Hydra's configuration, by whatever way."""
-        if self.provider != "command-line":
+        """Raise `UserError` for a file that reaches Hydra's configuration, or beyond, by whatever way."""
+        if self.provider == "main" and Path(self.path) == conf_dir():
             return
         keys = [*_hydra_keys(found), *_hydra_defaults(found.get("defaults"))]
-        if "hydra" in package or config_path.startswith("hydra/"):
+        if "hydra" in package.split(".") or config_path.startswith("hydra/"):
             keys.append(package or config_path)
         if keys:
             raise UserError(
                 f"{path}: sets '{keys[0]}', and what Hydra is told may run any code; if you trust every file of that "
                 f"folder, add {TRUST}"
+            )
+        texts = [text for _, text in texts_of({key: value for key, value in found.items() if key != "task"})]
+        if not _of_task(config_path, package) and (asking := next(filter(_RESOLVER.search, texts), None)):
+            raise UserError(
+                f"{path}: '{asking}' asks for something outside of the configuration, which would be written into "
+                f"results; if you trust every file of that folder, add {TRUST}"
             )
 
 
@@ -86,13 +94,23 @@ def _hydra_defaults(defaults: Any) -> list[str]:
     """Return the entries of a defaults list that name Hydra's groups, or put something there."""
     entries = defaults if isinstance(defaults, list) else []
     named = [str(key) for entry in entries for key in (entry if isinstance(entry, dict) else [entry])]
-    return [name for name in named if "hydra" in name or "${" in name.partition("@")[2]]
+    found = []
+    for name in named:
+        group, _, package = name.partition("@")
+        first = group.rpartition(" ")[2].lstrip("/").partition("/")[0]  # after "override" and "optional"
+        if first == "hydra" or "hydra" in package.split(".") or "${" in name:
+            found.append(name)
+    return found
+
+
+def _of_task(config_path: str, package: str) -> bool:
+    """Tell whether all keys of a file are the task's."""
+    return package.split(".")[0] == "task" or (config_path.startswith("task/") and package in ("", "_group_"))
 
 
 def _literal_task(config_path: str, package: str, found: dict[Any, Any]) -> dict[Any, Any]:
     """Return a file's content with everything literal that belongs to the task: its texts may hold a `${`."""
-    of_task = package.split(".")[0] == "task" or (config_path.startswith("task/") and package in ("", "_group_"))
+    whole = _of_task(config_path, package)
     return {
-        key: literal(value) if key == "task" or (of_task and key != "defaults") else value
-        for key, value in found.items()
+        key: literal(value) if key == "task" or (whole and key != "defaults") else value for key, value in found.items()
     }

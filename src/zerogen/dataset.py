@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -97,7 +97,9 @@ def load_synthetic(
     column, an unknown label, or integers without that map.
     """
     first, rows = _peeked(synthetic_rows(path))
-    numbered = ((f"{path}: row {index + 1}", index, row) for index, row in enumerate(rows))
+    numbered: Iterable[tuple[str, int, Row]] = (
+        (f"{path}: row {index + 1}", index, row) for index, row in enumerate(rows)
+    )
     if task.kind == "qa":
         for column in ("context", "question", "answers"):
             if column not in first:
@@ -115,19 +117,27 @@ def load_synthetic(
         raise missing_column(path, "C", first)
     if "label" not in first and "Y" not in first:
         raise missing_column(path, "label", first)
-    one_stage = task.kind == "classification" and first[text] is None and isinstance(first.get(context), str)
-    if one_stage:
-        (progress or Quiet()).say(f"{path}: {text} is null; the texts are read from {context}")
-    examples = []
-    for where, index, row in numbered:
-        if one_stage:
-            if row.get(text) is not None:
-                raise UserError(
-                    f"{where}: {text} is {row[text]!r}, but null in the rows before; allowed is all or none"
-                )
-            row = row | {text: row.get(context), context: None}
-        examples.append(_example(row, where, index, task, names, text, context))
-    return _named(examples)
+    if task.kind == "classification":
+        numbered = single_stage(numbered, first, text, context, path, progress or Quiet())
+    return _named([_example(row, where, index, task, names, text, context) for where, index, row in numbered])
+
+
+def single_stage(
+    rows: Iterable[tuple[str, int, Row]], first: Row, text: str, context: str, path: str, progress: Quiet
+) -> Iterator[tuple[str, int, Row]]:
+    """Yield rows with their place and number; with the text from the column of contexts where the text is null in all.
+
+    So the original and FuseGen write what comes of a single stage. Raises `UserError` where the text is null in some.
+    """
+    nothing = (None, "")  # null in a CSV file
+    if first[text] not in nothing or not isinstance(first.get(context), str) or not first[context].strip():
+        yield from rows
+        return
+    progress.say(f"{path}: {text} is null; the texts are read from {context}")
+    for where, index, row in rows:
+        if row.get(text) not in nothing:
+            raise UserError(f"{where}: {text} is {row[text]!r}, but null in the rows before; allowed is all or none")
+        yield where, index, row | {text: row.get(context), context: None}
 
 
 def _peeked(rows: Iterator[Row]) -> tuple[Row, Iterator[Row]]:
@@ -158,7 +168,7 @@ def _named(rows: Sequence[Example]) -> list[Example]:
 def synthetic_rows(path: str) -> Iterator[Row]:
     """Yield the rows of a .jsonl, .csv or .parquet file or of a `datasets` folder, by column.
 
-    Of a folder, classes are names. Raises `UserError` where there are none.
+    Of a folder, a class is its name in `label` and its integer in `Y`. Raises `UserError` where there are none.
     """
     place = Path(path)
     return _folder_rows(path) if place.is_dir() else iter_rows(place)
@@ -177,20 +187,22 @@ def _folder_rows(path: str) -> Iterator[Row]:
         loaded = loaded["train"]
     if not len(loaded):
         raise UserError(f"dataset={path}: the folder has no rows")
-    classes = {name: of.names for name, of in loaded.features.items() if isinstance(of, datasets.ClassLabel)}
+    classes = {name: loaded.features[name] for name in ("label", "Y") if name in loaded.features}
+    named = next(((name, of.names) for name, of in classes.items() if isinstance(of, datasets.ClassLabel)), None)
     for row in loaded:
-        named = {name: names[row[name]] for name, names in classes.items() if 0 <= (row[name] or 0) < len(names)}
-        yield row | named
+        if named is not None and isinstance(value := row[named[0]], int) and 0 <= value < len(named[1]):
+            # Both: what a user says an integer means counts more than the name.
+            row = row | {"label": named[1][value], "Y": value}
+        yield row
 
 
 def _example(
     row: Row, where: str, index: int, task: TaskConfig, names: dict[str, str], text_column: str, context_column: str
 ) -> Example:
-    value = row.get("label")
-    if value is None or value == "":
-        value = row.get("Y")
-    label = names.get(str(value), str(value))
-    if label not in task.labels:
+    values = [value for value in (row.get("label"), row.get("Y")) if value not in (None, "")] or [None]
+    meant = [*(names[str(value)] for value in values if str(value) in names), *map(str, values)]
+    label, value = next((name for name in meant if name in task.labels), ""), values[0]
+    if not label:
         if names:
             raise unknown(f"{where}: label in dataset_labels", value, names)
         if str(value).lstrip("-").isdigit():
@@ -198,7 +210,7 @@ def _example(
             raise UserError(
                 f"{where}: only an integer label ({value}); say what it means, such as dataset_labels='{{{hint}}}'"
             )
-        raise unknown(f"{where}: label", label, task.labels)
+        raise unknown(f"{where}: label", value, task.labels)
     text, context, counters = row.get(text_column), row.get(context_column), row.get("counter_logprob")
     counters = counters if isinstance(counters, dict) else {}  # of a CSV it is a text
     text = _text(text, f"{where}: {text_column}")

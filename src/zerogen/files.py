@@ -9,10 +9,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zerogen.config import LONGEST_NAME
 from zerogen.errors import UserError
 from zerogen.progress import Quiet
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _LOCK = ".lock"
 _FULL = 1 << 20  # bytes left on a disk from which on it counts as full
@@ -92,22 +96,30 @@ def exclusive(folder: Path, progress: Quiet) -> Iterator[None]:
 
     A folder that was made for it and holds nothing else in the end is removed again.
     """
-    from filelock import FileLock, Timeout
-
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress.say(f"waiting for another run that writes {folder}")
-        lock.acquire()
+    lock = _acquired(folder, progress)
     try:
         yield
     finally:
-        lock.release()
+        # Before it is released: who waits begins with a folder of its own.
         if made and folder.is_dir() and {path.name for path in folder.iterdir()} <= {_LOCK}:
             with suppress(OSError):  # another process may be writing there already
                 (folder / _LOCK).unlink(missing_ok=True)
                 for place in made:
                     place.rmdir()
+        lock.release()
+
+
+def _acquired(folder: Path, progress: Quiet) -> FileLock:
+    from filelock import FileLock, Timeout
+
+    lock, told = FileLock(folder / _LOCK), False
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return lock.acquire(timeout=-1 if told else 0).lock
+        except Timeout:
+            progress.say(f"waiting for another run that writes {folder}")
+            told = True
+        except FileNotFoundError:  # the other one ended with nothing to leave, and removed the folder
+            continue

@@ -82,7 +82,9 @@ def _examples(
 ) -> tuple[list[Example], int]:
     """Return the rows that `gold.where` keeps as examples, and how many of them were left out as blank."""
     clean = cleaner(gold.cleaning, f"task '{task.name}': gold.cleaning")
-    names = {str(value): name for value, name in gold.labels.items()} or _class_names(rows, gold.label)
+    names = {str(value): name for value, name in gold.labels.items()}
+    if not names:  # a feature's names count where they are the task's
+        names = {value: name for value, name in _class_names(rows, gold.label).items() if name in task.labels}
     wanted = {
         column: {str(item) for item in (value if isinstance(value, list) else [value])}
         for column, value in gold.where.items()

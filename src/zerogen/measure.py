@@ -23,11 +23,11 @@ from zerogen.config import (
     check_measures,
 )
 from zerogen.console import ArgumentParser, make_console, reporting_errors
-from zerogen.dataset import load_synthetic, synthetic_rows, write_jsonl
+from zerogen.dataset import load_synthetic, single_stage, synthetic_rows, write_jsonl
 from zerogen.errors import UserError, unknown
 from zerogen.files import exclusive, expanded, file_name, write_whole
 from zerogen.gold import stratified_order
-from zerogen.progress import Rich
+from zerogen.progress import Quiet, Rich
 from zerogen.records import Example
 from zerogen.report.runs import MEASURED_ROWS, MEASURES, MEASURES_FORMAT, read_lines, read_measures
 from zerogen.settings.run import Run, digest
@@ -403,7 +403,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require_measures(run)
         written: list[Path] = []
         if _is_run(options.place):
-            measures = measure_run(run, options.place)
+            with exclusive(options.place, run.progress):
+                measures = measure_run(run, options.place)
             written.append(options.place / MEASURES)
             if measures is None:
                 raise UserError(f"{options.place}: holds no synthetic rows; only runs of setting=zerogen have some")
@@ -412,7 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
                 written.append(present(options.place))
         else:
-            measures, _ = measure(run, _read(options.place, config, bool(options.task)))
+            measures, _ = measure(run, _read(options.place, config, bool(options.task), run.progress))
         if console is None:
             json.dump(measures, sys.stdout, indent=2, ensure_ascii=False)
             print()
@@ -461,19 +462,21 @@ def _config_of(options: Any) -> Config:
     return config
 
 
-def _read(place: Path, config: Config, labelled: bool) -> list[Example]:
+def _read(place: Path, config: Config, labelled: bool, progress: Quiet) -> list[Example]:
     """Read rows of a task, or any texts. Raises `UserError` for a file without a column of texts."""
     if labelled:
-        return load_synthetic(str(place), config.task, {})
-    rows = iter(synthetic_rows(str(place)))
+        return load_synthetic(str(place), config.task, {}, progress)
+    rows = synthetic_rows(str(place))
     first = next(rows)
     column = next((name for name in _TEXT_COLUMNS if name in first), None)
     if column is None:
         raise UserError(f"{place}: no column {' or '.join(_TEXT_COLUMNS)}; there are: {', '.join(map(str, first))}")
     found = []
-    for number, row in enumerate(chain([first], rows)):
+    every = enumerate(chain([first], rows))
+    numbered = ((f"{place}: row {number + 1}", number, row) for number, row in every)
+    for where, number, row in single_stage(numbered, first, column, "C", str(place), progress):
         if not isinstance(row.get(column), str):
-            raise UserError(f"{place}: row {number + 1}: {column} is {row.get(column)!r}; allowed is a text")
+            raise UserError(f"{where}: {column} is {row.get(column)!r}; allowed is a text")
         label = row.get("label", row.get("Y"))
         context = row.get("C") or row.get("context")
         about = context if isinstance(context, str) else None

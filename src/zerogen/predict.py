@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _BLOCKS = (1, 16, 64, 256, 1024)
 _CHARACTERS = 1 << 20  # of a block's texts, from which on it is full
 _BYTES = 1 << 16  # read at a time
+_OTHER_TABLES = (".tsv", ".json", ".xls", ".xlsx", ".ods", ".feather", ".arrow", ".gz", ".zip")  # not lines of texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,14 @@ class Item:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m zerogen.predict` and of the console script `zerogen-predict`."""
     with reporting_errors(), ending_with_the_reader():
+        keep_characters(sys.stdout)
         options = _parser().parse_intermixed_args(arguments)
         path = None if options.file is None else Path(expanded(options.file, "--file"))
-        table = path if path is not None and path.suffix in FILE_ENDINGS else None
+        table = path if path is not None and path.suffix.lower() in FILE_ENDINGS else None
+        if path is not None and path.suffix.lower() in _OTHER_TABLES:
+            raise UserError(
+                f"--file {path}: cannot be read; allowed are {', '.join(FILE_ENDINGS)}, or texts, one a line"
+            )
         check_options(options, table)
         folder = tam_folder(Path(expanded(options.folder, "folder")))
         # Opened before the model is loaded: a file that is not there is said at once.
@@ -135,7 +141,7 @@ def check_options(options: argparse.Namespace, table: Path | None) -> None:
         if value is not None and table is None:
             raise UserError(f"{name} {value}: is for a table; allowed with --file and {', '.join(FILE_ENDINGS)}")
     if options.separator is not None:
-        if table is None or table.suffix != ".csv":
+        if table is None or table.suffix.lower() != ".csv":
             raise UserError(f"--separator {options.separator!r}: is for a table; allowed with --file and .csv")
         options.separator = options.separator.replace("\\t", "\t")  # as a shell passes it on
         if len(options.separator) != 1 or options.separator in '"\r\n':
@@ -160,7 +166,13 @@ def check_options(options: argparse.Namespace, table: Path | None) -> None:
 def _format_of(table: Path | None) -> str:
     if table is None:
         return "text"
-    return "jsonl" if table.suffix == ".jsonl" else "csv"
+    return "jsonl" if table.suffix.lower() == ".jsonl" else "csv"
+
+
+def keep_characters(file: TextIO) -> None:
+    """Let results that go into a file or a pipe be UTF-8, unless the user has set another encoding for Python."""
+    if isinstance(file, io.TextIOWrapper) and not file.isatty() and "PYTHONIOENCODING" not in os.environ:
+        file.reconfigure(encoding="utf-8")
 
 
 @contextmanager

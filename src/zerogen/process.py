@@ -39,6 +39,8 @@ class _Ignored:
 
 
 _received: list[int] = []  # signals since `stop_on_signals`
+_before: list[tuple[int, Any]] = []  # signals, and what became of each before it
+_hook: Any = None  # what was told of ignored exceptions before it
 
 
 def stop_on_signals() -> None:
@@ -51,25 +53,26 @@ def stop_on_signals() -> None:
         _received.append(number)
         raise Stopped(number)
 
+    global _hook
     # A hook in Python would be interrupted by the very signal that it sends, and ignored as well.
     again = ctypes.pythonapi["PyErr_SetInterruptEx"]
     again.argtypes = [_Ignored]  # type: ignore[list-item]  # whatever has from_param
     _received.clear()
-    sys.unraisablehook = again
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    _hook, sys.unraisablehook = sys.unraisablehook, again
+    for number in (signal.SIGINT, signal.SIGTERM):
+        _before.append((number, signal.signal(number, stop)))
 
 
 def stop_no_longer() -> int | None:
-    """Let signals end the process at once again; return one that came and was lost, None if there is none.
+    """Undo `stop_on_signals` if it was called; return a signal that came and was lost, None if there is none.
 
     For when the work is done: what is raised while Python shuts down would not change its exit code.
     """
-    if sys.unraisablehook is sys.__unraisablehook__:
-        return None  # nobody has called `stop_on_signals`
-    sys.unraisablehook = sys.__unraisablehook__
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not _before:
+        return None
+    sys.unraisablehook = _hook
+    while _before:
+        signal.signal(*_before.pop())
     return _received[-1] if _received else None
 
 
@@ -92,18 +95,21 @@ def share_cores() -> str | None:
     or OMP_WAIT_POLICY stays. Returns a line to say where cores are busy with other work.
     """
     global _chosen
+    if sys.platform != "linux":
+        return None
     _take_short_turns()
     if "OMP_WAIT_POLICY" in os.environ or os.environ.get(_SPINS) != _chosen:
         return None
-    busy = _busy_cores()
+    usable = os.sched_getaffinity(0)
+    busy = _busy_cores(usable)
     if busy is None:
         return None
-    cores = os.cpu_count() or 1
-    crowded = busy > cores - _usable_cores() + _CROWDED
+    spare = len(usable) - _threads(usable)
+    crowded = busy > spare + _CROWDED
     _chosen = os.environ[_SPINS] = _AMONG_OTHERS if crowded else _ALONE
     if not crowded:
         return None
-    return f"other work keeps {busy:.1f} of {cores} cores busy: threads here sleep sooner ({_SPINS}={_chosen})"
+    return f"other work keeps {busy:.1f} of {len(usable)} cores busy: threads here sleep sooner ({_SPINS}={_chosen})"
 
 
 def _take_short_turns() -> None:
@@ -112,7 +118,7 @@ def _take_short_turns() -> None:
     A thread that wakes up then need not wait until work at a lower priority has had its turn of some milliseconds.
     """
     number = _SCHED_SETATTR.get(os.uname().machine)
-    if sys.platform != "linux" or number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
+    if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
@@ -120,36 +126,43 @@ def _take_short_turns() -> None:
     ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # an older kernel ignores the runtime
 
 
-def _busy_cores() -> float | None:
-    """Return how many cores other work keeps busy now, work at a lower priority (nice) aside; None if nobody knows."""
-    before = _worked()
+def _busy_cores(cores: set[int]) -> float | None:
+    """Return how many of some cores other work keeps busy now, work at a lower priority (nice) aside.
+
+    None where nobody knows.
+    """
+    before = _worked(cores)
     if before is None:
         return None
     began, own = time.perf_counter(), time.process_time()
     time.sleep(_SAMPLE)
-    after = _worked()
+    after = _worked(cores)
     assert after is not None
-    return (after - before - (time.process_time() - own)) / (time.perf_counter() - began)
+    return max(0.0, after - before - (time.process_time() - own)) / (time.perf_counter() - began)
 
 
-def _worked() -> float | None:
-    """Return the seconds that all cores together have worked at normal priority, or for other virtual machines."""
+def _worked(cores: set[int]) -> float | None:
+    """Return the seconds that cores have worked at normal priority in all, or for other virtual machines."""
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    total = 0
     try:
-        names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-        ticks = dict(zip(names, map(int, Path("/proc/stat").read_text().split()[1:]), strict=False))
-        return sum(ticks[name] for name in ("user", "system", "irq", "softirq", "steal")) / os.sysconf("SC_CLK_TCK")
+        for line in Path("/proc/stat").read_text().splitlines():
+            core, *counts = line.split()
+            if core[:3] == "cpu" and core[3:].isdigit() and int(core[3:]) in cores:
+                ticks = dict(zip(names, map(int, counts), strict=False))
+                total += sum(ticks[name] for name in ("user", "system", "irq", "softirq", "steal"))
     except (OSError, ValueError, KeyError):
         return None
+    return total / os.sysconf("SC_CLK_TCK")
 
 
-def _usable_cores() -> int:
-    """Return how many cores torch's threads run on: those that this process may use, twins of one counted once."""
-    usable = os.sched_getaffinity(0)
+def _threads(cores: set[int]) -> int:
+    """Return how many threads torch has on some cores: one for all twins (hyper-threads) of a core."""
     twins = Path("/sys/devices/system/cpu")
     try:
-        return len({(twins / f"cpu{one}/topology/thread_siblings_list").read_text() for one in usable})
+        return len({(twins / f"cpu{one}/topology/thread_siblings_list").read_text() for one in cores})
     except OSError:
-        return len(usable)
+        return len(cores)
 
 
 def devices_of(gpu: Any, processes: int = 1) -> list[torch.device]:

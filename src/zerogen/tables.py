@@ -24,20 +24,15 @@ def iter_rows(path: Path, separator: str = ",") -> Iterator[Row]:
     if not path.exists() or path.is_dir():
         near = nearest(path.name, [file.name for file in path.parent.glob("*") if file.is_file()])
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else f'there is no such file{near}'}")
-    if path.suffix not in FILE_ENDINGS:
+    if path.suffix.lower() not in FILE_ENDINGS:
         raise UserError(f"{path}: ending '{path.suffix}' is unknown; allowed: {', '.join(FILE_ENDINGS)}")
     return _rows(path, separator)
-
-
-def read_rows(path: Path, separator: str = ",") -> list[Row]:
-    """Return the rows that `iter_rows` yields."""
-    return list(iter_rows(path, separator))
 
 
 def _rows(path: Path, separator: str) -> Iterator[Row]:
     none = True
     try:
-        for row in _parquet(path) if path.suffix == ".parquet" else _text(path, separator):
+        for row in _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, separator):
             none = False
             yield row
     except UnicodeDecodeError as error:
@@ -61,7 +56,9 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 def _text(path: Path, separator: str) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _csv(file, path, separator) if path.suffix == ".csv" else (row for _, row in json_rows(file, path))
+        yield from (
+            _csv(file, path, separator) if path.suffix.lower() == ".csv" else (row for _, row in json_rows(file, path))
+        )
 
 
 def json_rows(lines: Iterable[str], where: object) -> Iterator[tuple[int, Row]]:
@@ -110,8 +107,8 @@ def _csv(lines: Iterable[str], path: Path, separator: str) -> Iterator[Row]:
         if values is None:
             return
         if header is None:
-            header = values
-            _refuse_twins(header, str(path))
+            header = values or None  # an empty line may come first
+            _refuse_twins(values, str(path))
         elif values:  # else it is an empty line
             if len(values) != len(header):
                 hint = separator_hint(header)
@@ -134,7 +131,7 @@ def _csv_reason(error: csv.Error) -> str:
 def _refuse_twins(names: Sequence[str], where: str) -> None:
     """Raise `UserError` for a column that is there twice: which of the two is meant nobody knows."""
     for place, name in enumerate(names):
-        if name in names[:place]:
+        if name and name in names[:place]:  # a spreadsheet may have columns without a name
             raise UserError(f"{where}: column '{name}' is there twice; rename or remove one")
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from zerogen.config import TaskConfig, check_name
 from zerogen.errors import UserError, nearest, unknown
@@ -14,7 +13,7 @@ from zerogen.gold import SPLITS
 from zerogen.records import refuse_surrogates
 from zerogen.tables import FILE_ENDINGS
 from zerogen.template import placeholders
-from zerogen.yaml_files import read_yaml, typed
+from zerogen.yaml_files import read_yaml, texts_of, typed
 
 # Of load_dataset's arguments those that say which data: the split is ours, and a token must not be written to a file.
 HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "cache_dir")
@@ -105,7 +104,7 @@ def check_task(task: TaskConfig) -> None:
     """Check labels, prompts and gold sources against each other. Raises `UserError` naming task, field and value."""
     where = f"task '{task.name}'"
     check_name("task.name", task.name)
-    for key, text in _texts(asdict(task), ""):
+    for key, text in texts_of(asdict(task)):
         refuse_surrogates(text, f"{where}: {key}")
     if task.kind not in KINDS:
         raise unknown(f"{where}: kind", task.kind, KINDS)
@@ -205,16 +204,3 @@ def check_task(task: TaskConfig) -> None:
             raise UserError(f"{where}: gold.{name}.separator={gold.separator!r}: allowed is one character")
         if gold.holdout is not None and gold.holdout.rows < 1:
             raise UserError(f"{where}: gold.{name}.holdout.rows={gold.holdout.rows}: allowed is 1 or more")
-
-
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield every text in nested dictionaries and lists, those of keys too, with its dotted place."""
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield key, str(name)
-            yield from _texts(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item, key)

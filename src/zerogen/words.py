@@ -19,8 +19,19 @@ def _of(category: str, *blocks: tuple[int, int]) -> str:
     return "".join(point for point in points if unicodedata.category(point)[0] == category)
 
 
-# Thai and Lao, Tibetan, Burmese with its two extensions, Khmer
-_BLOCKS = ((0x0E00, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0x1780, 0x17FF))
+_BLOCKS = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x0F00, 0x0FFF),  # Tibetan
+    (0x1000, 0x109F),  # Burmese
+    (0x1780, 0x17FF),  # Khmer
+    (0x1950, 0x19DF),  # Tai Le, New Tai Lue
+    (0x1A20, 0x1AAF),  # Tai Tham
+    (0x1B00, 0x1B7F),  # Balinese
+    (0x3100, 0x312F),  # Bopomofo
+    (0xA000, 0xA4CF),  # Yi
+    (0xA980, 0xA9FF),  # Javanese, Burmese
+    (0xAA00, 0xAADF),  # Cham, Burmese, Tai Viet
+)
 _HAN = r"\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 _KANA = _of("L", (0x3041, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F), (0x1B000, 0x1B16F))
 _OTHER = _of("L", *_BLOCKS)
@@ -38,7 +49,7 @@ _han, _kana, _other = (re.compile(f"[{letters}]") for letters in (_HAN, _KANA, _
 
 
 def words(text: str) -> list[str]:
-    """Split a text at white space and around each Han, kana, Thai, Lao, Khmer, Burmese or Tibetan character.
+    """Split a text at white space and around each character of a script without spaces: Han, kana, Thai, Lao, ...
 
     In a text that has such characters, punctuation alone is no word: it stands apart because they do.
     """
@@ -67,7 +78,7 @@ def script(texts: Sequence[str]) -> Script:
     """Tell in which script the texts as a whole are written, by their letters.
 
     `spaced` has spaces between words, as most scripts do. Of the others, `kana` is Japanese, Han characters included,
-    `han` Chinese, and `other` Thai, Lao, Khmer, Burmese or Tibetan.
+    `han` Chinese, and `other` Thai, Lao, Khmer, Burmese, Tibetan and the like.
     """
     if not any(map(_unspaced, texts)):
         return "spaced"

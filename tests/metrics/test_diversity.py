@@ -189,7 +189,7 @@ def test_figures_about_nothing_are_none() -> None:
     )
     assert empty["self_bleu"] is empty["near_duplicates"] is empty["copies_context"] is None
     assert empty["distinct"] == [None] * 4
-    assert "no text holds a word" in next(unsaid(empty))
+    assert "hardly a text holds words" in next(unsaid(empty))
     alone = diversity([Example("0", "one text of six words alone", "a")], DiversityConfig(), 0)
     assert [line.startswith("Self-BLEU compares") for line in unsaid(alone)] == [True]
 
@@ -277,3 +277,12 @@ def test_tokenizers() -> None:
             tokenizer("spacy")
     else:
         assert tokenizer("spacy")("It's fine.") == ["It", "'s", "fine", "."]
+
+
+def test_texts_in_a_script_that_nobody_here_knows_get_no_figures_about_words() -> None:
+    texts = ["".join(chr(0x12000 + (7 * i + j) % 200) for j in range(40)) + chr(0x12100 + i) for i in range(10)]
+    rows = [Example(str(i), text, "") for i, text in enumerate(texts)]
+    found = diversity(rows, DiversityConfig(), 0)
+    assert (found["self_bleu"], found["near_duplicates"], found["distinct"]) == (None, None, [None] * 4)
+    assert "a script without spaces that is not known" in next(unsaid(found))
+    assert diversity(rows, DiversityConfig(tokenizer="char"), 0)["self_bleu"] is not None

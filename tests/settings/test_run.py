@@ -162,6 +162,8 @@ def test_a_result_is_found_again(tmp_path: Path) -> None:
     [
         ({"metrics": None}, "result.json: metrics=None is not what a run writes; delete it to run again"),
         ({"seconds": 3}, "result.json: seconds=3 is not what a run writes"),
+        ({"seconds": {"train": "long"}}, "result.json: seconds={'train': 'long'} is not what a run writes"),
+        ({"metrics": {"accuracy": None}}, "result.json: metrics={'accuracy': None} is not what a run writes"),
         ({"n_train": "10"}, "result.json: n_train='10' is not what a run writes"),
     ],
 )

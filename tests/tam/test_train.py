@@ -207,9 +207,11 @@ def test_a_checkpoint_that_is_of_no_use_is_put_aside_and_runs_nothing(
     assert torch.equal(weights(found), weights(whole))
     assert report == expected
     assert not marker.exists()
-    assert [file.name for file in tmp_path.iterdir()] == ["training-120.ckpt.damaged"]
-    assert (tmp_path / "training-120.ckpt.damaged").read_bytes() == content
-    said = f"{path} cannot be gone on from: kept as training-120.ckpt.damaged, training begins again"
+    aside = ["training-120.ckpt.damaged", "training-120.ckpt.damaged-2"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == aside
+    assert (tmp_path / aside[0]).read_text() == "an older one"
+    assert (tmp_path / aside[1]).read_bytes() == content
+    said = f"{path} cannot be gone on from: kept as {aside[1]}, training begins again"
     assert heard.said == [said]
 
 

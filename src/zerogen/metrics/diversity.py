@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ Ids = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]  # half as large, where there is one for every token of every text
 
 NEAR = 0.7  # Jaccard similarity of shingles from which two texts are near-duplicates
+_SENTENCE = 20  # characters from which on a text is hardly a single word
 _EPSILON = 0.1  # what smoothing method 1 puts in the place of no match
 _BANDS, _WIDTH = 32, 4  # many narrow bands: rather a candidate too many than a pair that is missed
 
@@ -35,8 +37,8 @@ def diversity(rows: Sequence[Example], config: DiversityConfig, seed: int) -> di
     used), self_bleu (of orders 1 to 5, None for fewer than two texts), self_bleu_texts (how many were sampled),
     distinct (of orders 1 to 4), shingle (how many words one has), near_duplicates and copies_context as shares of 1,
     the latter None where there are no contexts. What would be a figure about nothing is None, which `unsaid` explains:
-    n-grams longer than every text, and all of these where no text holds a word. Raises `Unavailable` for a tokenizer
-    that is not there, ValueError for no rows.
+    n-grams longer than every text, and all of these where texts hold no word or seem not to be split into any. Raises
+    `Unavailable` for a tokenizer that is not there, ValueError for no rows.
     """
     if not rows:
         raise ValueError("no rows to measure")
@@ -53,18 +55,22 @@ def diversity(rows: Sequence[Example], config: DiversityConfig, seed: int) -> di
     about = [row for row in rows if row.context]
     labels = Counter(row.label for row in rows)
     said = any(map(bare_words, texts))
+    # A script without spaces that nobody here knows: whole texts pass for words.
+    unsplit = float(quantiles[2]) <= 1 and statistics.median(map(len, texts)) >= _SENTENCE
+    split = said and (not unsplit or name not in ("13a", "spacy"))
+    apart = said and not unsplit
     return {
         "rows": len(rows),
         "labels": {label: labels[label] for label in sorted(labels) if label},
         "words": {"mean": float(np.mean(lengths)), "quartiles": [float(value) for value in quantiles]},
         "tokenizer": name,
-        "self_bleu": self_bleu(sample) if said and len(sample.lengths) > 1 else None,
+        "self_bleu": self_bleu(sample) if split and len(sample.lengths) > 1 else None,
         "self_bleu_texts": len(sample.lengths),
-        "distinct": distinct(tokens) if said else [None] * 4,
+        "distinct": distinct(tokens) if split else [None] * 4,
         "shingle": shingle(texts),
-        "near_duplicates": sum(near_duplicates(texts)) / len(rows) if said else None,
+        "near_duplicates": sum(near_duplicates(texts)) / len(rows) if apart else None,
         "copies_context": sum(copies(row.text, row.context or "") for row in about) / len(about)
-        if said and about
+        if apart and about
         else None,
     }
 
@@ -72,7 +78,10 @@ def diversity(rows: Sequence[Example], config: DiversityConfig, seed: int) -> di
 def unsaid(found: dict[str, Any]) -> Iterator[str]:
     """Say which figures of `diversity` are None because they would be about nothing, and why."""
     if found["near_duplicates"] is None:
-        yield "no text holds a word, so that nothing can be said about how diverse they are"
+        yield (
+            "hardly a text holds words that stand apart: it is punctuation, or a script without spaces that is not known "
+            "here, so that figures about words would mean nothing"
+        )
         return
     if found["self_bleu"] is None:
         yield "Self-BLEU compares texts with each other, and there is only one"
@@ -91,8 +100,9 @@ def tokenizer_of(name: str, texts: Sequence[str]) -> str:
 
 
 def tokenizer(name: str) -> Callable[[str], list[str]]:
-    """Return what splits a text into tokens: `13a`, `zh`, `ja-mecab`, `char` or `spacy`; `auto` is 13a as yet.
+    """Return what splits a text into tokens: `13a`, `zh`, `ja-mecab`, `char` or `spacy`.
 
+    `auto`, which nobody can resolve before there are texts, gives 13a: it is asked for to find out what is missing.
     The first four are sacrebleu's; spaCy's is that of a blank English model, as in the paper. Raises `Unavailable`
     where the package that it needs is not installed.
     """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from zerogen.files import write_whole
 from zerogen.metrics import MAIN, numbers
 from zerogen.report.page import headline, template
-from zerogen.report.runs import Finished, read_measures, read_run
+from zerogen.report.runs import Finished, read_lines, read_measures, read_run
 
 _SIZES = (
     (1_000, "n<1K"),
@@ -105,11 +104,8 @@ def _category(run: Finished) -> str:
 
 def _counted(run: Finished) -> tuple[int, dict[str, int]]:
     counts = dict.fromkeys(run.config["task"]["labels"], 0)
-    rows = 0
-    with (run.folder / f"{run.task}-dataset.jsonl").open(encoding="utf-8", newline="\n") as file:
-        for line in file:
-            rows += 1
-            label = json.loads(line).get("label")
-            if label is not None:
-                counts[label] += 1
-    return rows, counts
+    lines = read_lines(run.folder / f"{run.task}-dataset.jsonl")
+    for line in lines:
+        if line.get("label") in counts:
+            counts[line["label"]] += 1
+    return len(lines), counts

@@ -33,6 +33,7 @@ from zerogen.report.runs import (
     read_runs,
     variants,
 )
+from zerogen.tables import json_object
 from zerogen.words import words
 
 _BYTES = 8_000_000  # of rows in a page; what is around them is far below another two million
@@ -227,9 +228,10 @@ def rejects(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> lis
     # By its name beside the run, so that outputs can move.
     pool = folder.parent / Path(result["pool"] or "").name / "texts.jsonl"
     if pool.is_file():
-        with pool.open(encoding="utf-8") as file:
-            for line in file:
-                for one in json.loads(line)["samples"]:
+        with pool.open(encoding="utf-8", newline="\n") as file:
+            # A line without an end is being written, or was when the process was killed.
+            for number, line in enumerate((line for line in file if line.endswith("\n")), 1):
+                for one in json_object(line, f"{pool}:{number}").get("samples", ()):
                     if one["reason"] in examples and len(examples[one["reason"]]) < _REJECTED:
                         examples[one["reason"]].append(one)
                 if all(len(found) == _REJECTED for found in examples.values()):

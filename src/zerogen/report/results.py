@@ -168,10 +168,8 @@ def finished(run: Run) -> dict[str, Any] | None:
         raise UserError(f"{path}: is damaged; delete it to run again") from error
     asked, before = asked_for(run.config), result.get("asked_for")
     if before == asked:
-        if not isinstance(result.get("seconds"), dict):
-            raise UserError(
-                f"{path}: seconds={result.get('seconds')!r} is not what a run writes; delete it to run again"
-            )
+        if "seconds" not in result:
+            raise UserError(f"{path}: does not say 'seconds'; delete it to run again")
         return {"evaluator": False} | result
     larger = before.get("n") if isinstance(before, dict) else None
     if asked["n"] and isinstance(larger, int) and larger > asked["n"]:
@@ -192,6 +190,11 @@ def checked(result: Any, where: str) -> dict[str, Any]:
                 f"{where}: does not say '{key}': another version of zerogen wrote it; delete it to run again"
             )
         if not isinstance(result[key], kind):
+            raise UserError(f"{where}: {key}={result[key]!r} is not what a run writes; delete it to run again")
+    figures = {name: value for name, value in result["metrics"].items() if name in MAIN}
+    seconds = result.get("seconds", {})
+    for key, values in (("metrics", figures), ("seconds", seconds)):
+        if not isinstance(values, dict) or not all(type(value) in (int, float) for value in values.values()):
             raise UserError(f"{where}: {key}={result[key]!r} is not what a run writes; delete it to run again")
     return result
 

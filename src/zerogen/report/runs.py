@@ -130,6 +130,9 @@ def read_measures(folder: Path, task: str) -> dict[str, Any] | None:
         measures: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         if measures["asked_for"]["dataset"] != digest(str(rows)):
             return None
+        parts = {"diversity", "correctness", "confidence"}
+        if not parts <= set(measures["asked_for"]) or not isinstance(measures["seconds"], dict):
+            return None
         if measures["confidence"] is not None:
             measures["confidence"].setdefault("of", "label")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -140,7 +143,7 @@ def read_measures(folder: Path, task: str) -> dict[str, Any] | None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines; none where there is no file. A number that is none, which is no JSON, is left out.
 
-    Raises `UserError` for a file that is damaged.
+    Raises `UserError` for a file that is damaged, and says what writes it anew.
     """
     if not path.is_file():
         return []
@@ -151,7 +154,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 found = json.loads(line, parse_constant=lambda _: _NO_NUMBER)
                 lines.append({key: value for key, value in found.items() if value is not _NO_NUMBER})
     except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}:{len(lines) + 1}: is damaged; run the same command again to write it anew") from error
+        anew = (
+            "python -m zerogen.measure writes it anew"
+            if path.name == MEASURED_ROWS
+            else "delete the run to run it again"
+        )
+        raise UserError(f"{path}:{len(lines) + 1}: is damaged; {anew}") from error
     return lines
 
 

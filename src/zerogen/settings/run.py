@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from zerogen.pool import Chunk
     from zerogen.tam.tam import Tam
 
-POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
+# Raise it when the same configuration and seed give other rows. (How words are counted in scripts without spaces has
+# changed under 6: pools of such texts hold rows of before and after, rather than be lost.)
+POOL_FORMAT = 6
 RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig, check_tam, check_trainer
 from zerogen.errors import UserError
-from zerogen.files import expanded, writing
+from zerogen.files import expanded, put_aside, writing
 from zerogen.lightning import quiet_lightning
 from zerogen.models import load_pretrained, resolve
 from zerogen.progress import Quiet
@@ -68,9 +69,10 @@ def fit(
     for row in rows:
         if row.label not in task.labels:
             raise UserError(f"row {row.uid}: label '{row.label}' is not among {', '.join(task.labels)}")
-    device, progress = torch.device(device), progress or Quiet()
     if missing := [f"'{label}'" for label in task.labels if all(row.label != label for row in rows)]:
-        progress.say(f"no training row has label {' or '.join(missing)}")
+        # Somebody who shows no progress is to know it, too.
+        (warnings.warn if progress is None else progress.say)(f"no training row has label {' or '.join(missing)}")
+    device, progress = torch.device(device), progress or Quiet()
     train, heldout = split_heldout(rows, trainer.heldout, seed)
     cuda = [device.index or 0] if device.type == "cuda" else []
     unanswered = task.kind == "qa" and any(not row.answers for row in rows)
@@ -107,8 +109,11 @@ def fit(
             try:
                 # weights_only: nothing that a checkpoint holds is run.
                 lightning.fit(module, batches, checks, ckpt_path=going_on and str(going_on), weights_only=True)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
             except Exception as error:
-                if going_on is None or begun.yes:
+                disk = isinstance(error, OSError) and error.errno is not None
+                if going_on is None or begun.yes or disk:  # not what the checkpoint holds
                     raise
                 raise _Damaged from error
         return model, tokenizer, best
@@ -118,8 +123,7 @@ def fit(
             model, tokenizer, best = attempt(_left_of(checkpoint))
         except _Damaged:
             assert checkpoint is not None
-            aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-            checkpoint.replace(aside)
+            aside = put_aside(checkpoint)
             progress.say(f"{checkpoint} cannot be gone on from: kept as {aside.name}, training begins again")
             model, tokenizer, best = attempt(None)
     if checkpoint is not None:
