@@ -79,8 +79,8 @@ def unsaid(found: dict[str, Any]) -> Iterator[str]:
     """Say which figures of `diversity` are None because they would be about nothing, and why."""
     if found["near_duplicates"] is None:
         yield (
-            "hardly a text holds words that stand apart: it is punctuation, or a script without spaces that is not known "
-            "here, so that figures about words would mean nothing"
+            "hardly a text holds words that stand apart: it is punctuation, or a script without spaces that is not "
+            "known here, so that figures about words would mean nothing"
         )
         return
     if found["self_bleu"] is None:
