@@ -70,8 +70,11 @@ def fit(
         if row.label not in task.labels:
             raise UserError(f"row {row.uid}: label '{row.label}' is not among {', '.join(task.labels)}")
     if missing := [f"'{label}'" for label in task.labels if all(row.label != label for row in rows)]:
-        # Somebody who shows no progress is to know it, too.
-        (warnings.warn if progress is None else progress.say)(f"no training row has label {' or '.join(missing)}")
+        said = f"no training row has label {' or '.join(missing)}"
+        if progress is None:
+            warnings.warn(said, stacklevel=3)  # of who called `zerogen.fit`
+        else:
+            progress.say(said)
     device, progress = torch.device(device), progress or Quiet()
     train, heldout = split_heldout(rows, trainer.heldout, seed)
     cuda = [device.index or 0] if device.type == "cuda" else []
