@@ -1,12 +1,13 @@
 """Speed of generation, scoring and training beside other work on the same cores, by how long torch's threads spin.
 
-    python benchmarks/busy.py [--settings default 1000 zerogen] [--repeats 3]
+    python benchmarks/busy.py [--settings 1000 zerogen] [--repeats 3]
 
 A setting is a value of GOMP_SPINCOUNT (how often a waiting thread looks before it sleeps), `default` for torch as it
 is, `zerogen` for what the commands set by themselves. Each setting has a process of its own, which loads the bundled
 models; they take turns, first on an idle machine, then beside one process that never waits, of the same priority and at
 nice 19. The processes start anew for each, since zerogen looks at what else runs when it starts. The best of the
-repeats counts; what is printed are shares of the speed of `default` on the idle machine.
+repeats counts; what is printed are shares of the speed of `default` on the idle machine. Beside other work `default`
+takes part where it is named, which can take half an hour.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def work() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", nargs="+", default=["default", "1000", "zerogen"])
+    parser.add_argument("--settings", nargs="+", default=["1000", "zerogen"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -75,9 +76,9 @@ def main() -> None:
         workers: dict[str, subprocess.Popen[str]] = {}
         try:
             time.sleep(1)
-            for setting in dict.fromkeys(["default", *options.settings]):
+            for setting in dict.fromkeys([*(["default"] if nice is None else []), *options.settings]):
                 workers[setting] = start(setting)
-            (jobs, *_) = [json.loads(answer(worker)) for worker in workers.values()]
+                jobs: list[str] = json.loads(answer(workers[setting]))  # the next one starts when this one waits
             for _ in range(options.repeats):
                 for job in jobs:
                     for setting, worker in workers.items():

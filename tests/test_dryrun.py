@@ -127,6 +127,12 @@ def test_a_busy_machine_is_told(config: Config, monkeypatch: pytest.MonkeyPatch,
     assert ("other work keeps 99.0 of" in said(replace(config, setting=SettingConfig("supervised")))) == told
 
 
+def test_checkpoints_of_training_take_disk_for_a_while(config: Config) -> None:
+    found = Probes(Console(quiet=True)).run(replace(config, setting=SettingConfig("supervised")))
+    assert found.scratch == 8 * found.disk > 0  # two of them, each with the weights four times
+    assert re.search(r"MiB on disk and \d+ more while it trains", said(config))
+
+
 def test_two_prompts_of_each_label_and_what_came_of_them(config: Config) -> None:
     text = said(config)
     for label in ("bad", "good"):

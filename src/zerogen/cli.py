@@ -256,6 +256,8 @@ def explain(error: BaseException, folders: Sequence[Path] = ()) -> str:
             value = re.search(r"[Vv]alue '(.*?)'", text)
             return f"{key}{'=' + value[1] if value else ''}: allowed is {allowed}"
         return f"{key}: {text}{hint}"
+    if isinstance(error, OverrideParseException) and error.override.rstrip("=").isidentifier():
+        return f"{error.override}: is not a valid override; write key=value, without spaces"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not a valid override; quote a value that holds special characters: key='\"text\"'"
     text = str(error).strip().split("\n")[0]
@@ -279,7 +281,10 @@ def _missing_option(error: MissingConfigException, folders: Sequence[Path]) -> s
         if (other := folder / group / f"{name}.yml").is_file():
             return f"{group}={name}: {other} must end in .yaml; rename it to {other.with_suffix('.yaml')}"
     options = error.options or []
-    return f"{group}={name}: is unknown; allowed: {', '.join(options)}{nearest(name, options)}"
+    near = nearest(name, options)
+    if not near and group == "task" and not folders:
+        near = "; for a task file of your own add --config-dir FOLDER, with the file in FOLDER/task"
+    return f"{group}={name}: is unknown; allowed: {', '.join(options)}{near}"
 
 
 def _run(configs: list[Config]) -> None:
@@ -292,7 +297,7 @@ def _run(configs: list[Config]) -> None:
     console = make_console()
     busy = share_cores()  # before anything loads torch
     if busy is not None and not configs[0].dry_run:  # which says so itself
-        console.print(busy, highlight=False, markup=False)
+        console.print(busy, highlight=False, markup=False, soft_wrap=True)
     from zerogen.jobs import expand, run_all
     from zerogen.report.table import results_table
 

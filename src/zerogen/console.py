@@ -94,10 +94,19 @@ def reporting_errors() -> Iterator[None]:
         stop_no_longer()
 
 
+@contextmanager
+def ending_with_the_reader() -> Iterator[None]:
+    """End without an error where the reader of standard output has enough, as `head` does."""
+    try:
+        yield
+    except BrokenPipeError:
+        drop_output()  # else the interpreter tries to write it at its end
+
+
 def replace_unknown_characters() -> None:
     """Let the console show a mark for a character that its encoding does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
 
 

@@ -39,12 +39,13 @@ _MIB = 1 << 20
 class Expected:
     """What a run will take: seconds by stage, tokens, bytes on disk, bytes of memory beside what is in use now.
 
-    unknown: what could not be probed.
+    scratch: bytes on disk while it trains, beside what is there then. unknown: what could not be probed.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: float = 0.0
     disk: float = 0.0
+    scratch: float = 0.0
     memory: float = 0.0
     unknown: list[str] = field(default_factory=list)
 
@@ -272,6 +273,9 @@ class Probes:
         if evaluated:
             expected.seconds["evaluate"] = pace.predict * evaluated * len(sizes)
         expected.disk += pace.weights
+        # Weights, two moments of each, the best epoch, maybe an average: twice, while one checkpoint replaces another.
+        copies = 4 if trainer.ema is None else 5
+        expected.scratch = max(expected.scratch, 2 * copies * pace.weights)
 
     def _supervised(self, run: Run, gold: dict[str, list[Example]], expected: Expected) -> None:
         rows = gold.get("train", [])
@@ -453,7 +457,8 @@ class Probes:
             self.say(f"expected: about {_time(sum(expected.seconds.values()))} ({stages})")
             memory = max(peak_memory_mb(run).values()) + expected.memory / _MIB
             tokens = f"{_about(expected.tokens)} tokens, " if expected.tokens else ""
-            self.say(f"expected: {tokens}{memory:,.0f} MiB of memory, {expected.disk / _MIB:,.1f} MiB on disk")
+            scratch = f" and {expected.scratch / _MIB:,.0f} more while it trains" if expected.scratch else ""
+            self.say(f"expected: {tokens}{memory:,.0f} MiB of memory, {expected.disk / _MIB:,.1f} MiB on disk{scratch}")
         if expected.unknown:
             missing = [what for what in expected.unknown if what != _GENERATION]
             if missing:

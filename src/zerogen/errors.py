@@ -36,8 +36,9 @@ class ChildFailed(Exception):
 
 def nearest(value: object, options: Iterable[object]) -> str:
     """Return ``; did you mean 'x'?`` for the closest of `options`, or nothing when none is close."""
-    found = difflib.get_close_matches(str(value), [str(option) for option in options], n=1, cutoff=0.5)
-    return f"; did you mean '{found[0]}'?" if found else ""
+    names = {str(option).casefold(): str(option) for option in options}
+    found = difflib.get_close_matches(str(value).casefold(), names, n=1, cutoff=0.5)
+    return f"; did you mean '{names[found[0]]}'?" if found else ""
 
 
 def unknown(what: str, value: object, options: Iterable[object], hint: str = "") -> UserError:

@@ -57,9 +57,13 @@ def doubts(task: TaskConfig) -> Iterator[str]:
         for label in task.labels:
             if not task.prompts[label].endswith('"'):
                 yield (
-                    f"task '{task.name}': prompts.{label} does not end in an opening quote: the PLM has no "
-                    "reason to write the closing quote that ends a text"
+                    f"task '{task.name}': prompts.{label} does not end in an opening quote (\"): the PLM has no "
+                    "reason to write the closing quote that ends a text; for another one set parse.stop"
                 )
+    for place, label in enumerate(task.labels):
+        for other in task.labels[:place]:
+            if task.prompts[label] == task.prompts[other]:
+                yield f"task '{task.name}': prompts.{label} and prompts.{other} are the same: so will be their texts"
 
 
 class Generator:

@@ -147,6 +147,8 @@ def _as_written(value: Any, names: dict[str, str]) -> str:
     for key, name in names.items():
         if same(key):
             return f"; write it in quotes and as it stands in the data: labels: {{'{value}': {name}}}"
+    if names.keys() & _MEANT_BY_YAML.keys():
+        return "; write what stands in the data, in quotes: YAML reads an unquoted yes as true"
     return ""
 
 

@@ -22,7 +22,7 @@ from zerogen.config import (
     TrainerConfig,
     check_measures,
 )
-from zerogen.console import ArgumentParser, make_console, reporting_errors
+from zerogen.console import ArgumentParser, ending_with_the_reader, make_console, reporting_errors
 from zerogen.dataset import load_synthetic, single_stage, synthetic_rows, write_jsonl
 from zerogen.errors import UserError, unknown
 from zerogen.files import exclusive, expanded, file_name, write_whole
@@ -368,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", default="outputs", help="of a file: where the evaluator lies; default: outputs")
     parser.add_argument("--gpu", default="auto", help="auto, none or an index; default: auto")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
-    with reporting_errors():
+    with reporting_errors(), ending_with_the_reader():
         options = parser.parse_args(arguments)
         options.place = Path(expanded(options.place, "RUN_OR_FILE"))
         options.output_dir = expanded(options.output_dir, "--output-dir")

@@ -19,7 +19,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from zerogen.console import ArgumentParser, drop_output, reporting_errors
+from zerogen.console import ArgumentParser, ending_with_the_reader, reporting_errors
 from zerogen.errors import UserError, nearest
 from zerogen.files import expanded
 from zerogen.models import tam_folder
@@ -42,7 +42,7 @@ _OTHER_TABLES = (".tsv", ".json", ".xls", ".xlsx", ".ods", ".feather", ".arrow",
 class Item:
     """What is predicted, and what is shown beside.
 
-    given: what the model reads; None for a table's row whose text is blank. text: the one that is shown. row: all
+    given: what the model reads; None for a blank text. text: the one that is shown. row: all
     columns of a table's row, None where there is no table.
     """
 
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = items_of_lines(lines, kind, contexts, lines.where)
         else:
             found = items_of_texts(options.text, kind, contexts)
-        write = Writer(options.format or _format_of(table), kind, sys.stdout)
+        write = Writer(options.format or _format_of(table), kind, sys.stdout, str(table))
         blank = 0
         with shown_progress(sys.stdout, sys.stderr) as advance:
             for block in blocks(found, lambda: lines is not None and lines.must_wait()):
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 blank += sum(item.given is None for item in block)
                 advance(len(block))
         if blank:
-            print(f"zerogen: {table}: rows without a prediction, as their text is blank: {blank:,}", file=sys.stderr)
+            print(f"zerogen: no prediction where the text is blank: {blank:,} of {write.count:,}", file=sys.stderr)
 
 
 def _parser() -> ArgumentParser:
@@ -173,15 +173,6 @@ def keep_characters(file: TextIO) -> None:
     """Let results that go into a file or a pipe be UTF-8, unless the user has set another encoding for Python."""
     if isinstance(file, io.TextIOWrapper) and not file.isatty() and "PYTHONIOENCODING" not in os.environ:
         file.reconfigure(encoding="utf-8")
-
-
-@contextmanager
-def ending_with_the_reader() -> Iterator[None]:
-    """End without an error where the reader of standard output has enough, as `head` does."""
-    try:
-        yield
-    except BrokenPipeError:
-        drop_output()  # else the interpreter tries to write it at its end
 
 
 def opened(path: Path | None) -> tuple[int, str]:
@@ -273,7 +264,12 @@ def items_of_texts(texts: Sequence[str], kind: str, contexts: Sequence[str]) -> 
         name = "question" if kind == "qa" else "text"
         raise UserError(f"--context: this model reads a {name} and a context; give the context")
     for place, text in enumerate(texts):
-        yield Item((text, contexts[place % len(contexts)]) if contexts else text, text)
+        yield _item(text, contexts[place % len(contexts)] if contexts else None)
+
+
+def _item(text: str, context: str | None) -> Item:
+    """Return what is predicted for a text of its own or about a context: nothing where it is blank."""
+    return Item(None if not text.strip() else text if context is None else (text, context), text)
 
 
 def items_of_lines(lines: Iterable[str], kind: str, contexts: Sequence[str], where: str) -> Iterator[Item]:
@@ -283,10 +279,10 @@ def items_of_lines(lines: Iterable[str], kind: str, contexts: Sequence[str], whe
     is not JSON with the two texts.
     """
     if kind == "classification":
-        yield from (Item(line, line) for line in lines)
+        yield from (_item(line, None) for line in lines)
         return
     if contexts:  # every line is a text of its own
-        yield from (Item((line, contexts[0]), line) for line in lines)
+        yield from (_item(line, contexts[0]) for line in lines)
         return
     name = "question" if kind == "qa" else "text"
     for number, row in json_rows(lines, where):
@@ -357,8 +353,8 @@ class Writer:
     a column of such a name itself.
     """
 
-    def __init__(self, style: str, kind: str, file: TextIO) -> None:
-        self.style, self.file = style, file
+    def __init__(self, style: str, kind: str, file: TextIO, where: str) -> None:
+        self.style, self.file, self.where = style, file, where
         self.text = "question" if kind == "qa" else "text"
         self.names = ["answer", "probability", "start"] if kind == "qa" else ["label", "probability"]
         self.columns: list[str] = []  # of the first row
@@ -394,8 +390,8 @@ class Writer:
                 self.names = [f"predicted_{name}" for name in self.names]
         for column in row:
             if column in self.names or (self.style == "csv" and column not in self.columns):
-                hint = "" if column in self.names else ", --format jsonl writes it"
-                raise UserError(f"row {self.count}: column '{column}' is not in the first row{hint}")
+                hint = "rename it, predictions have that name" if column in self.names else "--format jsonl writes it"
+                raise UserError(f"{self.where}: row {self.count}: column '{column}' is not in the first row; {hint}")
         return row | dict(zip(self.names, values, strict=True))
 
 

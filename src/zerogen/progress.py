@@ -139,4 +139,5 @@ class Rich(Quiet):
             failed.append(error)
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        # A line of a log stays one: whoever searches it looks for paths.
+        self.console.print(text, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)

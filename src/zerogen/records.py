@@ -112,8 +112,10 @@ def refuse_surrogates(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        half = text[error.start]
-        raise UserError(f"{where}: holds U+{ord(half):04X}, half of a surrogate pair, which is no character") from None
+        half = ord(text[error.start])
+        if 0xDC80 <= half <= 0xDCFF:  # how Python hands on a byte that it could not decode
+            raise UserError(f"{where}: not UTF-8 text (it holds the byte 0x{half - 0xDC00:02X})") from None
+        raise UserError(f"{where}: holds U+{half:04X}, half of a surrogate pair, which is no character") from None
 
 
 def derive(seed: int, *path: int | str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.console import ArgumentParser, make_console, reporting_errors
+from zerogen.console import ArgumentParser, ending_with_the_reader, make_console, reporting_errors
 from zerogen.errors import UserError
 from zerogen.report.grid import CAPTION, Grid, grid
 
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="also write a page with the trends, linked to reports"
     )
-    with reporting_errors():
+    with reporting_errors(), ending_with_the_reader():
         options = parser.parse_args(arguments)
         if options.html and options.html.is_dir():
             raise UserError(

@@ -131,7 +131,10 @@ def check_task(task: TaskConfig) -> None:
             continue  # the setting that needs them says so
         for label in task.labels:
             if label not in prompts:
-                raise UserError(f"{where}: {field} has none for label '{label}'{nearest(label, prompts)}")
+                hint = nearest(label, prompts)
+                if label in ("True", "False"):
+                    hint = "; quote labels such as 'yes' in the file: YAML reads an unquoted yes as true"
+                raise UserError(f"{where}: {field} has none for label '{label}'{hint}")
         for label, prompt in prompts.items():
             if label not in task.labels:
                 raise unknown(f"{where}: {field}", label, task.labels)

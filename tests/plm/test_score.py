@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.models import has_bfloat16
@@ -144,3 +145,29 @@ def test_progress_counts_the_tokens_of_every_block(plm: Plm) -> None:
     done.clear()
     list(plm.logprob(texts, progress=Counts()))
     assert sum(done) == sum(sizes)
+
+
+def test_rows_are_read_whole_where_positions_depend_on_their_length() -> None:
+    """Positions of a model that was extended for long texts (Phi-3's way): blocks would have those of short rows."""
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 16}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        rope_parameters=rope,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = LlamaForCausalLM(config).eval()
+    plm = Plm(model, byte_tokenizer())
+    assert (plm.cached, plm.network.window) == (True, 16)
+    text = "a film about a family and its dog " * 3
+    ids = plm.encode(text)
+    assert len(ids) > 40
+    logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None])
+    ((_, score),) = plm.logprob([text], batch_tokens=16, total=True)
+    assert score == pytest.approx(logp.sum().item(), abs=1e-3)

@@ -109,7 +109,14 @@ class Network:
 
     @property
     def window(self) -> int:
-        """The longest row over which its attention is a full one: within its window a sliding or local one is."""
+        """The longest row that may be read piece by piece, by a full attention.
+
+        Within its window a sliding or local one is full; rotary positions that depend on a row's length begin to do so
+        where the model was extended.
+        """
         names = ("sliding_window", "window_size", "attention_chunk_size")
         sizes = [getattr(self.config, name, None) for name in names]
+        rope = getattr(self.config, "rope_parameters", None) or {}
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            sizes.append(rope.get("original_max_position_embeddings"))
         return min([size for size in sizes if isinstance(size, int) and size > 0], default=1 << 30)

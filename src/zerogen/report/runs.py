@@ -81,15 +81,18 @@ def read_run(folder: Path) -> Finished:
     result, config = folder / "result.json", folder / "config.yaml"
     if not result.is_file() or not config.is_file():
         raise UserError(f"{folder}: holds no finished run (result.json and config.yaml)")
+    read = result
     try:
-        found = _BEFORE | json.loads(result.read_text(encoding="utf-8")) | {"folder": str(folder)}
+        written = json.loads(result.read_text(encoding="utf-8"))
+        read = config
         keys = yaml.safe_load(config.read_text(encoding="utf-8"))
-        tokens = found.get("tokens")
-        if isinstance(tokens, int):  # as earlier versions wrote it
-            found["tokens"] = {"generate": tokens}
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: result.json or config.yaml cannot be read: {error}".splitlines()[0]) from error
-    checked(found, str(result))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{read}: cannot be read ({reason}); delete the folder to run again") from error
+    found = _BEFORE | checked(written, str(result)) | {"folder": str(folder)}
+    tokens = found.get("tokens")
+    if isinstance(tokens, int):  # as earlier versions wrote it
+        found["tokens"] = {"generate": tokens}
     if found["setting"] not in _UNREAD:
         raise unknown(f"{folder}: result.json: setting", found["setting"], _UNREAD)
     if not isinstance(keys, dict) or not isinstance(keys.get("task"), dict):
