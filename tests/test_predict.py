@@ -235,7 +235,7 @@ def test_a_table_keeps_its_columns(
     assert list(found[0]) == ["id", "text", "label", "predicted_label", "predicted_probability"]
     assert [row["predicted_label"] for row in found[:2]] == ["bad", "good"]
     (line,) = shown.err.splitlines()
-    assert line == f"zerogen: {tmp_path / f'x{ending}'}: rows without a prediction, as their text is blank: 1"
+    assert line == "zerogen: no prediction where the text is blank: 1 of 3"
 
 
 def test_the_columns_of_a_table_can_be_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,7 +279,7 @@ def test_rows_with_other_columns_than_the_first_go_into_json_only() -> None:
     file = io.StringIO()
     Writer("jsonl", "classification", file)(found)
     assert json.loads(file.getvalue().splitlines()[1]) == {"text": "x", "more": 1, "label": "bad", "probability": 1.0}
-    with pytest.raises(UserError, match="row 2: column 'more' is not in the first row, --format jsonl writes it"):
+    with pytest.raises(UserError, match="row 2: column 'more' is not in the first row; --format jsonl writes it"):
         Writer("csv", "classification", io.StringIO())(found)
     file = io.StringIO()
     Writer("csv", "classification", file)(found[::-1])
@@ -289,8 +289,10 @@ def test_rows_with_other_columns_than_the_first_go_into_json_only() -> None:
 def test_halves_of_a_character_are_refused_by_their_place(
     folder: Path, paired: Path, capsys: pytest.CaptureFixture[str], feed: Callable[[bytes], None]
 ) -> None:
-    assert "TEXT 2: holds U+DCFF" in refused([str(folder), "x", "caf\udcff"], capsys)
-    assert "--context 1: holds U+DCFF" in refused([str(paired), "x", "--context", "\udcff"], capsys)
+    assert "TEXT 2: not UTF-8 text (it holds the byte 0xFF)" in refused([str(folder), "x", "caf\udcff"], capsys)
+    assert "--context 1: not UTF-8 text (it holds the byte 0xFF)" in refused(
+        [str(paired), "x", "--context", "\udcff"], capsys
+    )
     feed(b'{"text": "x", "question": "x", "context": "\\ud800"}')
     assert "standard input:1: 'context': holds U+D800" in refused([str(paired)], capsys)
 
@@ -413,3 +415,13 @@ def test_a_table_of_pairs(paired: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_model_of_single_texts_takes_no_context(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused([str(folder), "a text", "--context", "x"], capsys)
     assert "--context: this model reads a single text" in message
+
+
+def test_blank_lines_get_no_prediction(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.txt").write_text("a dull film\n\n a good film\n  \n")
+    predict.main([str(folder), "--file", str(tmp_path / "t.txt")])
+    shown = capsys.readouterr()
+    found = [line.split("\t") for line in shown.out.splitlines()]
+    assert [label for label, _, _ in found] == ["bad", "", "good", ""]
+    assert [probability == "" for _, probability, _ in found] == [False, True, False, True]
+    assert shown.err == "zerogen: no prediction where the text is blank: 2 of 4\n"

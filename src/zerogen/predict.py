@@ -353,7 +353,7 @@ class Writer:
     a column of such a name itself.
     """
 
-    def __init__(self, style: str, kind: str, file: TextIO, where: str) -> None:
+    def __init__(self, style: str, kind: str, file: TextIO, where: str = "") -> None:
         self.style, self.file, self.where = style, file, where
         self.text = "question" if kind == "qa" else "text"
         self.names = ["answer", "probability", "start"] if kind == "qa" else ["label", "probability"]
