@@ -37,15 +37,16 @@ class TrustedFiles(FileConfigSource):
             raise ConfigLoadError(f"Config not found : {path}")
         found = read_yaml(path)
         header = self._get_header_dict(path.read_text(encoding="utf-8-sig")[:512])
+        package = str(header.get("package") or "")
         if found is None:
             found = {}
         if not isinstance(found, dict):
             raise UserError(f"{path}: allowed are keys and values, found {type(found).__name__}")
-        self.check(path, config_path, str(header.get("package") or ""), found)
+        self.check(path, config_path, package, found)
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
-            config=OmegaConf.create(_literal_task(config_path, str(header.get("package") or ""), found)),
+            config=OmegaConf.create(_literal_task(config_path, package, found)),
             header=header,
         )
 

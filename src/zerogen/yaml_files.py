@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,25 +60,26 @@ def typed(value: Any, schema: type[T], where: str) -> T:
 
 def literal(value: Any) -> Any:
     """Return a value whose texts OmegaConf gives back as they are: a `${price}` in them is no interpolation."""
-    if isinstance(value, dict):
-        return {key: literal(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [literal(item) for item in value]
-    if isinstance(value, str):
-        # Of backslashes before ${ each pair is one, and a single one takes away its meaning.
-        return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + "\\${", value)
-    return value
+    # Of backslashes before ${ each pair is one, and a single one takes away its meaning.
+    return _with_texts(value, lambda text: re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + "\\${", text))
 
 
 def as_text(value: Any) -> Any:
     """Return what `literal` made a value of; an interpolation that it did not see becomes text, too."""
+
+    def halved(match: re.Match[str]) -> str:
+        return match[1][: len(match[1]) // 2] + "${"
+
+    return _with_texts(value, lambda text: re.sub(r"(\\*)\\\$\{", halved, text))
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a value with every text in nested dictionaries and lists changed, but not the keys."""
     if isinstance(value, dict):
-        return {key: as_text(item) for key, item in value.items()}
+        return {key: _with_texts(item, change) for key, item in value.items()}
     if isinstance(value, list):
-        return [as_text(item) for item in value]
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\\\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", value)
-    return value
+        return [_with_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def texts_of(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
