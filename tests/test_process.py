@@ -1,5 +1,6 @@
 """Signals stop a process wherever they arrive, and the console shows what it can."""
 
+import os
 import re
 import subprocess
 import sys
@@ -134,3 +135,23 @@ with reporting_errors():
         [sys.executable, "-c", program], capture_output=True, timeout=20, env={"PYTHONIOENCODING": "cp1252"}
     )
     assert (done.returncode, done.stdout) == (0, "price ? caf\u00e9\n".encode("cp1252"))
+
+
+SPINS = """
+import os
+from zerogen.process import share_cores, starting_crowds
+share_cores()
+before = os.environ.get("GOMP_SPINCOUNT")
+with starting_crowds():
+    during = os.environ.get("GOMP_SPINCOUNT")
+assert os.environ.get("GOMP_SPINCOUNT") == before
+print(during)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads wait in GNU's way on Linux only")
+@pytest.mark.parametrize(("environment", "during"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_processes_that_crowd_each_other_wait_briefly(environment: dict[str, str], during: str) -> None:
+    others = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", SPINS], env=others | environment, capture_output=True, text=True)
+    assert done.stdout.strip() == during, done.stderr

@@ -313,7 +313,7 @@ class Config:
     gpu: Any = "auto"
     """auto, none, the index of a GPU or a list of indices: each writes texts, the first one trains"""
     processes: int = 1
-    """processes that write texts side by side on a CPU, each with the whole PLM and its share of the cores"""
+    """processes that write texts side by side on a CPU, each with the whole PLM"""
     data_dir: str | None = None
     """read gold data from DATA_DIR/<task>/{train,validation,test}.{jsonl,csv,parquet} instead of the task's source"""
     contexts: str | None = None

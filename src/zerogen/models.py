@@ -148,6 +148,14 @@ def has_bfloat16(device: Any) -> bool:
     return bool(mkldnn and mkldnn())
 
 
+def has_amx(device: Any) -> bool:
+    """Say whether a torch device is a CPU with matrix tiles (Intel AMX)."""
+    import torch
+
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and bool(supported and supported())
+
+
 def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any) -> tuple[Any, Any]:
     """Load (model, tokenizer) with one of transformers' Auto classes; weights that are not there begin at random.
 

@@ -9,6 +9,8 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -110,6 +112,23 @@ def share_cores() -> str | None:
     if not crowded:
         return None
     return f"other work keeps {busy:.1f} of {len(usable)} cores busy: threads here sleep sooner ({_SPINS}={_chosen})"
+
+
+@contextmanager
+def starting_crowds() -> Iterator[None]:
+    """Let processes started meanwhile, which have more threads than there are cores, wait as beside other work."""
+    decided = os.environ.get(_SPINS)
+    if "OMP_WAIT_POLICY" in os.environ or decided != _chosen:
+        yield
+        return
+    os.environ[_SPINS] = _AMONG_OTHERS
+    try:
+        yield
+    finally:
+        if decided is None:
+            del os.environ[_SPINS]
+        else:
+            os.environ[_SPINS] = decided
 
 
 def _take_short_turns() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ from zerogen.contexts import Contexts
 from zerogen.errors import ChildFailed
 from zerogen.generator import Generator
 from zerogen.lightning import quiet_lightning
+from zerogen.models import has_bfloat16
 from zerogen.plm.model import Plm, load_plm
-from zerogen.plm.module import GeneratorModule, Inbox, Workers
+from zerogen.plm.module import GeneratorModule, Inbox, Workers, _threads_each
 from zerogen.plm.network import Network
+from zerogen.plm.pack import _product, _reorder
 from zerogen.plm.work import Work, Written
 from zerogen.pool import Journal
 from zerogen.records import Example, Request, Stop
@@ -68,6 +71,22 @@ def test_two_processes_write_what_one_writes(config: PlmConfig, tmp_path: Path) 
     assert sum(advanced) == 30
     assert all(process.exitcode == 0 for process in processes)
     assert not (tmp_path / "works").exists()
+
+
+@pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor does not compute in bfloat16")
+def test_products_are_the_same_in_each_of_several_processes(config: PlmConfig) -> None:
+    alone = torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    products = []
+    for size_out, size_in, rows in ((576, 1536, 300), (576, 1536, 64), (960, 576, 512), (1536, 576, 1024)):
+        weight, x = (torch.randn(size, size_in, generator=generator).bfloat16() for size in (size_out, rows))
+        packed = _reorder(weight)
+        products.append((partial(_product, x, packed, None), _product(x, packed, None)))
+    try:
+        torch.set_num_threads(_threads_each(replace(config, dtype="bfloat16"), [CPU] * alone))
+        assert all(torch.equal(product(), expected) for product, expected in products)
+    finally:
+        torch.set_num_threads(alone)
 
 
 def test_finished_works_outlive_their_process(config: PlmConfig, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -28,9 +29,10 @@ from zerogen.console import reporting_errors
 from zerogen.errors import ChildFailed
 from zerogen.files import write_whole
 from zerogen.lightning import quiet_lightning
-from zerogen.models import load_codec, resolve
-from zerogen.plm.model import Plm, load_plm
+from zerogen.models import has_amx, load_codec, resolve
+from zerogen.plm.model import Plm, load_plm, precision
 from zerogen.plm.work import Codec, Work, Written, longest_row
+from zerogen.process import starting_crowds
 from zerogen.records import Continuation, Request, Stop
 
 _POLL = 0.05  # seconds between two looks at the folder
@@ -178,16 +180,18 @@ class Workers(Codec):
                 shutil.rmtree(left, ignore_errors=True)
         self.todo.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
-        threads = max(1, torch.get_num_threads() // len(self.devices))
+        threads = _threads_each(self.config, self.devices)
         # Ctrl-C reaches every process, from its first moment on; this one ends the others.
         main = threading.current_thread() is threading.main_thread()
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+        crowded = threads * len(self.devices) > torch.get_num_threads()
         try:
-            for device in self.devices:
-                arguments = (self.config, device, self.todo, self.folder, threads, os.getpid())
-                process = context.Process(target=_serve, args=arguments, daemon=True)
-                process.start()
-                self.processes.append(process)
+            with starting_crowds() if crowded else nullcontext():
+                for device in self.devices:
+                    arguments = (self.config, device, self.todo, self.folder, threads, os.getpid())
+                    process = context.Process(target=_serve, args=arguments, daemon=True)
+                    process.start()
+                    self.processes.append(process)
         finally:
             if main:
                 signal.signal(signal.SIGINT, handler)
@@ -196,6 +200,18 @@ class Workers(Codec):
         for process in self.processes:
             if process.exitcode is not None:
                 raise ChildFailed(process.exitcode, "a process that writes texts")
+
+
+def _threads_each(config: PlmConfig, devices: Sequence[torch.device]) -> int:
+    """Return how many threads each of several processes has: its share, or all where the rows depend on the number.
+
+    oneDNN splits the sums of a bfloat16 product over AMX tiles by the number of threads; every other product is the
+    same for any number.
+    """
+    threads = torch.get_num_threads()
+    if precision(config.dtype, devices[0]) == torch.bfloat16 and has_amx(devices[0]):
+        return threads
+    return max(1, threads // len(devices))
 
 
 def _alive(process: int) -> bool:
