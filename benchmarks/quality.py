@@ -32,7 +32,7 @@ from zerogen.answers import rule_spans
 from zerogen.config import TaskConfig
 from zerogen.metrics import evaluate, numbers
 from zerogen.records import Answer, Prediction, Span
-from zerogen.settings.run import POOL_FORMAT, RUN_FORMAT
+from zerogen.runs.identity import POOL_FORMAT, RUN_FORMAT
 from zerogen.task import override
 
 NOWHERE = Answer("", -1)

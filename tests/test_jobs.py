@@ -9,7 +9,7 @@ from zerogen.console import reporting_errors
 from zerogen.errors import UserError
 from zerogen.jobs import _in_process, expand
 from zerogen.process import devices_of
-from zerogen.settings.zerogen import points
+from zerogen.runs.zerogen import points
 
 
 def test_seeds_become_runs_of_their_own() -> None:

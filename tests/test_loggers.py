@@ -160,7 +160,7 @@ def test_a_run_that_fails_is_finished_with_its_exit_code(
     def fail(run: Any) -> None:
         raise error
 
-    monkeypatch.setattr("zerogen.settings.zerogen.zerogen", fail)
+    monkeypatch.setattr("zerogen.runs.zerogen.zerogen", fail)
     with pytest.raises(type(error)):
         run(replace(config, logger=LoggerConfig("wandb")))
     (found,) = recorded(Path(config.output_dir))

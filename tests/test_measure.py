@@ -32,7 +32,7 @@ from zerogen.plm.confidence import label_confidence
 from zerogen.progress import Quiet
 from zerogen.records import Example
 from zerogen.report.runs import MEASURED_ROWS, MEASURES, read_measures
-from zerogen.settings.run import Run
+from zerogen.runs.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_an_evaluator_tells_right_labels_from_wrong_ones(config: Config, tmp_pat
 
 def test_an_evaluator_is_trained_once(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measured(config, folder_of(config, tmp_path / "one", toy_rows(40)))
-    monkeypatch.setattr("zerogen.settings.supervised.supervised", None)  # whoever trains again fails
+    monkeypatch.setattr("zerogen.runs.supervised.supervised", None)  # whoever trains again fails
     other = replace(config, seed=7, eval_limit=20, limit=10)
     assert evaluator_run(Run(other, [torch.device("cpu")])).folder() == Path(first["correctness"]["folder"])
     second = measured(other, folder_of(other, tmp_path / "two", toy_rows(30)))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from zerogen.plm.model import Plm
     from zerogen.pool import Chunk
-    from zerogen.settings.run import Run
+    from zerogen.runs.run import Run
     from zerogen.tam.tam import Tam
 
 PROBE = 32  # requests, or rows
@@ -132,7 +132,7 @@ class Probes:
         from zerogen.loggers import require_logger
         from zerogen.process import devices_of, require_writable
         from zerogen.report.results import asked_for, finished
-        from zerogen.settings.run import Run
+        from zerogen.runs.run import Run
 
         require_writable(Path(config.output_dir))
         require_logger(config)
@@ -311,7 +311,7 @@ class Probes:
         from zerogen.dataset import load_synthetic
         from zerogen.measure import require_measures
         from zerogen.metrics.diversity import tokenizer
-        from zerogen.settings.zerogen import points
+        from zerogen.runs.zerogen import points
 
         config, task = run.config, run.config.task
         try:
@@ -344,7 +344,7 @@ class Probes:
         from zerogen.generator import doubts
         from zerogen.metrics.correctness import share
         from zerogen.pool import Journal, quotas
-        from zerogen.settings.zerogen import first_outputs
+        from zerogen.runs.zerogen import first_outputs
         from zerogen.template import render
 
         config, task = run.config, run.config.task

@@ -18,7 +18,7 @@ from zerogen.process import Stopped, devices_of, require_writable, share_cores, 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zerogen.settings.run import Run
+    from zerogen.runs.run import Run
 
 
 def expand(config: Config) -> list[Config]:
@@ -34,7 +34,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     """Run one setting on one task with one seed, write its files and return its result."""
     from zerogen.files import exclusive
     from zerogen.progress import Rich
-    from zerogen.settings.run import Run
+    from zerogen.runs.run import Run
 
     require_writable(Path(config.output_dir))
     run = Run(config, devices_of(config.gpu, config.processes), Rich(console))
@@ -56,7 +56,7 @@ def _run_alone(run: Run, console: Console) -> dict[str, Any]:
         write_run,
         write_trend,
     )
-    from zerogen.settings.run import Outcome
+    from zerogen.runs.run import Outcome
 
     config = run.config
     earlier = finished(run)
@@ -116,14 +116,14 @@ def _measure(run: Run) -> dict[str, Any] | None:
 
 def _setting(name: str) -> Any:
     if name == "supervised":
-        from zerogen.settings.supervised import supervised
+        from zerogen.runs.supervised import supervised
 
         return supervised
     if name == "prompting":
-        from zerogen.settings.prompting import prompting
+        from zerogen.runs.prompting import prompting
 
         return prompting
-    from zerogen.settings.zerogen import zerogen
+    from zerogen.runs.zerogen import zerogen
 
     return zerogen
 

@@ -29,8 +29,9 @@ from zerogen.files import exclusive, expanded, file_name, write_whole
 from zerogen.gold import stratified_order
 from zerogen.progress import Quiet, Rich
 from zerogen.records import Example
-from zerogen.report.runs import MEASURED_ROWS, MEASURES, MEASURES_FORMAT, read_lines, read_measures
-from zerogen.settings.run import Run, digest
+from zerogen.report.runs import MEASURED_ROWS, MEASURES, read_lines, read_measures
+from zerogen.runs.identity import MEASURES_FORMAT, digest
+from zerogen.runs.run import Run
 from zerogen.task import bundled_option, conf_dir, load_task, override
 from zerogen.yaml_files import read_yaml, typed
 
@@ -57,7 +58,13 @@ def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
     earlier, known = _earlier(run, folder, rows)
     if earlier is not None:
         before = earlier["asked_for"]
-        same = [part for part in _PARTS if asked[part] == before[part] or asked[part] is None]
+        # A key that is newer than the file had its default.
+        defaults = {name: asdict(getattr(Config(), name)) for name in _PARTS}
+        same = [
+            part
+            for part in _PARTS
+            if asked[part] is None or (before[part] is not None and asked[part] == defaults[part] | before[part])
+        ]
         if len(same) == len(_PARTS):
             return earlier
         kept = {part: earlier[part] for part in same}
@@ -222,7 +229,7 @@ def _require_weights(what: str, group: str, name: str, *others: str) -> None:
 def require_measures(run: Run) -> None:
     """Find out that rows cannot be measured as asked before hours of generation. Raises `UserError`."""
     from zerogen.metrics.diversity import tokenizer
-    from zerogen.settings.supervised import gold_training_rows
+    from zerogen.runs.supervised import gold_training_rows
 
     tokenizer(run.config.diversity.tokenizer)
     if run.config.correctness.evaluator:
@@ -236,7 +243,7 @@ def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
     from zerogen.loggers import Csv
     from zerogen.report import present
     from zerogen.report.results import finished, write_run
-    from zerogen.settings.supervised import supervised
+    from zerogen.runs.supervised import supervised
     from zerogen.tam.tam import load_tam
 
     other = evaluator_run(run)

@@ -37,7 +37,7 @@ from zerogen.report.__main__ import main
 from zerogen.report.page import command, embedded, rejects, sample, trend, write_report
 from zerogen.report.results import read_trend
 from zerogen.report.runs import read_run
-from zerogen.settings.run import digest
+from zerogen.runs.identity import digest
 from zerogen.task import check_task
 
 SIGNS = {"\u0000": "\u2400", "\u0007": "\u2407", "\u202e": "[U+202E]", "\u202c": "[U+202C]"}

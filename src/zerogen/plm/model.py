@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zerogen.config import DebiasConfig, DecodingConfig, PlmConfig
-from zerogen.models import fingerprint, has_bfloat16, load_pretrained, resolve
+from zerogen.models import has_bfloat16, load_pretrained, resolve
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, Slots, decode
 from zerogen.plm.draws import fold
@@ -308,11 +308,6 @@ def load_plm(config: PlmConfig, device: torch.device) -> Plm:
         pack_linears(model)
         return_freed_memory()
     return Plm(model, tokenizer, config.name)
-
-
-def identity(config: PlmConfig) -> str:
-    """Identify the weights of a PLM, for hashes: what changes them changes this."""
-    return fingerprint(resolve(config.model, config.revision, "plm.model"))
 
 
 def precision(name: str, device: torch.device) -> torch.dtype:

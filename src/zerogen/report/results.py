@@ -26,7 +26,8 @@ from zerogen.files import put_aside, write_whole
 from zerogen.metrics import MAIN, numbers
 from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, Span
-from zerogen.settings.run import Outcome, Run, short_hash
+from zerogen.runs.identity import short_hash
+from zerogen.runs.run import Outcome, Run
 
 COLUMNS = (
     "setting",

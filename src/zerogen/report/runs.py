@@ -16,7 +16,7 @@ from zerogen.errors import UserError, unknown
 from zerogen.metrics import numbers
 from zerogen.report.plots import Curve
 from zerogen.report.results import checked, read_trend
-from zerogen.settings.run import digest
+from zerogen.runs.identity import digest
 
 # What does not change the figures of a run, or is its seed.
 _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
@@ -36,7 +36,6 @@ _BEFORE = {"pool": None, "command": None, "cut": 0, "evaluator": False, "heldout
 
 MEASURES, MEASURED_ROWS = "measures.json", "measured-rows.jsonl"
 _NO_NUMBER = object()
-MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other measures
 
 
 @dataclass(frozen=True)

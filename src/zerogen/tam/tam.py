@@ -13,10 +13,8 @@ import torch
 from zerogen.errors import UserError
 from zerogen.files import expanded, writing
 from zerogen.models import (
-    fingerprint,
     has_bfloat16,
     quiet_loading,
-    resolve,
     tam_folder,
     why_not_loaded,
 )
@@ -26,7 +24,7 @@ from zerogen.tam.data import by_length, collate, encode, reads_types
 from zerogen.tam.reader import Window, best_spans, collate_windows, pick, span_logits, windows_of
 
 if TYPE_CHECKING:
-    from zerogen.config import TamConfig
+    pass
 
 Input = str | tuple[str, str]  # a text, or a text and its context
 
@@ -208,11 +206,6 @@ def _refuse_missing(report: dict[str, Any]) -> None:
     """Raise ValueError where transformers' report of loading names weights that were not there."""
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
-
-
-def identity(config: TamConfig) -> str:
-    """Identify what training starts from, for hashes."""
-    return "" if config.model is None else fingerprint(resolve(config.model, config.revision, "tam.model"))
 
 
 def inputs_of(kind: str, rows: Sequence[Example]) -> list[Input]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from zerogen.errors import UserError
 from zerogen.gold import source_of, stratified
 from zerogen.records import Example
-from zerogen.settings.run import Outcome, Run, describe
+from zerogen.runs.run import Outcome, Run, describe
 
 
 def supervised(run: Run) -> Outcome:

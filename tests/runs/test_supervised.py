@@ -4,7 +4,7 @@ import pytest
 
 from tests.conftest import toy_rows
 from zerogen.errors import UserError
-from zerogen.settings.supervised import shared_texts
+from zerogen.runs.supervised import shared_texts
 
 
 @pytest.mark.parametrize(("train", "evaluated"), [((0, 8), (0, 8)), ((0, 8), (2, 5)), ((2, 5), (0, 8))])

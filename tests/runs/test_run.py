@@ -13,7 +13,7 @@ from zerogen.errors import UserError
 from zerogen.progress import Quiet
 from zerogen.records import Prediction, Span
 from zerogen.report.results import add_line, asked_for, finished
-from zerogen.settings.run import Outcome, Run, describe
+from zerogen.runs.run import Outcome, Run, describe
 
 CPU = [torch.device("cpu")]
 Change = Callable[[Config, Path], None]

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.answers import provenance
-from zerogen.config import Config, GoldConfig
+from zerogen.config import Config
 from zerogen.errors import UserError
 from zerogen.gold import read_gold, source_of, stratified
 from zerogen.loggers import Log
 from zerogen.metrics import MAIN, evaluate, numbers
-from zerogen.models import fingerprint, resolve, tam_folder
 from zerogen.progress import Quiet
 from zerogen.records import Example, Prediction, Span, derive
+from zerogen.runs.identity import describe_weights, pool_key, run_key, short_hash
+from zerogen.runs.migration import former_pool_key, former_run_key
 
 if TYPE_CHECKING:
     import torch
@@ -30,11 +28,6 @@ if TYPE_CHECKING:
     from zerogen.plm.work import Writer
     from zerogen.pool import Chunk
     from zerogen.tam.tam import Tam
-
-# Raise it when the same configuration and seed give other rows. (How words are counted in scripts without spaces has
-# changed under 6: pools of such texts hold rows of before and after, rather than be lost.)
-POOL_FORMAT = 6
-RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
 
 
 @dataclass
@@ -223,12 +216,19 @@ class Run:
 
     def pool_folder(self) -> Path:
         """Return the folder of the generated rows: its hash covers all that shapes them, and not `n`."""
-        return self.task_folder / f"pool_{self.config.plm.name}_{short_hash(self._pool_key())}"
+        key, former = (of(self.config, self.device) for of in (pool_key, former_pool_key))
+        return self._folder(f"pool_{self.config.plm.name}", key, former)
 
     def folder(self) -> Path:
         """Return the run folder: its hash covers data and training settings, and not `n` or `log_every`."""
-        plm, tam = self.names()
-        return self.task_folder / f"{self.config.setting.name}_{plm}_{tam}_{short_hash(self._key())}"
+        key, former = (of(self.config, self.device) for of in (run_key, former_run_key))
+        return self._folder("_".join([self.config.setting.name, *self.names()]), key, former)
+
+    def _folder(self, name: str, key: Any, former: Any) -> Path:
+        """Return the folder of that name and key; one that is there under its name of before goes on being used."""
+        folder = self.task_folder / f"{name}_{short_hash(key)}"
+        before = self.task_folder / f"{name}_{short_hash(former)}"
+        return before if former is not None and before.is_dir() and not folder.is_dir() else folder
 
     def names(self) -> tuple[str, str]:
         """Return the names of the PLM and the TAM that the setting uses, `none` for one that it does not."""
@@ -236,110 +236,6 @@ class Run:
         uses_plm = setting == "prompting" or (setting == "zerogen" and not config.dataset and not config.tam.checkpoint)
         uses_tam = setting != "prompting" and (config.train or bool(config.tam.checkpoint))
         return (config.plm.name if uses_plm else "none"), (config.tam.name if uses_tam else "none")
-
-    def _plm_key(self) -> dict[str, Any]:
-        from zerogen.plm.model import identity, precision
-
-        dtype = precision(self.config.plm.dtype, self.device)
-        return {"weights": identity(self.config.plm), "dtype": str(dtype), "device": self.device.type}
-
-    def _pool_key(self) -> dict[str, Any]:
-        task, config = self.config.task, self.config
-        return {
-            "format": POOL_FORMAT,
-            "task": [task.name, task.labels, task.prompts, task.max_new_tokens],
-            "kind": [task.kind, task.min_words],
-            "context": self._given_key(),
-            "parse": asdict(task.parse),
-            "debias": asdict(task.debias),
-            "plm": self._plm_key(),
-            "decoding": asdict(config.decoding),
-            "filter": asdict(config.filter),
-            "seed": config.seed,
-        }
-
-    def _given_key(self) -> Any:
-        """Identify contexts and answers: by what is read of files and gold data, not by where it lies."""
-        task = self.config.task
-        context = task.context
-        if context is None:
-            return None
-        key = asdict(context)
-        if context.source == "plm":
-            return key
-        answers = provenance(task.answers) if task.kind == "qa" else None
-        gold = source_of(task)
-        if context.source != "gold":
-            key["source"] = [
-                digest(context.source),
-                gold.context if gold else None,
-                *(_separator(gold) if gold else ()),
-            ]
-        key["answers"] = answers
-        if gold is not None and "gold" in (context.source, answers):
-            split = gold.splits.get("train", "train")
-            key["gold"] = {
-                "from": [gold.hub, digest(gold.folder or ""), gold.package, digest(gold.files.get(split, "")), split],
-                "read": [
-                    gold.text,
-                    gold.context,
-                    gold.answers,
-                    gold.where,
-                    gold.cleaning,
-                    gold.holdout and asdict(gold.holdout),
-                    *_separator(gold),
-                ],
-            }
-        return key
-
-    def _gold_key(self) -> Any:
-        source = source_of(self.config.task)
-        if source is None:
-            return None
-        files = {split: digest(path) for split, path in source.files.items()}
-        key = asdict(source) | {"files": files, "folder": digest(source.folder or "")}
-        if not _separator(source):
-            del key["separator"]
-        return key
-
-    def _key(self) -> dict[str, Any]:
-        config = self.config
-        task = config.task
-        key: dict[str, Any] = {
-            "format": RUN_FORMAT,
-            "gold": self._gold_key(),
-            "task": [task.kind, task.order, task.answer_tokens],
-            "eval": [config.eval_limit, "of every seed" if config.eval_limit else None, config.task.labels],
-            "device": self.device.type,
-        }
-        if config.setting.name == "prompting":
-            return key | {"plm": self._plm_key(), "scoring": task.scoring, "setting": asdict(config.setting)}
-        if config.tam.checkpoint:
-            return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}
-        if config.train:
-            from zerogen.tam.tam import half_precision, identity
-            from zerogen.tam.vectors import word_list
-
-            vectors = Path(config.tam.vectors or "")
-            if vectors.suffix == ".npy":
-                key["words"] = digest(str(word_list(vectors) or ""))
-            key |= {"weights": identity(config.tam), "tam": asdict(config.tam), "trainer": asdict(config.trainer)}
-            key |= {"half": half_precision(config.tam.dtype, self.device), "vectors": digest(config.tam.vectors or "")}
-        key |= {"seed": config.seed, "max_length": config.task.max_length}
-        if config.setting.name == "supervised":
-            return key | {"limit": config.limit}
-        if config.dataset:
-            return key | {
-                "dataset": digest(config.dataset),
-                "labels": {str(k): v for k, v in config.dataset_labels.items()},
-                "limit": config.limit,
-            }
-        return key | {"pool": self._pool_key()}
-
-
-def _separator(gold: GoldConfig) -> list[str]:
-    """Return the separator of CSV files where it is another than hashes have always meant."""
-    return [] if gold.separator == "," else [gold.separator]
 
 
 def describe(outcome: Outcome, evaluator: bool = False) -> str:
@@ -358,14 +254,6 @@ def describe(outcome: Outcome, evaluator: bool = False) -> str:
     return said
 
 
-def describe_weights(model: str | None, revision: str | None, what: str) -> str | None:
-    """Name weights and which version of them: a revision of the Hub, or the fingerprint of local files."""
-    if model is None:
-        return None
-    source = resolve(model, revision, what)
-    return f"{model}@{fingerprint(source)}" if source.local else fingerprint(source)
-
-
 def used_chunks(chunks: Sequence[Chunk], rows: Sequence[Example]) -> list[Chunk]:
     """Return the chunks up to the last one that holds any of `rows`."""
     wanted = {row.uid for row in rows}
@@ -380,26 +268,3 @@ def count_rejects(chunks: Sequence[Chunk]) -> dict[str, int]:
         for reasons in chunk.rejects.values():
             counts.update(reasons)
     return dict(counts.most_common())
-
-
-def short_hash(value: Any) -> str:
-    """Return eight characters that identify a JSON value."""
-    return hashlib.sha256(json.dumps(_with_text_keys(value), sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _with_text_keys(value: Any) -> Any:
-    """Return a value whose dictionaries have text keys: 0 and "no" cannot be sorted together."""
-    if isinstance(value, dict):
-        return {str(key): _with_text_keys(item) for key, item in value.items()}
-    return [_with_text_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def digest(path: str) -> str:
-    """Identify the content of a file, or of a folder by its files; a missing one is an empty string."""
-    place = Path(path)
-    if path and place.is_dir():
-        return short_hash([[file.name, digest(str(file))] for file in sorted(place.rglob("*")) if file.is_file()])
-    if not place.is_file():
-        return ""
-    with place.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

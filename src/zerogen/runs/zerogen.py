@@ -15,7 +15,7 @@ from zerogen.generator import Generator, doubts, given_contexts
 from zerogen.gold import stratified, stratified_order
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.records import Example
-from zerogen.settings.run import Outcome, Run, count_rejects, describe, used_chunks
+from zerogen.runs.run import Outcome, Run, count_rejects, describe, used_chunks
 
 
 def zerogen(run: Run) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zerogen.plm.prompting import prompt_answers, prompt_labels
-from zerogen.settings.run import Outcome, Run, describe
+from zerogen.runs.run import Outcome, Run, describe
 
 
 def prompting(run: Run) -> Outcome:

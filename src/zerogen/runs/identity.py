@@ -1,0 +1,177 @@
+"""What pools and run folders are named after: hashes of all that shapes their rows, models and figures.
+
+A configuration counts by what differs from the defaults, so that a new key whose default changes nothing renames
+nothing. Files count by their content and weights by their fingerprint, wherever they lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerogen.answers import provenance
+from zerogen.config import Config, GoldConfig, TaskConfig
+from zerogen.gold import source_of
+from zerogen.models import fingerprint, resolve, tam_folder
+
+if TYPE_CHECKING:
+    import torch
+
+POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
+RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
+MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other measures
+
+# What of a task shapes the texts that the PLM writes, beside contexts and answers.
+_WRITING = ("name", "kind", "labels", "prompts", "parse", "debias", "max_new_tokens", "min_words")
+# What of a task shapes what a TAM learns from given rows, and what is reported of it.
+_LEARNING = ("kind", "labels", "order", "answer_tokens")
+# What of a gold source decides which contexts and answers are read from its training split.
+_READING = ("text", "context", "answers", "where", "cleaning", "holdout", "separator")
+
+
+def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
+    """Return all that shapes generated rows, and not `n`."""
+    return {
+        "format": POOL_FORMAT,
+        "task": changes(config.task, _WRITING),
+        "contexts": _contexts_key(config.task),
+        "plm": plm_key(config, device),
+        "decoding": changes(config.decoding),
+        "filter": changes(config.filter),
+        "seed": config.seed,
+    }
+
+
+def run_key(config: Config, device: torch.device) -> dict[str, Any]:
+    """Return all that shapes a run's data, training and figures, and not `n` or `log_every`."""
+    task = config.task
+    key: dict[str, Any] = {
+        "format": RUN_FORMAT,
+        "gold": _gold_key(task),
+        "task": changes(task, _LEARNING),
+        "eval_limit": config.eval_limit,
+        "device": device.type,
+    }
+    if config.setting.name == "prompting":
+        return key | {"plm": plm_key(config, device), "scoring": task.scoring, "setting": changes(config.setting)}
+    if config.tam.checkpoint:
+        return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}
+    if config.train:
+        key |= tam_key(config, device)
+    key |= {"seed": config.seed, "max_length": task.max_length}
+    if config.setting.name == "supervised":
+        return key | {"limit": config.limit}
+    if config.dataset:
+        labels = {str(value): label for value, label in config.dataset_labels.items()}
+        return key | {"dataset": digest(config.dataset), "labels": labels, "limit": config.limit}
+    return key | {"pool": pool_key(config, device)}
+
+
+def plm_key(config: Config, device: torch.device) -> dict[str, Any]:
+    """Identify the PLM, its arithmetic and where it computes."""
+    from zerogen.plm.model import precision
+
+    weights = fingerprint(resolve(config.plm.model, config.plm.revision, "plm.model"))
+    return {"weights": weights, "dtype": str(precision(config.plm.dtype, device)), "device": device.type}
+
+
+def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
+    """Identify what training starts from and how it goes on."""
+    from zerogen.tam.tam import half_precision
+    from zerogen.tam.vectors import word_list
+
+    tam, vectors = config.tam, Path(config.tam.vectors or "")
+    return {
+        "weights": tam.model and fingerprint(resolve(tam.model, tam.revision, "tam.model")),
+        "tam": changes(tam),
+        "trainer": changes(config.trainer),
+        "half": half_precision(tam.dtype, device),
+        "vectors": digest(str(vectors)),
+        "words": digest(str(word_list(vectors) or "")) if vectors.suffix == ".npy" else "",
+    }
+
+
+def describe_weights(model: str | None, revision: str | None, what: str) -> str | None:
+    """Name weights and which version of them: a revision of the Hub, or the fingerprint of local files."""
+    if model is None:
+        return None
+    source = resolve(model, revision, what)
+    return f"{model}@{fingerprint(source)}" if source.local else fingerprint(source)
+
+
+def _contexts_key(task: TaskConfig) -> Any:
+    """Identify contexts and answers by what is read of files and gold data."""
+    context = task.context
+    if context is None:
+        return None
+    key: dict[str, Any] = {"context": changes(context)}
+    if context.source == "plm":
+        return key
+    gold, answers = source_of(task), provenance(task.answers) if task.kind == "qa" else None
+    if answers is not None:
+        key["answers"] = answers
+    if context.source != "gold":
+        key["context"]["source"] = digest(context.source)
+        key["read"] = None if gold is None else changes(gold, ("context", "separator"))
+    if gold is not None and "gold" in (context.source, answers):
+        split = gold.splits.get("train", "train")
+        files = [digest(gold.folder or ""), gold.package, digest(gold.files.get(split, ""))]
+        key["gold"] = {"from": [gold.hub, *files, split], "read": changes(gold, _READING)}
+    return key
+
+
+def _gold_key(task: TaskConfig) -> Any:
+    source: GoldConfig | None = source_of(task)
+    if source is None:
+        return None
+    files = {split: digest(path) for split, path in source.files.items()}
+    return changes(source) | {"files": files, "folder": digest(source.folder or "")}
+
+
+def changes(value: Any, names: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults, by name; those of `names` alone if given."""
+    found = {}
+    for field in fields(value):
+        mine = getattr(value, field.name)
+        if (names is None or field.name in names) and mine != _default(field):
+            found[field.name] = _plain(mine)
+    return found
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return changes(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def short_hash(value: Any) -> str:
+    """Return eight characters that identify a JSON value."""
+    return hashlib.sha256(json.dumps(_with_text_keys(value), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Return a value whose dictionaries have text keys: 0 and "no" cannot be sorted together."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(item) for key, item in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def digest(path: str) -> str:
+    """Identify the content of a file, or of a folder by its files; a missing one is an empty string."""
+    place = Path(path)
+    if path and place.is_dir():
+        return short_hash([[file.name, digest(str(file))] for file in sorted(place.rglob("*")) if file.is_file()])
+    if not place.is_file():
+        return ""
+    with place.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

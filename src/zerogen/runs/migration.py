@@ -1,0 +1,162 @@
+"""Names that version 0.1 gave to pools and run folders, so that those which are there go on being used.
+
+It hashed whole configurations as they were then. What has keys of later versions set has no such name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerogen.answers import provenance
+from zerogen.config import Config, GoldConfig
+from zerogen.gold import source_of
+from zerogen.models import fingerprint, resolve, tam_folder
+from zerogen.runs.identity import changes, digest, plm_key
+
+if TYPE_CHECKING:
+    import torch
+
+_POOL_FORMAT, _RUN_FORMAT = 6, 8
+_FIELDS = {
+    "ParseConfig": "stop must_end fallback",
+    "StopConfig": "text keep",
+    "ContextConfig": "source prompt max_new_tokens per_label",
+    "DebiasConfig": "decay epsilon",
+    "HoldoutConfig": "rows seed",
+    "GoldConfig": "hub files folder package splits evaluate_on separator text context label answers uid labels where "
+    "cleaning holdout",
+    "TamConfig": "name kind model revision dtype checkpoint embedding hidden dropout vectors vocabulary",
+    "TrainerConfig": "optimizer lr weight_decay schedule warmup_ratio batch_size epochs patience gradient_clip ema "
+    "heldout",
+    "DecodingConfig": "top_p top_k temperature batch_size chunk_size",
+    "FilterConfig": "min_words max_words duplicates min_acceptance patience",
+    "SettingConfig": "name scope calibration",
+}
+_TASK = "name kind labels prompts scoring context parse debias max_new_tokens max_length min_words order answers"
+_TASK += " answer_tokens gold gold_source"
+_CONFIG = "task setting plm tam decoding filter trainer diversity correctness confidence logger n log_every seed seeds"
+_CONFIG += " gpu processes data_dir contexts answers dataset dataset_labels limit eval_limit train output_dir dry_run"
+_CONFIG += " command"
+
+
+class _Later(Exception):
+    """A key of a later version is set."""
+
+
+def former_pool_key(config: Config, device: torch.device) -> dict[str, Any] | None:
+    """Return what the name of a pool was the hash of; None where there was no such pool."""
+    try:
+        return _pool_key(config, device)
+    except _Later:
+        return None
+
+
+def former_run_key(config: Config, device: torch.device) -> dict[str, Any] | None:
+    """Return what the name of a run folder was the hash of; None where there was no such run."""
+    try:
+        return _run_key(config, device)
+    except _Later:
+        return None
+
+
+def _refuse_later(value: Any, names: str) -> None:
+    if set(changes(value)) - set(names.split()):
+        raise _Later
+
+
+def _whole(value: Any) -> Any:
+    """Return all fields that a dataclass had, as `asdict` does."""
+    if isinstance(value, (list, tuple)):
+        return [_whole(item) for item in value]
+    if type(value).__name__ not in _FIELDS:
+        return value
+    names = _FIELDS[type(value).__name__]
+    _refuse_later(value, names)
+    return {field.name: _whole(getattr(value, field.name)) for field in fields(value) if field.name in names.split()}
+
+
+def _pool_key(config: Config, device: torch.device) -> dict[str, Any]:
+    task = config.task
+    _refuse_later(task, _TASK)
+    _refuse_later(config.plm, "name model revision dtype")
+    return {
+        "format": _POOL_FORMAT,
+        "task": [task.name, task.labels, task.prompts, task.max_new_tokens],
+        "kind": [task.kind, task.min_words],
+        "context": _given_key(config),
+        "parse": _whole(task.parse),
+        "debias": _whole(task.debias),
+        "plm": plm_key(config, device),
+        "decoding": _whole(config.decoding),
+        "filter": _whole(config.filter),
+        "seed": config.seed,
+    }
+
+
+def _given_key(config: Config) -> Any:
+    task = config.task
+    context = task.context
+    if context is None:
+        return None
+    key = _whole(context)
+    if context.source == "plm":
+        return key
+    answers = provenance(task.answers) if task.kind == "qa" else None
+    gold = source_of(task)
+    if context.source != "gold":
+        key["source"] = [digest(context.source), gold.context if gold else None, *(_separator(gold) if gold else ())]
+    key["answers"] = answers
+    if gold is not None and "gold" in (context.source, answers):
+        split = gold.splits.get("train", "train")
+        read = [gold.text, gold.context, gold.answers, gold.where, gold.cleaning, _whole(gold.holdout)]
+        key["gold"] = {
+            "from": [gold.hub, digest(gold.folder or ""), gold.package, digest(gold.files.get(split, "")), split],
+            "read": [*read, *_separator(gold)],
+        }
+    return key
+
+
+def _separator(gold: GoldConfig) -> list[str]:
+    return [] if gold.separator == "," else [gold.separator]
+
+
+def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
+    from zerogen.tam.tam import half_precision
+    from zerogen.tam.vectors import word_list
+
+    task, tam = config.task, config.tam
+    _refuse_later(config, _CONFIG)
+    _refuse_later(task, _TASK)
+    gold = source_of(task)
+    if gold is not None:
+        files = {split: digest(path) for split, path in gold.files.items()}
+        gold_key = _whole(gold) | {"files": files, "folder": digest(gold.folder or "")}
+        if not _separator(gold):
+            del gold_key["separator"]
+    key: dict[str, Any] = {
+        "format": _RUN_FORMAT,
+        "gold": None if gold is None else gold_key,
+        "task": [task.kind, task.order, task.answer_tokens],
+        "eval": [config.eval_limit, "of every seed" if config.eval_limit else None, task.labels],
+        "device": device.type,
+    }
+    if config.setting.name == "prompting":
+        return key | {"plm": plm_key(config, device), "scoring": task.scoring, "setting": _whole(config.setting)}
+    if tam.checkpoint:
+        return key | {"checkpoint": digest(str(tam_folder(Path(tam.checkpoint)))), "dtype": tam.dtype}
+    if config.train:
+        vectors = Path(tam.vectors or "")
+        if vectors.suffix == ".npy":
+            key["words"] = digest(str(word_list(vectors) or ""))
+        weights = "" if tam.model is None else fingerprint(resolve(tam.model, tam.revision, "tam.model"))
+        key |= {"weights": weights, "tam": _whole(tam), "trainer": _whole(config.trainer)}
+        key |= {"half": half_precision(tam.dtype, device), "vectors": digest(tam.vectors or "")}
+    key |= {"seed": config.seed, "max_length": task.max_length}
+    if config.setting.name == "supervised":
+        return key | {"limit": config.limit}
+    if config.dataset:
+        labels = {str(value): label for value, label in config.dataset_labels.items()}
+        return key | {"dataset": digest(config.dataset), "labels": labels, "limit": config.limit}
+    return key | {"pool": _pool_key(config, device)}
