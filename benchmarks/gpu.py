@@ -40,11 +40,12 @@ def same(device: str, count: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     for name, decoding in (("greedy", DecodingConfig(top_k=1)), ("top-p 0.9", DecodingConfig())):
         expected = write(cpu, decoding)
-        for steady in (False, True):
-            other.steady = steady
+        for static_shapes in (False, True):
+            other.static_shapes = static_shapes
             found = write(other, decoding)
             equal = sum(a == b for a, b in zip(expected, found, strict=True))
-            print(f"float32, {name}, {'replayed' if steady else 'plain'} steps: {equal} of {count} rows as on the CPU")
+            steps = "recorded" if static_shapes else "plain"
+            print(f"float32, {name}, {steps} steps: {equal} of {count} rows as on the CPU")
     if device == "cuda":
         other.say = print
         other.release()

@@ -30,8 +30,8 @@ from typing import Any
 from zerogen import load_gold, load_task
 from zerogen.answers import rule_spans
 from zerogen.config import TaskConfig
-from zerogen.metrics import evaluate, numbers
-from zerogen.records import Answer, Prediction, Span
+from zerogen.metrics import evaluate, scalars
+from zerogen.records import Answer, AnswerPrediction, Prediction
 from zerogen.runs.identity import POOL_FORMAT, RUN_FORMAT
 from zerogen.task import override
 
@@ -66,14 +66,17 @@ def trivial(task: TaskConfig, seeds: Sequence[int]) -> dict[str, list[dict[str, 
     rows = load_gold(task, "validation")
     if task.kind != "qa":
         most = Counter(row.label for row in load_gold(task, "train")).most_common(1)[0][0]
-        return {f"always '{most}'": [numbers(evaluate(task, rows, [Prediction(most, {})] * len(rows)))]}
+        return {f"always '{most}'": [scalars(evaluate(task, rows, [Prediction(most, {})] * len(rows)))]}
     drawn = []
     for seed in seeds:
         random = Random(seed)
         drawn.append([random.choice(rule_spans(row.context or "") or [NOWHERE]) for row in rows])
     slid = [sliding_window(row.text, row.context or "") for row in rows]
     return {
-        title: [numbers(evaluate(task, rows, [Span(one.text, one.start, 1.0) for one in found])) for found in each]
+        title: [
+            scalars(evaluate(task, rows, [AnswerPrediction(one.text, one.start, 1.0) for one in found]))
+            for found in each
+        ]
         for title, each in {"a span by rules, at random": drawn, "a span by rules, by a sliding window": [slid]}.items()
     }
 
@@ -145,7 +148,7 @@ def main() -> None:
                     asked = sum(cell["requests"] for cell in cells)
                     rejected = sum(sum(cell["rejects"].values()) for cell in cells)
                     title = setting if setting == "prompting" else f"{setting}, {named(tam, options)}"
-                    found = [numbers(cell["metrics"]) for cell in cells]
+                    found = [scalars(cell["metrics"]) for cell in cells]
                     accepted = f"{1 - rejected / asked:.0%}" if asked else ""
                     print(line(title, f"{cells[0]['n_train']:,}", found, accepted), flush=True)
 

@@ -29,11 +29,11 @@ from transformers import (
 
 from zerogen import evaluate, fit, load_gold, load_task
 from zerogen.config import TaskConfig
-from zerogen.metrics import numbers
+from zerogen.metrics import scalars
 from zerogen.models import quiet_loading, resolve
 from zerogen.records import Example
 from zerogen.tam.reader import windows_of
-from zerogen.tam.tam import Tam, Use
+from zerogen.tam.tam import Tam, TamSpec
 from zerogen.task import override
 
 OWN_RATE = {"pair": 2e-5, "qa": 3e-5}
@@ -86,7 +86,7 @@ def reference(rows: Sequence[Example], task: TaskConfig, lr: float, epochs: int,
             use_cpu=True,
         )
         Trainer(model, arguments, train_dataset=data, data_collator=collator).train()
-    return Tam(model, tokenizer, task.labels, Use(task.kind, list(task.order), "float32", task.answer_tokens))
+    return Tam(model, tokenizer, task.labels, TamSpec(task.kind, list(task.order), "float32", task.answer_tokens))
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def main() -> None:
             theirs = reference(train, task, lr, options.epochs, seed)
             for title, tam in (("zerogen", ours), (f"Trainer, lr {lr}, {options.epochs} epochs", theirs)):
                 metrics = evaluate(tam, gold)
-                shown = ", ".join(f"{key} {100 * value:.1f}" for key, value in numbers(metrics).items())
+                shown = ", ".join(f"{key} {100 * value:.1f}" for key, value in scalars(metrics).items())
                 print(f"{name}, seed {seed}, {len(train):,} rows, {title}: {shown}", flush=True)
 
 

@@ -29,7 +29,7 @@ from zerogen.gold import stratified
 from zerogen.models import quiet_loading, resolve
 from zerogen.records import Example
 from zerogen.tam.data import split_heldout
-from zerogen.tam.tam import Tam, Use
+from zerogen.tam.tam import Tam, TamSpec
 
 EPOCHS = 3
 HELDOUT = 0.1
@@ -66,7 +66,7 @@ def theirs(rows: Sequence[Example], task: TaskConfig, seed: int) -> Tam:
             use_cpu=True,
         )
         Trainer(model, arguments, train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer)).train()
-    return Tam(model, tokenizer, task.labels, Use())
+    return Tam(model, tokenizer, task.labels, TamSpec())
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from zerogen.answers import Spans, chosen, extractor, rule_spans
+from zerogen.answers import AnsweredContexts, chosen, extractor, rule_spans
 from zerogen.errors import UserError
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Answer, Example
 
 PASSAGE = (
@@ -66,16 +66,16 @@ def test_passages_take_turns_and_begin_again() -> None:
         f"{name} met {other} in {1900 + i}."
         for i, (name, other) in enumerate([("Ann", "Bob"), ("Eve", "Dan"), ("Kim", "Lea")])
     ]
-    stream = Spans(passages, rule_spans, seed=1)
-    pairs = stream.take(0, 9, Quiet())
+    stream = AnsweredContexts(passages, rule_spans, seed=1)
+    pairs = stream.take(0, 9, Progress())
     assert sorted({passage for passage, _ in pairs[:3]}) == sorted(passages)
     assert (
         len({(passage, answer) for passage, answer in pairs}) == 6
     )  # two of each: a first word may only begin a sentence
     assert all(passage[answer.start :].startswith(answer.text) for passage, answer in pairs)
-    again = Spans(passages, rule_spans, seed=1)
-    assert again.take(0, 4, Quiet()) + again.take(4, 9, Quiet()) == pairs  # whatever is asked for at a time
-    assert Spans(passages, rule_spans, seed=2).take(0, 9, Quiet()) != pairs
+    again = AnsweredContexts(passages, rule_spans, seed=1)
+    assert again.take(0, 4, Progress()) + again.take(4, 9, Progress()) == pairs  # whatever is asked for at a time
+    assert AnsweredContexts(passages, rule_spans, seed=2).take(0, 9, Progress()) != pairs
 
 
 def test_passages_are_searched_when_their_turn_comes() -> None:
@@ -85,13 +85,13 @@ def test_passages_are_searched_when_their_turn_comes() -> None:
         searched.append(passage)
         return [Answer(passage, 0)]
 
-    Spans([str(i) for i in range(100)], find, seed=1).take(0, 5, Quiet())
+    AnsweredContexts([str(i) for i in range(100)], find, seed=1).take(0, 5, Progress())
     assert len(searched) == 5
 
 
 def test_no_answer_anywhere_is_an_error() -> None:
     with pytest.raises(UserError, match="answers: none was found in 2 contexts"):
-        Spans(["nothing here", "or there"], rule_spans, seed=1).take(0, 5, Quiet())
+        AnsweredContexts(["nothing here", "or there"], rule_spans, seed=1).take(0, 5, Progress())
 
 
 def test_gold_answers_are_those_of_the_passage() -> None:

@@ -8,7 +8,7 @@ from tests.conftest import toy_rows
 from zerogen.config import TaskConfig
 from zerogen.dataset import export_rows, load_synthetic, write_folder, write_jsonl
 from zerogen.errors import UserError
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 
 
 def test_jsonl_and_folder_are_read_back(task: TaskConfig, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_bad_rows_are_named(task: TaskConfig, tmp_path: Path, line: str, message
         load_synthetic(str(path), task, {})
 
 
-class Told(Quiet):
+class Told(Progress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 

@@ -10,10 +10,10 @@ import pytest
 
 from zerogen.errors import UserError
 from zerogen.files import exclusive, expanded, file_name, put_aside, write_whole, writing
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 
 
-class Told(Quiet):
+class Told(Progress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -23,17 +23,17 @@ class Told(Quiet):
 
 def test_a_folder_made_for_a_lock_alone_is_gone_afterwards(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "task" / "run"
-    with exclusive(folder, Quiet()):
+    with exclusive(folder, Progress()):
         assert folder.is_dir()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError), exclusive(folder, Quiet()):
+    with pytest.raises(ValueError), exclusive(folder, Progress()):
         raise ValueError
     assert list(tmp_path.iterdir()) == []
-    with exclusive(folder, Quiet()):
+    with exclusive(folder, Progress()):
         (folder / "result.json").touch()
     assert (folder / "result.json").is_file()
     (tmp_path / "mine").mkdir()
-    with exclusive(tmp_path / "mine", Quiet()):
+    with exclusive(tmp_path / "mine", Progress()):
         pass
     assert (tmp_path / "mine").is_dir()
 

@@ -56,7 +56,7 @@ def test_a_rejected_text_is_not_remembered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "finish", "fallback", "expected"),
+    ("text", "finish_reason", "fallback", "expected"),
     [
         (" a  text\nhere ", "stop", "none", ("a text here", None)),
         ("", "stop", "none", ("", "empty")),
@@ -69,8 +69,8 @@ def test_a_rejected_text_is_not_remembered() -> None:
         ("", "eos", "none", ("", "empty")),
     ],
 )
-def test_parse(text: str, finish: str, fallback: str, expected: tuple[str, str | None]) -> None:
-    found = parse(Continuation(text, finish, 5, -1.0), ParseConfig(fallback=fallback))
+def test_parse(text: str, finish_reason: str, fallback: str, expected: tuple[str, str | None]) -> None:
+    found = parse(Continuation(text, finish_reason, 5, -1.0), ParseConfig(fallback=fallback))
     assert found == expected
 
 

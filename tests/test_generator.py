@@ -19,10 +19,10 @@ from zerogen.config import (
 from zerogen.contexts import Contexts
 from zerogen.dataset import load_synthetic, write_folder
 from zerogen.errors import UserError
-from zerogen.generator import Generator, doubts
+from zerogen.generator import Generator, prompt_warnings
 from zerogen.plm.model import Plm
 from zerogen.pool import Journal
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Example
 
 DECODING = DecodingConfig(top_p=1.0, batch_size=8, chunk_size=32)
@@ -142,10 +142,10 @@ def test_greedy_decoding_needs_contexts(task: TaskConfig, gpt2: Plm) -> None:
 
 def test_a_prompt_without_an_opening_quote_is_named(task: TaskConfig, gpt2: Plm) -> None:
     prompts = {"bad": 'Bad: "', "good": "Good: "}
-    found = list(doubts(replace(task, prompts=prompts)))
+    found = list(prompt_warnings(replace(task, prompts=prompts)))
     assert [doubt.split(" does")[0] for doubt in found] == ["task 'toy': prompts.good"]
     open_ended = replace(task, prompts=prompts, parse=replace(task.parse, stop=[StopConfig("?", True)]))
-    assert not list(doubts(open_ended))
+    assert not list(prompt_warnings(open_ended))
 
 
 def test_a_prompt_that_hardly_works_stops_with_examples(task: TaskConfig, gpt2: Plm) -> None:
@@ -189,7 +189,7 @@ def test_contexts_are_unique_until_there_are_no_new_ones(task: TaskConfig, gpt2:
     generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=1, patience=128, min_acceptance=0.99), 1)
     contexts = generator.contexts
     assert contexts is not None
-    found = contexts.take(0, 1000, Quiet())
+    found = contexts.take(0, 1000, Progress())
     unique = len(contexts.texts)
     assert found[:unique] == contexts.texts
     assert sorted(found[unique : 2 * unique]) == sorted(contexts.texts)

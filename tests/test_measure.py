@@ -29,7 +29,7 @@ from zerogen.errors import UserError
 from zerogen.measure import evaluator, evaluator_run, main, measure, measure_run, require_measures
 from zerogen.metrics.correctness import calibrated
 from zerogen.plm.confidence import label_confidence
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Example
 from zerogen.report.runs import MEASURED_ROWS, MEASURES, read_measures
 from zerogen.runs.run import Run
@@ -244,7 +244,7 @@ def test_damaged_measures_are_measured_again(config: Config, tmp_path: Path, dam
     assert read_measures(folder, "toy") is None  # they are of other rows
 
 
-class Says(Quiet):
+class Says(Progress):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -305,7 +305,7 @@ def test_rows_that_share_a_uid_are_judged_apart(config: Config, tmp_path: Path) 
 
 
 def test_of_runs_that_need_an_evaluator_at_once_one_trains_it(config: Config, tmp_path: Path) -> None:
-    class Waits(Quiet):
+    class Waits(Progress):
         def say(self, text: str) -> None:
             said.append(text)
             if text.startswith("waiting"):

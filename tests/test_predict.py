@@ -22,7 +22,7 @@ from zerogen import predict
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.predict import Item, Lines, Writer, blocks, shown_progress
-from zerogen.records import Prediction, Span
+from zerogen.records import AnswerPrediction, Prediction
 from zerogen.tam.fit import fit
 
 TASK = TaskConfig(name="toy", labels=["bad", "good"], max_length=64)
@@ -346,7 +346,9 @@ def test_csv_gives_back_whatever_the_texts_hold() -> None:
 
 def test_a_line_has_three_columns_whatever_the_texts_hold() -> None:
     file = io.StringIO()
-    Writer("text", "qa", file)([(Item(("Who\tis it?", "He\nleft."), "Who\tis it?"), Span("He\nleft", 0, 0.5))])
+    Writer("text", "qa", file)(
+        [(Item(("Who\tis it?", "He\nleft."), "Who\tis it?"), AnswerPrediction("He\nleft", 0, 0.5))]
+    )
     assert file.getvalue() == "He left\t0.5000\tWho is it?\n"
 
 

@@ -10,25 +10,25 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from zerogen.progress import Rich
+from zerogen.progress import RichProgress
 
 TIMES = (0.1, 0.2)  # seconds; then every 0.2
 LATE = 30  # seconds after which a busy machine is no excuse
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rich]:
-    monkeypatch.setattr(Rich, "times", TIMES)
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[RichProgress]:
+    monkeypatch.setattr(RichProgress, "times", TIMES)
     before = threading.active_count()
-    yield Rich(Console(file=io.StringIO(), width=200))
+    yield RichProgress(Console(file=io.StringIO(), width=200))
     assert threading.active_count() == before  # none outlives its block
 
 
-def lines(log: Rich) -> list[str]:
+def lines(log: RichProgress) -> list[str]:
     return log.console.file.getvalue().splitlines()
 
 
-def wait_for(log: Rich, count: int) -> None:
+def wait_for(log: RichProgress, count: int) -> None:
     """Go on when so many lines were said: how soon that is depends on what else runs on the machine."""
     until = time.monotonic() + LATE
     while len(lines(log)) < count:
@@ -37,11 +37,11 @@ def wait_for(log: Rich, count: int) -> None:
 
 
 def test_a_log_hears_of_two_seconds_and_then_ever_less_often() -> None:
-    assert Rich.times == (2, 10, 30)
+    assert RichProgress.times == (2, 10, 30)
 
 
 @pytest.mark.parametrize("total", [4000, None])
-def test_a_bar_is_told_of_while_a_single_item_runs(log: Rich, total: int | None) -> None:
+def test_a_bar_is_told_of_while_a_single_item_runs(log: RichProgress, total: int | None) -> None:
     with log.bar("scoring", total, "texts") as advance:
         advance(1000)
         wait_for(log, 3)
@@ -52,7 +52,7 @@ def test_a_bar_is_told_of_while_a_single_item_runs(log: Rich, total: int | None)
     assert lines(log) == said  # nothing after its end
 
 
-def test_lines_say_how_far_it_is_by_then(log: Rich) -> None:
+def test_lines_say_how_far_it_is_by_then(log: RichProgress) -> None:
     with log.bar("scoring", 2, "texts") as advance:
         wait_for(log, 1)
         advance(1)
@@ -62,14 +62,14 @@ def test_lines_say_how_far_it_is_by_then(log: Rich) -> None:
     assert lines(log)[0].endswith(" s")  # no rate yet
 
 
-def test_a_wait_is_told_of_with_its_seconds(log: Rich) -> None:
+def test_a_wait_is_told_of_with_its_seconds(log: RichProgress) -> None:
     with log.wait("loading [a]"):
         wait_for(log, 2)
     assert all(re.fullmatch(r"loading \[a\]: \d s so far", line) for line in lines(log))
 
 
-def test_short_blocks_say_nothing(log: Rich, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rich, "times", (LATE,))
+def test_short_blocks_say_nothing(log: RichProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RichProgress, "times", (LATE,))
     for _ in range(20):
         with log.bar("scoring", 1, "texts") as advance:
             advance(1)
@@ -79,7 +79,7 @@ def test_short_blocks_say_nothing(log: Rich, monkeypatch: pytest.MonkeyPatch) ->
     assert lines(log) == []
 
 
-def test_lines_end_with_a_block_that_raises(log: Rich) -> None:
+def test_lines_end_with_a_block_that_raises(log: RichProgress) -> None:
     for block in (log.wait("loading"), log.bar("scoring", 1, "texts")):
         with pytest.raises(KeyError), block:
             wait_for(log, len(lines(log)) + 1)
@@ -89,7 +89,7 @@ def test_lines_end_with_a_block_that_raises(log: Rich) -> None:
     assert lines(log) == said
 
 
-def test_a_block_within_another_has_its_lines_with_those_of_the_outer_one(log: Rich) -> None:
+def test_a_block_within_another_has_its_lines_with_those_of_the_outer_one(log: RichProgress) -> None:
     with log.bar("rows", 9, "rows"):
         wait_for(log, 1)
         with log.wait("long"):
@@ -102,7 +102,7 @@ def test_a_block_within_another_has_its_lines_with_those_of_the_outer_one(log: R
     assert all(said[place - 1] == "rows" for place, name in enumerate(said) if name == "long")
 
 
-def test_lines_of_several_threads_stay_whole(log: Rich) -> None:
+def test_lines_of_several_threads_stay_whole(log: RichProgress) -> None:
     with log.wait("w" * 100):
         until = time.monotonic() + LATE
         while sum(line[0] == "w" for line in lines(log)) < 2 and time.monotonic() < until:
@@ -115,14 +115,14 @@ def test_a_log_that_cannot_be_written_ends_the_run(monkeypatch: pytest.MonkeyPat
         def write(self, text: str) -> int:
             raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(Rich, "times", (0.02,))
-    with pytest.raises(OSError, match="no space left"), Rich(Console(file=Full())).wait("loading"):
+    monkeypatch.setattr(RichProgress, "times", (0.02,))
+    with pytest.raises(OSError, match="no space left"), RichProgress(Console(file=Full())).wait("loading"):
         time.sleep(0.05)
 
 
 def test_a_bar_on_a_terminal_takes_an_unknown_total(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rich, "times", (0.01,))
-    log = Rich(Console(file=io.StringIO(), force_terminal=True, width=100))
+    monkeypatch.setattr(RichProgress, "times", (0.01,))
+    log = RichProgress(Console(file=io.StringIO(), force_terminal=True, width=100))
     with log.bar("scoring", None, "texts") as advance:
         advance(7)
         time.sleep(0.05)

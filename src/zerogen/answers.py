@@ -10,9 +10,9 @@ from itertools import count, islice
 from random import Random
 from typing import Any
 
-from zerogen.contexts import laps
+from zerogen.contexts import cycle_indices
 from zerogen.errors import UserError
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Answer, Example, derive
 
 Extractor = Callable[[str], list[Answer]]
@@ -140,7 +140,7 @@ def extractor(source: str, gold: Iterable[Example]) -> Extractor:
     return lambda passage: unique(known.get(passage, ()))
 
 
-class Spans:
+class AnsweredContexts:
     """An endless stream of passages with one of their answers each.
 
     In a round every passage gives one answer that it has not given yet, in a seeded order, so that few rows see many
@@ -152,17 +152,17 @@ class Spans:
         self.pairs: list[tuple[str, Answer]] = []
         self._new = self._rounds()
 
-    def take(self, start: int, stop: int, progress: Quiet) -> list[tuple[str, Answer]]:
+    def take(self, start: int, stop: int, progress: Progress) -> list[tuple[str, Answer]]:
         """Return pairs number `start` to `stop` (exclusive). Raises `UserError` where no passage has an answer."""
         with progress.wait("finding answers"):
             self.pairs += islice(self._new, max(0, stop - len(self.pairs)))
         if not self.pairs:
             raise UserError(f"answers: none was found in {len(self.passages):,} contexts")
-        return [self.pairs[place] for place in laps(start, stop, len(self.pairs), self.seed, shuffled_from=1)]
+        return [self.pairs[place] for place in cycle_indices(start, stop, len(self.pairs), self.seed, shuffled_from=1)]
 
     def check(self) -> None:
         """Raise `UserError` where no passage has an answer, or where what finds them cannot be had."""
-        self.take(0, 1, Quiet())
+        self.take(0, 1, Progress())
 
     def _rounds(self) -> Iterator[tuple[str, Answer]]:
         order = list(range(len(self.passages)))

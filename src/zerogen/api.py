@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config import DecodingConfig, FilterConfig, PlmConfig, TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Example
 from zerogen.task import bundled_option
 
@@ -39,7 +39,7 @@ def generate(
     seed: int = 42,
     decoding: DecodingConfig | None = None,
     filters: FilterConfig | None = None,
-    progress: Quiet | None = None,
+    progress: Progress | None = None,
 ) -> list[Example]:
     """Generate `n` accepted examples, an equal share per label.
 
@@ -66,7 +66,7 @@ def fit(
     trainer: TrainerConfig | None = None,
     seed: int = 42,
     device: str | torch.device = "cpu",
-    progress: Quiet | None = None,
+    progress: Progress | None = None,
 ) -> Tam:
     """Train a TAM on rows: a bundled option (`distilbert`, `minilm`, `lstm`), or an encoder's Hub id or folder.
 
@@ -80,7 +80,7 @@ def fit(
     return fitted
 
 
-def evaluate(tam: Tam, rows: Sequence[Example], progress: Quiet | None = None) -> dict[str, Any]:
+def evaluate(tam: Tam, rows: Sequence[Example], progress: Progress | None = None) -> dict[str, Any]:
     """Return accuracy, macro_f1 and the confusion matrix of a TAM on labelled rows, or exact_match and f1 on questions.
 
     Raises `UserError` for no rows, and for one with a label that the TAM does not know.
@@ -89,7 +89,7 @@ def evaluate(tam: Tam, rows: Sequence[Example], progress: Quiet | None = None) -
 
     if not rows:
         raise UserError("there are no rows to evaluate on")
-    kind = tam.use.kind
+    kind = tam.spec.kind
     if kind != "qa" and (strange := sorted({row.label for row in rows} - set(tam.labels))):
         raise UserError(f"rows with label '{strange[0]}': the labels of this TAM are {', '.join(tam.labels)}")
     predictions = tam.predict(tam.inputs_of(rows), progress=progress)

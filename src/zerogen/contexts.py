@@ -10,10 +10,10 @@ from typing import Any
 
 from zerogen.config import ContextConfig, DebiasConfig, DecodingConfig, FilterConfig, ParseConfig
 from zerogen.errors import UserError
-from zerogen.filters import Filter, judge
-from zerogen.plm.work import Work, Writer
+from zerogen.filters import Filter, parse_and_filter
+from zerogen.plm.protocol import ChunkRequest, Writer
 from zerogen.pool import Chunk, Journal
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Example, Request, Stop, derive
 
 
@@ -25,7 +25,7 @@ def chunk_size(index: int, largest: int) -> int:
     return min(largest, 64 << min(index, 32))
 
 
-def laps(start: int, stop: int, size: int, seed: int, shuffled_from: int) -> list[int]:
+def cycle_indices(start: int, stop: int, size: int, seed: int, shuffled_from: int) -> list[int]:
     """Return the places of steps `start` to `stop` (exclusive) of an endless walk over `size` places.
 
     From lap `shuffled_from` on, each lap has an order of its own.
@@ -47,9 +47,9 @@ class GivenContexts:
     def __init__(self, texts: Sequence[str], seed: int) -> None:
         self.texts, self.seed = list(dict.fromkeys(texts)), seed
 
-    def take(self, start: int, stop: int, progress: Quiet) -> list[str]:
+    def take(self, start: int, stop: int, progress: Progress) -> list[str]:
         """Return contexts number `start` to `stop` (exclusive)."""
-        return [self.texts[place] for place in laps(start, stop, len(self.texts), self.seed, shuffled_from=0)]
+        return [self.texts[place] for place in cycle_indices(start, stop, len(self.texts), self.seed, shuffled_from=0)]
 
     def check(self) -> None:
         """Do nothing: the texts are there."""
@@ -75,7 +75,7 @@ class Contexts:
         self.filter = Filter(FilterConfig(min_words=1), journal.rows())
         self.texts = [row.text for row in journal.rows()]
 
-    def take(self, start: int, stop: int, progress: Quiet) -> list[str]:
+    def take(self, start: int, stop: int, progress: Progress) -> list[str]:
         """Return contexts number `start` to `stop` (exclusive), writing more where needed."""
         while len(self.texts) < stop and not self._exhausted():
             self._write(progress)
@@ -84,7 +84,7 @@ class Contexts:
             raise UserError(
                 f"context.prompt='{self.config.prompt}': the PLM wrote no context behind it; it wrote: {examples}"
             )
-        return [self.texts[place] for place in laps(start, stop, len(self.texts), self.seed, shuffled_from=1)]
+        return [self.texts[place] for place in cycle_indices(start, stop, len(self.texts), self.seed, shuffled_from=1)]
 
     def check(self) -> None:
         """Raise `UserError` where the prompt leaves the PLM no room to write a context."""
@@ -114,12 +114,12 @@ class Contexts:
                 return accepted <= self.least * asked
         return False
 
-    def _write(self, progress: Quiet) -> None:
+    def _write(self, progress: Progress) -> None:
         """Write as many chunks of contexts as the writer writes at once."""
         start, plm = len(self.journal.chunks), self.plm()
         rule = ParseConfig()
         works = [
-            Work(
+            ChunkRequest(
                 f"contexts-{index:06d}",
                 [
                     Request(f"C{index}-{i}", self.config.prompt)
@@ -131,7 +131,7 @@ class Contexts:
                 self.decoding,
                 DebiasConfig(),
             )
-            for index in range(start, start + plm.at_once)
+            for index in range(start, start + plm.parallel)
         ]
         with progress.bar("writing contexts", sum(len(work.requests) for work in works), "requests") as advance:
             for index, (work, written) in enumerate(zip(works, plm.write(works, advance), strict=True), start):
@@ -141,7 +141,7 @@ class Contexts:
                 rejects: Counter[str] = Counter()
                 samples: list[dict[str, Any]] = []
                 for request, continuation in zip(work.requests, written.continuations, strict=True):
-                    row, reason = judge(Example(request.uid, "", ""), continuation, rule, self.filter)
+                    row, reason = parse_and_filter(Example(request.uid, "", ""), continuation, rule, self.filter)
                     if reason is None:
                         rows.append(replace(row, logprob=None))
                     else:

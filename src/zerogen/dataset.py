@@ -15,7 +15,7 @@ from zerogen.config import TaskConfig
 from zerogen.errors import UserError, unknown
 from zerogen.files import write_whole
 from zerogen.gold import read_answers
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Example, refuse_surrogates
 from zerogen.tables import Row, iter_rows, missing_column
 
@@ -85,7 +85,7 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
 
 
 def load_synthetic(
-    path: str, task: TaskConfig, integer_labels: dict[Any, str], progress: Quiet | None = None
+    path: str, task: TaskConfig, integer_labels: dict[Any, str], progress: Progress | None = None
 ) -> list[Example]:
     """Read a synthetic dataset: a .jsonl, .csv or .parquet file or a `datasets` folder.
 
@@ -118,12 +118,12 @@ def load_synthetic(
     if "label" not in first and "Y" not in first:
         raise missing_column(path, "label", first)
     if task.kind == "classification":
-        numbered = single_stage(numbered, first, text, context, path, progress or Quiet())
+        numbered = single_stage(numbered, first, text, context, path, progress or Progress())
     return _named([_example(row, where, index, task, names, text, context) for where, index, row in numbered])
 
 
 def single_stage(
-    rows: Iterable[tuple[str, int, Row]], first: Row, text: str, context: str, path: str, progress: Quiet
+    rows: Iterable[tuple[str, int, Row]], first: Row, text: str, context: str, path: str, progress: Progress
 ) -> Iterator[tuple[str, int, Row]]:
     """Yield rows with their place and number; with the text from the column of contexts where the text is null in all.
 

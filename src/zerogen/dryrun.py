@@ -311,7 +311,7 @@ class Probes:
         from zerogen.dataset import load_synthetic
         from zerogen.measure import require_measures
         from zerogen.metrics.diversity import tokenizer
-        from zerogen.runs.zerogen import points
+        from zerogen.runs.zerogen import trend_sizes
 
         config, task = run.config, run.config.task
         try:
@@ -335,21 +335,21 @@ class Probes:
             return
         pace = self._pace(run, rows, expected)
         if pace is not None:
-            self._train(run, pace, points(size, config.log_every), self._evaluated(run, gold), expected)
+            self._train(run, pace, trend_sizes(size, config.log_every), self._evaluated(run, gold), expected)
         if config.correctness.evaluator:
             self._evaluator(run, rows, size, gold, expected)
 
     def _generate(self, run: Run, expected: Expected) -> Probed | None:
         """Write 32 texts, tell two prompts of each label and what came of them, and what `n` rows will take."""
-        from zerogen.generator import doubts
-        from zerogen.metrics.correctness import share
+        from zerogen.generator import prompt_warnings
+        from zerogen.metrics.correctness import wilson_interval
         from zerogen.pool import Journal, quotas
         from zerogen.runs.zerogen import first_outputs
         from zerogen.template import render
 
         config, task = run.config, run.config.task
-        for doubt in doubts(task):
-            self._tell(doubt)
+        for warning in prompt_warnings(task):
+            self._tell(warning)
         plm = self._plm_of(run, expected)
         key = [asdict(task), asdict(config.plm), asdict(config.decoding), asdict(config.filter)]
         try:
@@ -364,7 +364,7 @@ class Probes:
         chunk = probed.chunk
         asked, accepted = sum(chunk.asked.values()), len(chunk.rows)
         self._tell(first_outputs(chunk, task))
-        interval = share(accepted, asked)["interval"]
+        interval = wilson_interval(accepted, asked)["interval"]
         self._tell(
             f"accepted: {accepted / asked:.0%} ({interval[0]:.0%} to {interval[1]:.0%} with 95 % confidence, from "
             f"{asked} texts)"
@@ -390,7 +390,9 @@ class Probes:
         if not any(lacking.values()):
             return probed
         # A chunk asks equally often for every label, until the one that lacks most texts has its share.
-        accepts = {label: share(chunk.accepted()[label], chunk.asked[label]) for label in quota if lacking[label]}
+        accepts = {
+            label: wilson_interval(chunk.accepted()[label], chunk.asked[label]) for label in quota if lacking[label]
+        }
         last = max(accepts, key=lambda label: lacking[label] / accepts[label]["share"])
         requests = lacking[last] * len(quota) / accepts[last]["share"]
         low, high = (lacking[last] * len(quota) / bound for bound in reversed(accepts[last]["interval"]))
@@ -483,12 +485,12 @@ def _probe(plm: Plm, run: Run) -> Probed:
 def _values(task: TaskConfig, seed: int) -> list[dict[str, str]]:
     """Return what two prompts are filled with where there is no PLM: contexts that are given, else their names."""
     from zerogen.generator import given_contexts
-    from zerogen.progress import Quiet
+    from zerogen.progress import Progress
 
     if task.context is None or task.context.source == "plm":
         return [{"C": "<C>"}]
     try:
-        found = given_contexts(task, seed).take(0, 2, Quiet())
+        found = given_contexts(task, seed).take(0, 2, Progress())
     except Unavailable:
         return [{"C": "<C>", "Y": "<Y>"}]
     return [{"C": one} if isinstance(one, str) else {"C": one[0], "Y": one[1].text} for one in found]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from zerogen.config import LONGEST_NAME
 from zerogen.errors import UserError
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -91,7 +91,7 @@ def file_name(text: str) -> str:
 
 
 @contextmanager
-def exclusive(folder: Path, progress: Quiet) -> Iterator[None]:
+def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
     """Hold a lock in a folder, which is made; wait while another process holds it, and say so.
 
     A folder that was made for it and holds nothing else in the end is removed again.
@@ -110,7 +110,7 @@ def exclusive(folder: Path, progress: Quiet) -> Iterator[None]:
         lock.release()
 
 
-def _acquired(folder: Path, progress: Quiet) -> FileLock:
+def _acquired(folder: Path, progress: Progress) -> FileLock:
     from filelock import FileLock, Timeout
 
     lock, told = FileLock(folder / _LOCK), False

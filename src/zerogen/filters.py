@@ -17,7 +17,7 @@ def parse(continuation: Continuation, rule: ParseConfig) -> tuple[str, str | Non
     after its last full stop. One that does not end in `must_end` has a `wrong_end`.
     """
     text, reason = continuation.text, None
-    if continuation.finish != "stop":
+    if continuation.finish_reason != "stop":
         reason = "unfinished"
         if rule.fallback == "sentence":
             line = text.lstrip("\n")
@@ -83,7 +83,9 @@ def holds(text: str, answer: str) -> bool:
     return holds_words(key(text), key(answer))
 
 
-def judge(row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter) -> tuple[Example, str | None]:
+def parse_and_filter(
+    row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter
+) -> tuple[Example, str | None]:
     """Parse a continuation into `row` and filter it: return the row with its text, and the reject reason or None."""
     text, reason = parse(continuation, rule)
     counters = {label: round(value, 5) for label, value in continuation.counter_logprob.items()}

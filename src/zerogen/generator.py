@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from random import Random
 from typing import Any
 
-from zerogen.answers import GET_SPACY, Spans, chosen, extractor
+from zerogen.answers import GET_SPACY, AnsweredContexts, chosen, extractor
 from zerogen.config import (
     DecodingConfig,
     FilterConfig,
@@ -21,16 +21,16 @@ from zerogen.config import (
 )
 from zerogen.contexts import Contexts, GivenContexts, chunk_size
 from zerogen.errors import UserError
-from zerogen.filters import Filter, judge
+from zerogen.filters import Filter, parse_and_filter
 from zerogen.gold import load_gold, read_contexts
-from zerogen.plm.work import Work, Writer, Written
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Answer, Example, Request, Stop, derive
 from zerogen.template import render, shortened
 
 
-def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | Spans:
+def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredContexts:
     """Return the contexts of gold rows or of a file, for questions with the answers in them.
 
     Raises `UserError` where they cannot be read or there are none.
@@ -46,10 +46,14 @@ def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | Spans:
             raise UserError(f"contexts=gold: the training rows of task '{task.name}' have no context that is not empty")
     else:
         texts = read_contexts(task)
-    return Spans(texts, extractor(task.answers, gold), seed) if task.kind == "qa" else GivenContexts(texts, seed)
+    return (
+        AnsweredContexts(texts, extractor(task.answers, gold), seed)
+        if task.kind == "qa"
+        else GivenContexts(texts, seed)
+    )
 
 
-def doubts(task: TaskConfig) -> Iterator[str]:
+def prompt_warnings(task: TaskConfig) -> Iterator[str]:
     """Say for which prompts a text would end by chance only, and that answers are not found as in the paper."""
     if task.kind == "qa" and task.answers == "auto" and chosen(task.answers) == "rules":
         yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"
@@ -87,7 +91,7 @@ class Generator:
         seed: int,
         journal: Journal | None = None,
         context_journal: Journal | None = None,
-        given: Callable[[], GivenContexts | Spans] | None = None,
+        given: Callable[[], GivenContexts | AnsweredContexts] | None = None,
     ) -> None:
         check_decoding(decoding)
         check_filter(filters)
@@ -108,7 +112,7 @@ class Generator:
         self.filter = Filter(filters, self.journal.rows(), task.min_words, paired=task.kind != "classification")
 
     @cached_property
-    def contexts(self) -> Contexts | GivenContexts | Spans | None:
+    def contexts(self) -> Contexts | GivenContexts | AnsweredContexts | None:
         context = self.task.context
         if context is None:
             return None
@@ -116,14 +120,14 @@ class Generator:
             return Contexts(self.plm, context, self.decoding, self.filters, self.seed, self.context_journal)
         return self.given()
 
-    def extend(self, n: int, progress: Quiet | None = None) -> Iterator[Chunk]:
+    def extend(self, n: int, progress: Progress | None = None) -> Iterator[Chunk]:
         """Write chunks until each label has its share of `n` rows; yield each one after it was stored.
 
         Raises `UserError` for a prompt that is too long for the PLM, and with examples when the acceptance of a label
         that still lacks rows stays near zero.
         """
         check_size("n", n, self.task)
-        progress = progress or Quiet()
+        progress = progress or Progress()
         quota = quotas(n, self.task.labels)
         have: Counter[str] = Counter()
         for chunk in self.journal.chunks:
@@ -159,13 +163,13 @@ class Generator:
         each = len(self.task.labels) * (self.task.context.per_label if self.task.context else 1)
         return sum(max(1, chunk_size(chunk, self.decoding.chunk_size) // each) for chunk in range(index))
 
-    def drafts(self, index: int, progress: Quiet | None = None) -> list[Example]:
+    def drafts(self, index: int, progress: Progress | None = None) -> list[Example]:
         """Return the rows that chunk `index` asks for, without a text: every context with every label, shuffled."""
         task, start, stop = self.task, self.contexts_before(index), self.contexts_before(index + 1)
         repeats = task.context.per_label if task.context else 1
         found: Sequence[tuple[str, Answer] | str | None] = [None] * (stop - start)
         if self.contexts is not None:
-            found = self.contexts.take(start, stop, progress or Quiet())
+            found = self.contexts.take(start, stop, progress or Progress())
         drafts = []
         for one in found:
             context, answers = (one[0], one[1:]) if isinstance(one, tuple) else (one, ())
@@ -197,16 +201,16 @@ class Generator:
         prompt = prompts.pop(draft.label)
         return Request(draft.uid, prompt, prompts), context != values["C"]
 
-    def _write(self, progress: Quiet) -> Iterator[Chunk]:
+    def _write(self, progress: Progress) -> Iterator[Chunk]:
         """Write as many chunks as the writer writes at once."""
         start = len(self.journal.chunks)
         if not start:  # who wrote an earlier chunk has checked them
             self.check()
         plm = self.plm()
-        chunks = [self.drafts(index, progress) for index in range(start, start + plm.at_once)]
+        chunks = [self.drafts(index, progress) for index in range(start, start + plm.parallel)]
         asked = [[self.request(draft) for draft in drafts] for drafts in chunks]
         works = [
-            Work(
+            ChunkRequest(
                 f"texts-{index:06d}",
                 [request for request, _ in requests],
                 [Stop(stop.text, stop.keep) for stop in self.task.parse.stop],
@@ -220,17 +224,17 @@ class Generator:
         with progress.bar("requests of this chunk", sum(len(work.requests) for work in works), "requests") as advance:
             for index, written in enumerate(plm.write(works, advance), start):
                 cut = sum(was_cut for _, was_cut in asked[index - start])
-                yield self._judge(index, chunks[index - start], works[index - start].requests, written, cut)
+                yield self._to_chunk(index, chunks[index - start], works[index - start].requests, written, cut)
 
-    def _judge(
-        self, index: int, drafts: Sequence[Example], requests: Sequence[Request], written: Written, cut: int
+    def _to_chunk(
+        self, index: int, drafts: Sequence[Example], requests: Sequence[Request], written: ChunkOutput, cut: int
     ) -> Chunk:
         rows: list[Example] = []
         rejects: dict[str, Counter[str]] = {label: Counter() for label in self.task.labels}
         shown: Counter[str] = Counter()
         samples: list[dict[str, Any]] = []
         for draft, request, continuation in zip(drafts, requests, written.continuations, strict=True):
-            row, reason = judge(draft, continuation, self.task.parse, self.filter)
+            row, reason = parse_and_filter(draft, continuation, self.task.parse, self.filter)
             label = draft.label
             if reason is None:
                 rows.append(row)

@@ -33,11 +33,11 @@ def expand(config: Config) -> list[Config]:
 def run_one(config: Config, console: Console) -> dict[str, Any]:
     """Run one setting on one task with one seed, write its files and return its result."""
     from zerogen.files import exclusive
-    from zerogen.progress import Rich
+    from zerogen.progress import RichProgress
     from zerogen.runs.run import Run
 
     require_writable(Path(config.output_dir))
-    run = Run(config, devices_of(config.gpu, config.processes), Rich(console))
+    run = Run(config, devices_of(config.gpu, config.processes), RichProgress(console))
     # Of two runs with one folder the second waits, and then finds what the first has made.
     with exclusive(run.folder(), run.progress):
         return _run_alone(run, console)

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from zerogen.config import LOGGER_MODES, Config, keys_of
 from zerogen.errors import UserError, unknown
-from zerogen.metrics import numbers
+from zerogen.metrics import scalars
 from zerogen.process import Stopped
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Example
 
 PROJECT = "ZeroGen"
@@ -73,7 +73,7 @@ class TensorBoard(Csv):
         return [*super().training(rows, going_on), self._logger(f"training-{rows}", going_on)]
 
     def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
-        self._trend.log_metrics({f"trend/{name}": value for name, value in numbers(metrics).items()}, n)
+        self._trend.log_metrics({f"trend/{name}": value for name, value in scalars(metrics).items()}, n)
 
     def close(self, code: int) -> None:
         self._trend.finalize("success")
@@ -89,7 +89,7 @@ class TensorBoard(Csv):
 class Wandb(Csv):
     """Also records a run of Weights & Biases: trend, losses, sample texts, measures, and the files as an artifact."""
 
-    def __init__(self, folder: Path, config: Config, models: tuple[str, str], mode: str, progress: Quiet) -> None:
+    def __init__(self, folder: Path, config: Config, models: tuple[str, str], mode: str, progress: Progress) -> None:
         super().__init__(folder)
         import wandb
 
@@ -123,7 +123,7 @@ class Wandb(Csv):
         import wandb
 
         found: dict[str, Any] = {"n": n}
-        for name, value in numbers(metrics).items():
+        for name, value in scalars(metrics).items():
             self._run.define_metric(f"trend/{name}", step_metric="n")
             found[f"trend/{name}"] = value
         if rows:
@@ -140,7 +140,7 @@ class Wandb(Csv):
     def finish(self, result: dict[str, Any], measures: dict[str, Any] | None) -> None:
         import wandb
 
-        for name, value in numbers(result["metrics"]).items():
+        for name, value in scalars(result["metrics"]).items():
             self._run.summary[name] = value
         self._run.summary.update({"n_train": result["n_train"], "n_eval": result["n_eval"]})
         if measures is not None:
@@ -203,7 +203,7 @@ def require_logger(config: Config) -> None:
 
 
 @contextmanager
-def recorded(config: Config, folder: Path, models: tuple[str, str], progress: Quiet) -> Iterator[Log]:
+def recorded(config: Config, folder: Path, models: tuple[str, str], progress: Progress) -> Iterator[Log]:
     """Open the record of a run and close it however the block ends.
 
     models: names of PLM and TAM, `none` for one that is not used. Raises `UserError` where nothing can be recorded.

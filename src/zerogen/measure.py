@@ -27,7 +27,7 @@ from zerogen.dataset import load_synthetic, single_stage, synthetic_rows, write_
 from zerogen.errors import UserError, unknown
 from zerogen.files import exclusive, expanded, file_name, write_whole
 from zerogen.gold import stratified_order
-from zerogen.progress import Quiet, Rich
+from zerogen.progress import Progress, RichProgress
 from zerogen.records import Example
 from zerogen.report.runs import MEASURED_ROWS, MEASURES, read_lines, read_measures
 from zerogen.runs.identity import MEASURES_FORMAT, digest
@@ -155,7 +155,7 @@ def measure(
         with _timed(seconds, "evaluator"):
             tam, gold = evaluator(run)
         with _timed(seconds, "correctness"):
-            found["correctness"], judged = _judge(run, tam, gold, order[: config.correctness.rows])
+            found["correctness"], judged = _agreement(run, tam, gold, order[: config.correctness.rows])
         for line in judged:
             lines[line["uid"]].update(line)
     confidence = {line["uid"]: line["uncalibrated"] for line in known if "uncalibrated" in line}
@@ -258,23 +258,23 @@ def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
         return load_tam(folder / "tam", other.device, other.config.tam.dtype), result
 
 
-def _judge(
+def _agreement(
     run: Run, tam: Tam, gold: dict[str, Any], rows: Sequence[Example]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    from zerogen.metrics import numbers
+    from zerogen.metrics import scalars
     from zerogen.metrics.correctness import agreement, correctness
-    from zerogen.records import Span
+    from zerogen.records import AnswerPrediction
 
     predictions = tam.predict(tam.inputs_of(rows), progress=run.progress)
     lines = []
     for row, found in zip(rows, predictions, strict=True):
         agreed, probability = agreement(row, found)
-        said = found.text if isinstance(found, Span) else found.label
+        said = found.text if isinstance(found, AnswerPrediction) else found.label
         lines.append({"uid": row.uid, "evaluator": said, "agreement": agreed, "probability": round(probability, 5)})
     return {
         "evaluator": gold["tam"],
         "folder": gold["folder"],
-        "gold": numbers(gold["metrics"]),
+        "gold": scalars(gold["metrics"]),
         "gold_rows": gold["n_eval"],
         "trained_on": gold["n_train"],
         **correctness(rows, predictions, run.config.task.labels),
@@ -406,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             require_writable(Path(config.output_dir))
         run = Run(config, devices_of(gpu_of(options.gpu))[:1])
         if console is not None:
-            run.progress = Rich(console)
+            run.progress = RichProgress(console)
         require_measures(run)
         written: list[Path] = []
         if _is_run(options.place):
@@ -469,7 +469,7 @@ def _config_of(options: Any) -> Config:
     return config
 
 
-def _read(place: Path, config: Config, labelled: bool, progress: Quiet) -> list[Example]:
+def _read(place: Path, config: Config, labelled: bool, progress: Progress) -> list[Example]:
     """Read rows of a task, or any texts. Raises `UserError` for a file without a column of texts."""
     if labelled:
         return load_synthetic(str(place), config.task, {}, progress)

@@ -81,7 +81,10 @@ class Journal:
         """Add a chunk and put it on disk before returning. Raises `OSError` where that cannot be done."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            line = json.dumps(asdict(chunk), ensure_ascii=False) + "\n"
+            fields = asdict(chunk)
+            for row in fields["rows"]:
+                del row["weight"], row["scores"]  # which a row gets after the pool
+            line = json.dumps(fields, ensure_ascii=False) + "\n"
             # A file that somebody has deleted meanwhile is not begun again in the middle.
             with writing(self.path.parent), self.path.open("r+b" if self.chunks else "ab") as file:
                 file.seek(0, os.SEEK_END)

@@ -23,7 +23,7 @@ from zerogen.console import ArgumentParser, ending_with_the_reader, reporting_er
 from zerogen.errors import UserError, nearest
 from zerogen.files import expanded
 from zerogen.models import tam_folder
-from zerogen.records import Prediction, Span, refuse_surrogates
+from zerogen.records import AnswerPrediction, Prediction, refuse_surrogates
 from zerogen.tables import FILE_ENDINGS, Row, iter_rows, json_rows, missing_column
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from zerogen.tam.tam import load_tam
 
         tam = load_tam(folder, device)
-        kind, contexts = tam.use.kind, options.context
+        kind, contexts = tam.spec.kind, options.context
         if kind == "classification" and (contexts or options.context_column):
             option = "--context" if contexts else "--context-column"
             raise UserError(f"{option}: this model reads a single text; leave it out")
@@ -360,7 +360,7 @@ class Writer:
         self.columns: list[str] = []  # of the first row
         self.count = 0
 
-    def __call__(self, found: Sequence[tuple[Item, Prediction | Span | None]]) -> None:
+    def __call__(self, found: Sequence[tuple[Item, Prediction | AnswerPrediction | None]]) -> None:
         """Write items with their predictions. Raises `UserError` for a row with columns that the first one lacks."""
         for item, prediction in found:
             self.count += 1
@@ -395,11 +395,11 @@ class Writer:
         return row | dict(zip(self.names, values, strict=True))
 
 
-def _values(found: Prediction | Span | None, count: int) -> list[Any]:
+def _values(found: Prediction | AnswerPrediction | None, count: int) -> list[Any]:
     """Return the values of a prediction in their order; `count` times None for none."""
     if found is None:
         return [None] * count
-    if isinstance(found, Span):
+    if isinstance(found, AnswerPrediction):
         return [found.text, round(found.probability, 4), found.start]
     return [found.label, round(found.probabilities[found.label], 4)]
 

@@ -12,7 +12,7 @@ from typing import Any
 Advance = Callable[[int], None]
 
 
-class Quiet:
+class Progress:
     """Shows nothing: the default of library functions."""
 
     @contextmanager
@@ -32,7 +32,7 @@ class Quiet:
         """Show a line (plain text, no markup)."""
 
 
-class Rich(Quiet):
+class RichProgress(Progress):
     """Bars with rates and remaining time on a terminal; where there is none, lines about what takes long.
 
     times: seconds after the beginning of a block at which a line says how far it is; the last one goes on, again and

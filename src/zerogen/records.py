@@ -41,7 +41,7 @@ class Continuation:
     """
 
     text: str
-    finish: str
+    finish_reason: str
     tokens: int
     logprob: float
     counter_logprob: dict[str, float] = field(default_factory=dict)
@@ -61,6 +61,7 @@ class Example:
 
     context: what the text was written about; the other text of a pair; the passage that answers a question.
     answers: references of a question, spans of the context; a question that it does not answer has none.
+    weight: of the row in the training loss. scores: what was found out about the row, by the name of the score.
     """
 
     uid: str
@@ -70,6 +71,8 @@ class Example:
     logprob: float | None = None
     counter_logprob: dict[str, float] = field(default_factory=dict)
     answers: tuple[Answer, ...] = ()
+    weight: float = 1.0
+    scores: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Example:
@@ -96,7 +99,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AnswerPrediction:
     """A predicted answer, its place in the context (-1 where it is none of it), and its probability among the best."""
 
     text: str

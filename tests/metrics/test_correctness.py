@@ -2,8 +2,8 @@ from random import Random
 
 import pytest
 
-from zerogen.metrics.correctness import agreement, calibrate, calibrated, correctness, mean, quarters, share
-from zerogen.records import Answer, Example, Prediction, Span
+from zerogen.metrics.correctness import agreement, calibrate, calibrated, correctness, mean, quarters, wilson_interval
+from zerogen.records import Answer, AnswerPrediction, Example, Prediction
 
 
 def row(label: str, uid: str = "0") -> Example:
@@ -12,14 +12,14 @@ def row(label: str, uid: str = "0") -> Example:
 
 def test_wilson_s_interval_by_hand() -> None:
     # p = 0.8, n = 10, z = 1.96: (0.8 + 0.192) / 1.384 -+ 0.2265
-    assert share(8, 10)["interval"] == pytest.approx([0.4902, 0.9433], abs=1e-4)
-    assert share(0, 20)["interval"][0] == 0
-    assert share(20, 20)["interval"][1] == 1
+    assert wilson_interval(8, 10)["interval"] == pytest.approx([0.4902, 0.9433], abs=1e-4)
+    assert wilson_interval(0, 20)["interval"][0] == 0
+    assert wilson_interval(20, 20)["interval"][1] == 1
 
 
 def test_the_mean_of_right_and_wrong_is_a_share() -> None:
-    assert mean([1.0] * 15) == share(15, 15)
-    assert mean([0.0, 1.0, 1.0]) == share(2, 3)
+    assert mean([1.0] * 15) == wilson_interval(15, 15)
+    assert mean([0.0, 1.0, 1.0]) == wilson_interval(2, 3)
     assert mean([0.5])["interval"] == [0.0, 1.0]
 
 
@@ -40,13 +40,13 @@ def test_labels_are_counted_apart() -> None:
 def test_agreement_with_a_label_and_with_an_answer() -> None:
     assert agreement(row("good"), Prediction.of({"good": 0.4, "bad": 0.6})) == (0.0, 0.4)
     asked = Example("0", "Who?", "question", "Ann Lee came.", answers=(Answer("Ann Lee", 0),))
-    assert agreement(asked, Span("Lee", 4, 0.5))[0] == pytest.approx(2 / 3)
-    assert agreement(Example("0", "Who?", "question", "Ann."), Span("", -1, 0.5)) == (1.0, 1.0)
+    assert agreement(asked, AnswerPrediction("Lee", 4, 0.5))[0] == pytest.approx(2 / 3)
+    assert agreement(Example("0", "Who?", "question", "Ann."), AnswerPrediction("", -1, 0.5)) == (1.0, 1.0)
 
 
 def test_answers_are_compared_as_squad_does() -> None:
     asked = [Example(str(i), "Who?", "question", "The Ann.", answers=(Answer("The Ann", 0),)) for i in range(2)]
-    found = correctness(asked, [Span("Ann", 4, 1.0), Span("came", 0, 1.0)], ["question"])
+    found = correctness(asked, [AnswerPrediction("Ann", 4, 1.0), AnswerPrediction("came", 0, 1.0)], ["question"])
     assert found["exact_match"]["share"] == found["f1"]["share"] == 0.5
 
 

@@ -25,13 +25,13 @@ from transformers import (
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.config import DebiasConfig, DecodingConfig
 from zerogen.models import has_bfloat16
+from zerogen.plm.cuda_graph import GraphedStep
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, Slots
-from zerogen.plm.draws import fold
-from zerogen.plm.graph import Replayed
 from zerogen.plm.model import Plm
 from zerogen.plm.network import Network
 from zerogen.plm.pack import PackedHead, PackedLinear, can_pack, pack_linears
+from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import shared_prefixes
 from zerogen.records import Continuation, Request, Stop
@@ -90,16 +90,16 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(plm: Plm, counters: int) ->
             plm.generate(asked, replace(decoding, batch_size=size * (1 + counters)), stops, 12, 5, debias)
             for size in (27, 5, 1)
         ]
-        plm.steady = True
+        plm.static_shapes = True
         every += [
             plm.generate(asked, replace(decoding, batch_size=size * (1 + counters)), stops, 12, 5, debias)
             for size in (27, 5, 5)  # the second time with what the first has left in the same memory
         ]
-        plm.steady = False
+        plm.static_shapes = False
         assert len({row.tokens for row in every[0]}) > 3
         for found in every[1:]:
-            assert [(row.text, row.finish, row.tokens) for row in found] == [
-                (row.text, row.finish, row.tokens) for row in every[0]
+            assert [(row.text, row.finish_reason, row.tokens) for row in found] == [
+                (row.text, row.finish_reason, row.tokens) for row in every[0]
             ]
             for row, other in zip(found, every[0], strict=True):
                 assert row.logprob == pytest.approx(other.logprob, abs=1e-4)
@@ -153,16 +153,16 @@ class OnMeta(TorchDispatchMode):
 def test_a_steady_step_asks_nothing_of_the_host(plm: Plm) -> None:
     """Tensors on the meta device have no values: whoever asks for one fails. So would a recording on a GPU."""
     for sampler in (Sampler(0.9), Sampler(0.9, 20, 0.7, SelfDebiasing(20.0)), Sampler(top_k=1)):
-        for steady in (True, False):
+        for static_shapes in (True, False):
             network = Network(causal_model(plm.network.config.model_type))
             with torch.inference_mode(), network.slot_attention():
-                engine = CachedEngine(network, lines=6, capacity=64, steady=steady)
+                engine = CachedEngine(network, lines=6, capacity=64, static_shapes=static_shapes)
                 slots = Slots(engine, sampler, 3, 2, network.device)
                 slots.fill([0, 1, 2], [[[1, 2], [3]]] * 3, torch.arange(3))
                 for _ in range(2):
                     slots._take()
                 to_meta(network.model, slots, engine.cache)
-                if steady:
+                if static_shapes:
                     with OnMeta():
                         slots._take()
                 else:
@@ -177,24 +177,24 @@ def test_steady_rows_reach_the_last_position(plm: Plm) -> None:
     decoding = DecodingConfig(batch_size=7)
     most = plm.max_positions - longest
     expected = plm.generate(asked, decoding, NEVER, most, seed=3)
-    plm.steady = True
+    plm.static_shapes = True
     found = plm.generate(asked, decoding, NEVER, most, seed=3)
     assert [row.text for row in found] == [row.text for row in expected]
     assert max(row.tokens for row in found) == most
 
 
 def test_another_sampler_does_not_get_the_steps_of_the_last_one(plm: Plm) -> None:
-    plm.steady = True
+    plm.static_shapes = True
     for decoding in (DecodingConfig(), DecodingConfig(temperature=0.3), DecodingConfig(top_k=1)):
         found = [row.text for row in plm.generate(requests(PROMPTS), decoding, NEVER, 12, seed=3)]
-        plm.steady = False
+        plm.static_shapes = False
         assert found == [row.text for row in plm.generate(requests(PROMPTS), decoding, NEVER, 12, seed=3)]
-        plm.steady = True
+        plm.static_shapes = True
 
 
-@pytest.mark.parametrize("steady", [False, True])
-def test_a_nan_ends_a_chunk_and_not_the_next_one(gpt2: Plm, steady: bool) -> None:
-    gpt2.steady = steady
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_a_nan_ends_a_chunk_and_not_the_next_one(gpt2: Plm, static_shapes: bool) -> None:
+    gpt2.static_shapes = static_shapes
     embedding = gpt2.network.model.get_input_embeddings().weight
     token = gpt2.encode("No.")[0]
     kept = embedding[token].clone()
@@ -221,7 +221,7 @@ def test_only_a_steady_step_is_recorded(plm: Plm, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("zerogen.plm.decode.Replayed", refuse)
     plm.generate(requests(PROMPTS), DecodingConfig(), NEVER, 5, seed=3)
-    plm.steady = True
+    plm.static_shapes = True
     plm.generate(requests(PROMPTS), DecodingConfig(top_p=0.1), NEVER, 5, seed=3)
     with pytest.raises(AssertionError, match="recorded"):
         plm.generate(requests(PROMPTS), DecodingConfig(), NEVER, 5, seed=3)
@@ -263,7 +263,7 @@ def test_a_recorded_step_can_be_replayed(plm: Plm, monkeypatch: pytest.MonkeyPat
         return recorders[-1]
 
     monkeypatch.setattr("zerogen.plm.decode.Replayed", record)
-    plm.steady = True
+    plm.static_shapes = True
     for seed, rows in zip((1, 2), expected, strict=True):  # the second chunk replays what the first recorded
         found = plm.generate(requests(PROMPTS * 2), DecodingConfig(batch_size=4), [Stop("e")], 20, seed)
         assert [row.text for row in found] == [row.text for row in rows]
@@ -272,14 +272,14 @@ def test_a_recorded_step_can_be_replayed(plm: Plm, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_step_that_cannot_be_recorded_is_said_once(gpt2: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refused(Replayed):
+    class Refused(GraphedStep):
         def __call__(self, step: Callable[[], Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
             self.refused = "it asked for a value"
             return step()
 
     said: list[str] = []
     gpt2.say = said.append
-    gpt2.steady = True
+    gpt2.static_shapes = True
     monkeypatch.setattr("zerogen.plm.decode.Replayed", Refused)
     for seed in (1, 2):
         gpt2.generate(requests(PROMPTS), DecodingConfig(), NEVER, 5, seed)
@@ -308,17 +308,17 @@ def test_prompts_are_read_a_few_at_a_time_where_they_are_long(plm: Plm, monkeypa
         assert [row.logprob for row in found] == pytest.approx([row.logprob for row in whole], abs=1e-4)
 
 
-@pytest.mark.parametrize("steady", [False, True])
+@pytest.mark.parametrize("static_shapes", [False, True])
 @pytest.mark.parametrize("length", [1, 29, 30, 31, 100])
 @torch.inference_mode()
 def test_a_prompt_read_in_blocks_leaves_the_cache_as_one_read_whole(
-    plm: Plm, monkeypatch: pytest.MonkeyPatch, length: int, steady: bool
+    plm: Plm, monkeypatch: pytest.MonkeyPatch, length: int, static_shapes: bool
 ) -> None:
     prompts = [[(7 * i + 3) % 320 for i in range(length)], [5, 6], [(7 * i + 3) % 320 for i in range(length)]]
     found = []
     for scores in (1 << 22, 10 * length):
         monkeypatch.setattr("zerogen.plm.decode._PREFILL", scores)
-        engine = CachedEngine(plm.network, lines=4, capacity=128, steady=steady)
+        engine = CachedEngine(plm.network, lines=4, capacity=128, static_shapes=static_shapes)
         with plm.network.slot_attention():
             first = engine.prefill(torch.tensor([3, 0, 1]), prompts).clone()
             positions = torch.tensor([2, length, 0, length])
@@ -343,7 +343,7 @@ def test_a_slot_without_a_row_widens_no_cache(plm: Plm) -> None:
 def test_a_refilled_slot_begins_with_its_first_draw(plm: Plm) -> None:
     taken = []
     for rejected in (0, 3):
-        engine = CachedEngine(plm.network, lines=4, capacity=64, steady=True)
+        engine = CachedEngine(plm.network, lines=4, capacity=64, static_shapes=True)
         slots = Slots(engine, Sampler(0.3), 4, 1, plm.network.device)
         slots.tries.fill_(rejected)  # of the rows before
         with plm.network.slot_attention():
@@ -382,7 +382,7 @@ def test_a_row_ends_at_its_stop_string(plm: Plm, keep: bool) -> None:
             continue
         cut = plm.generate(requests(PROMPTS[i : i + 1]), decoding, [Stop(middle, keep)], 20, seed=0)[0]
         place = row.text.index(middle)
-        assert cut.finish == "stop"
+        assert cut.finish_reason == "stop"
         assert cut.text == row.text[: place + 2 * keep]
         assert cut.tokens <= row.tokens
         checked += 1
@@ -394,22 +394,22 @@ def test_end_of_text_ends_a_row(gpt2: Plm) -> None:
     second = gpt2.encode(whole.text)
     gpt2.eos.add(next(token for token in second[1:] if token != second[0]))
     cut = gpt2.generate(requests(PROMPTS[:1]), DecodingConfig(top_k=1), NEVER, 20, seed=0)[0]
-    assert cut.finish == "eos"
+    assert cut.finish_reason == "eos"
     assert cut.tokens < whole.tokens
 
 
 def test_the_logprob_of_a_continuation_is_its_mean_token_logprob(plm: Plm) -> None:
     prompt = "The movie"
     row = plm.generate(requests([prompt]), DecodingConfig(), NEVER, 10, seed=3)[0]
-    assert row.finish == "length"
+    assert row.finish_reason == "length"
     # Sampled ids need not be what the tokenizer makes of their text: compare with the ids themselves.
     expected = []
     ids = plm.encode(prompt)
     engine_free = causal_model(plm.network.config.model_type)
-    key = fold(torch.tensor([3]), 0)
+    key = fold_in(torch.tensor([3]), 0)
     for place in range(row.tokens):
         logits = engine_free(torch.tensor([ids])).logits[:, -1]
-        token, _ = Sampler(0.9)(logits[:, None], fold(key, place))
+        token, _ = Sampler(0.9)(logits[:, None], fold_in(key, place))
         expected.append(logits.log_softmax(-1)[0, token].item())
         ids.append(int(token))
     assert row.logprob == pytest.approx(sum(expected) / len(expected), abs=1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zerogen.plm.debias import SelfDebiasing
-from zerogen.plm.draws import fold, uniform
+from zerogen.plm.rng import fold_in, uniform
 from zerogen.plm.sampling import Sampler, nucleus, nucleus_probabilities, sorted_nucleus
 
 VOCABULARY = 1000
@@ -23,7 +23,7 @@ def logits_of(kind: str) -> torch.Tensor:
 
 
 def keys_of(seed: int, count: int = DRAWS) -> torch.Tensor:
-    return fold(torch.full((count,), seed), torch.arange(count))
+    return fold_in(torch.full((count,), seed), torch.arange(count))
 
 
 def total_variation(tokens: torch.Tensor, expected: torch.Tensor) -> float:
@@ -164,7 +164,7 @@ def test_a_tiny_nucleus_is_not_left_to_attempts() -> None:
 def test_draws_are_uniform_and_independent_of_their_neighbours() -> None:
     rows, tokens = torch.arange(400)[:, None], torch.arange(400)
     for seed in (0, 1, (1 << 62) + 12345):
-        keys = fold(fold(torch.full((400, 1), seed), rows), tokens)
+        keys = fold_in(fold_in(torch.full((400, 1), seed), rows), tokens)
         drawn = uniform(keys)
         assert len(keys.unique()) == keys.numel()
         assert drawn.min() >= 0
@@ -172,6 +172,6 @@ def test_draws_are_uniform_and_independent_of_their_neighbours() -> None:
         counts = torch.bincount((drawn.flatten() * 100).long(), minlength=100).double()
         assert float(((counts - 1600) ** 2 / 1600).sum()) < 160  # chi-squared, 99 degrees of freedom: p = 1e-4
         bits = drawn - 0.5
-        pairs = [(bits[1:], bits[:-1]), (bits[:, 1:], bits[:, :-1]), (bits, uniform(fold(keys, 1)) - 0.5)]
-        for a, b in [*pairs, (bits, uniform(fold(fold(torch.full((400, 1), seed + 1), rows), tokens)) - 0.5)]:
+        pairs = [(bits[1:], bits[:-1]), (bits[:, 1:], bits[:, :-1]), (bits, uniform(fold_in(keys, 1)) - 0.5)]
+        for a, b in [*pairs, (bits, uniform(fold_in(fold_in(torch.full((400, 1), seed + 1), rows), tokens)) - 0.5)]:
             assert abs(float((a * b).mean()) * 12) < 4.5 / a.numel() ** 0.5  # correlation, in standard deviations

@@ -15,7 +15,7 @@ from zerogen.models import has_bfloat16
 from zerogen.plm.model import Plm
 from zerogen.plm.pack import can_pack, pack_linears
 from zerogen.plm.score import logprobs
-from zerogen.progress import Advance, Quiet
+from zerogen.progress import Advance, Progress
 
 
 def random_rows(lengths: list[int], shared: int = 0) -> list[list[int]]:
@@ -124,7 +124,7 @@ def test_a_packed_model_reads_blocks_with_nothing_to_score(dtype: torch.dtype) -
 
 
 def test_progress_counts_the_tokens_of_every_block(plm: Plm) -> None:
-    class Counts(Quiet):
+    class Counts(Progress):
         @contextmanager
         def bar(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
             totals.append((total, unit))

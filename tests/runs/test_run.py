@@ -10,8 +10,8 @@ import torch
 
 from zerogen.config import Config, ContextConfig, GoldConfig, HoldoutConfig, PlmConfig, SettingConfig, TaskConfig
 from zerogen.errors import UserError
-from zerogen.progress import Quiet
-from zerogen.records import Prediction, Span
+from zerogen.progress import Progress
+from zerogen.records import AnswerPrediction, Prediction
 from zerogen.report.results import add_line, asked_for, finished
 from zerogen.runs.run import Outcome, Run, describe
 
@@ -138,7 +138,7 @@ def test_every_seed_is_reported_on_the_same_sample(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("second", "said"), [("good", "gold rows"), ("bad", "gold rows; it predicts 'bad' only")])
 def test_a_model_that_predicts_one_label_only_is_named(second: str, said: str) -> None:
     metrics = {"accuracy": 0.5, "macro_f1": 1 / 3, "confusion": {}}
-    predictions: list[Prediction | Span] = [Prediction("bad", {}), Prediction(second, {})]
+    predictions: list[Prediction | AnswerPrediction] = [Prediction("bad", {}), Prediction(second, {})]
     assert describe(Outcome(n_train=4, metrics=metrics, predictions=predictions)).endswith(said)
 
 
@@ -179,7 +179,7 @@ def test_a_result_of_something_else_is_replaced(tmp_path: Path, asked: object) -
 
 @pytest.mark.parametrize("content", [b"setting,task\ncaf\xe9,x\n", b'setting,task\n"open,x\n'])
 def test_a_table_of_results_that_cannot_be_read_is_put_aside(tmp_path: Path, content: bytes) -> None:
-    class Told(Quiet):
+    class Told(Progress):
         said = ""
 
         def say(self, text: str) -> None:

@@ -21,7 +21,7 @@ from transformers import AutoModelForQuestionAnswering
 from tests.conftest import byte_tokenizer, toy_pairs, toy_questions
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
-from zerogen.progress import Advance, Quiet
+from zerogen.progress import Advance, Progress
 from zerogen.records import Prediction
 from zerogen.tam.bidaf import BidafForQuestionAnswering, shared_words
 from zerogen.tam.data import encode
@@ -29,7 +29,7 @@ from zerogen.tam.fit import fit, require
 from zerogen.tam.learner import Learner, moving_average
 from zerogen.tam.lstm import BiLstm, two_streams
 from zerogen.tam.reader import character_ids, collate_windows, windows_of
-from zerogen.tam.tam import Tam, in_order, load_tam
+from zerogen.tam.tam import Tam, load_tam, order_pair
 from zerogen.tam.vectors import read_vectors, words_of
 
 PAIRS = TaskConfig(name="pairs", kind="pair", labels=["bad", "good"], max_length=64)
@@ -44,7 +44,7 @@ def config(request: pytest.FixtureRequest, tiny_encoder: Path) -> TamConfig:
     return TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32")
 
 
-class Heard(Quiet):
+class Heard(Progress):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -124,8 +124,8 @@ def test_inputs_of_another_kind_are_refused(config: TamConfig) -> None:
 
 def test_the_task_says_which_text_comes_first(config: TamConfig) -> None:
     inputs = [("text", "context")]
-    assert in_order(inputs, ["text", "context"]) == inputs
-    assert in_order(inputs, ["context", "text"]) == [("context", "text")]
+    assert order_pair(inputs, ["text", "context"]) == inputs
+    assert order_pair(inputs, ["context", "text"]) == [("context", "text")]
     tams = [
         trained(replace(PAIRS, order=order), config, replace(QUICK, epochs=1), rows=16)
         for order in (["text", "context"], ["context", "text"])
@@ -176,7 +176,7 @@ def test_questions_without_an_answer(config: TamConfig) -> None:
     trainer = TrainerConfig(lr=lr, epochs=epochs, batch_size=16, schedule="constant")
     rows = toy_questions(240, unanswered=80)
     tam, _ = fit(rows, ASKED, config, trainer, seed=1)
-    assert tam.use.none
+    assert tam.spec.none
     found = tam.predict(tam.inputs_of(rows[-10:] + rows[:10]))
     assert sum(span.text == "" for span in found[:10]) >= 9
     assert sum(span.text != "" for span in found[10:]) >= 9

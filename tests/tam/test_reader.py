@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from zerogen.records import Answer, Span
+from zerogen.records import Answer, AnswerPrediction
 from zerogen.tam.lstm import word_tokenizer
 from zerogen.tam.reader import Window, best_spans, pick, windows_of
-from zerogen.tam.tam import Tam, Use
+from zerogen.tam.tam import Tam, TamSpec
 
 
 def word_reader(length: int) -> PreTrainedTokenizerFast:
@@ -67,7 +67,7 @@ def test_the_best_span_among_windows() -> None:
     assert (span.text, span.start) == ("de", 4)
     assert span.probability == pytest.approx(1 / (1 + torch.tensor(-1.0).exp().item()))  # equal ones count once
     assert pick(candidates, 5.0, "ab cdef").text == ""
-    assert pick([], None, "") == Span("", -1, 1.0)
+    assert pick([], None, "") == AnswerPrediction("", -1, 1.0)
 
 
 @pytest.mark.parametrize(("length", "asked", "shared"), [(384, 3, 128), (384, 300, 96), (40, 3, 18)])
@@ -149,7 +149,7 @@ def test_no_answer_must_win_in_every_window(scores: tuple[float, float], answer:
             logits[:, 0] = torch.where((logits > 0).any(1), scores[1] / 2, scores[0] / 2)
             return type("Outputs", (), {"start_logits": logits, "end_logits": logits})
 
-    tam = Tam(Reader(), tokenizer, [], Use("qa", ["text", "context"], "float32", 5, none=True))
+    tam = Tam(Reader(), tokenizer, [], TamSpec("qa", ["text", "context"], "float32", 5, none=True))
     (span,) = tam.predict([("what", " ".join(map(str, range(25))) + " word 7")])
     assert span.text == answer
 
@@ -165,6 +165,6 @@ def test_a_score_that_is_nan_is_an_error() -> None:
             logits = torch.where(input_ids > 5, math.nan, 0.0)
             return type("Outputs", (), {"start_logits": logits, "end_logits": logits})
 
-    tam = Tam(Reader(), tokenizer, [], Use("qa", ["text", "context"], "float32"))
+    tam = Tam(Reader(), tokenizer, [], TamSpec("qa", ["text", "context"], "float32"))
     with pytest.raises(FloatingPointError, match="NaN"):
         tam.predict([("what", "the word of 7")])

@@ -334,7 +334,7 @@ def test_a_classifier_from_elsewhere_cuts_texts_at_its_positions(tiny_encoder: P
     byte_tokenizer().save_pretrained(tmp_path / "tam")
     tam = load_tam(tmp_path)  # the run folder around it will do
     assert tam.predict(["a" * 500 + str(i) for i in range(3)])[0].label in tam.labels
-    assert load_tam(tmp_path, dtype="float32").use.dtype == "float32"
+    assert load_tam(tmp_path, dtype="float32").spec.dtype == "float32"
 
 
 def test_lstm_ids_of_unknown_words_and_padding() -> None:

@@ -23,6 +23,6 @@ def evaluate(task: TaskConfig, rows: Sequence[Example], predictions: Sequence[An
     )
 
 
-def numbers(metrics: dict[str, Any]) -> dict[str, float]:
+def scalars(metrics: dict[str, Any]) -> dict[str, float]:
     """Return those of the metrics that are numbers, the main one first."""
     return {name: metrics[name] for name in MAIN if name in metrics}

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from zerogen.metrics.squad import exact_match, f1
-from zerogen.records import Example, Prediction, Span
+from zerogen.records import AnswerPrediction, Example, Prediction
 
 _Z = 1.959964  # of a 95 % interval
 
 
-def share(right: int, rows: int) -> dict[str, Any]:
+def wilson_interval(right: int, rows: int) -> dict[str, Any]:
     """Return rows, the share of them that is right, and its 95 % interval (Wilson, 1927). `rows` is 1 or more."""
     p, spread = right / rows, _Z**2 / rows
     middle = (p + spread / 2) / (1 + spread)
@@ -29,19 +29,19 @@ def mean(values: Sequence[float]) -> dict[str, Any]:
     Wilson's where every value is 0 or 1; else by the normal approximation, which one value says nothing about.
     """
     if all(value in (0, 1) for value in values):
-        return share(round(sum(values)), len(values))
+        return wilson_interval(round(sum(values)), len(values))
     centre = statistics.fmean(values)
     half = _Z * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 1.0
     return {"rows": len(values), "share": centre, "interval": [max(0.0, centre - half), min(1.0, centre + half)]}
 
 
-def agreement(row: Example, found: Prediction | Span) -> tuple[float, float]:
+def agreement(row: Example, found: Prediction | AnswerPrediction) -> tuple[float, float]:
     """Return how far an evaluator agrees with a row, and how probable it finds the row's label, both from 0 to 1.
 
     Of questions it is the F1 of its answer against the row's, and the same again where it would answer otherwise: a
     reader gives no probability of somebody else's answer.
     """
-    if isinstance(found, Span):
+    if isinstance(found, AnswerPrediction):
         overlap = max((f1(found.text, answer.text) for answer in row.answers), default=float(not found.text))
         return overlap, overlap
     return float(found.label == row.label), found.probabilities[row.label]
@@ -52,7 +52,7 @@ def correctness(rows: Sequence[Example], predictions: Sequence[Any], labels: Seq
 
     Returns overall and per label {rows, share, interval}; of questions exact_match and f1 instead.
     """
-    if isinstance(predictions[0], Span):
+    if isinstance(predictions[0], AnswerPrediction):
         pairs = [
             (found.text, [answer.text for answer in row.answers] or [""])
             for row, found in zip(rows, predictions, strict=True)
@@ -64,8 +64,8 @@ def correctness(rows: Sequence[Example], predictions: Sequence[Any], labels: Seq
     right = [row.label == found.label for row, found in zip(rows, predictions, strict=True)]
     by_label = {label: [same for row, same in zip(rows, right, strict=True) if row.label == label] for label in labels}
     return {
-        "overall": share(sum(right), len(right)),
-        "labels": {label: share(sum(same), len(same)) for label, same in by_label.items() if same},
+        "overall": wilson_interval(sum(right), len(right)),
+        "labels": {label: wilson_interval(sum(same), len(same)) for label, same in by_label.items() if same},
     }
 
 

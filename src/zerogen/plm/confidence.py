@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from zerogen.config import TaskConfig
 from zerogen.plm.model import Plm
 from zerogen.plm.prompting import softmax
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Example
 from zerogen.template import render, shortened
 
 
 def label_confidence(
-    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Quiet | None = None
+    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
 ) -> list[float] | None:
     """Return the probability of each row's own label, given its text: softmax over labels of log p(text | prompt).
 
@@ -23,7 +23,7 @@ def label_confidence(
     probability of the answer behind the scoring prompt. None where there is nothing to compare: a single label, or
     questions without a scoring prompt or an answer. A text or context that is too long is cut, for all labels alike.
     """
-    progress = progress or Quiet()
+    progress = progress or Progress()
     if task.kind == "qa":
         if not task.scoring or not all(row.answers for row in rows):
             return None
@@ -51,7 +51,7 @@ def _scores(
     around: Sequence[tuple[int, int]],
     part: str,
     total: bool,
-    progress: Quiet,
+    progress: Progress,
 ) -> list[list[float]]:
     """Return for each row the log-probability of its `part`, at the end of each template: the sum, or the mean."""
     prompts: list[str] = []

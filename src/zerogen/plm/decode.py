@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from zerogen.plm.cache import SlotCache, causal_mask, pad_right
-from zerogen.plm.draws import fold
-from zerogen.plm.graph import Replayed
+from zerogen.plm.cuda_graph import GraphedStep
 from zerogen.plm.network import Network
+from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
 
 _PREFILL = 1 << 22  # attention scores per head that exist at a time while prompts are read
-_BURST = 4  # steps of a steady engine between two looks at its rows: those that ended early are computed along
+_STEPS_PER_SYNC = 4  # steps of static shapes between two looks at the rows: those that ended early are computed along
 
 
 class Engine(Protocol):
     """How next-token logits are computed for a set of lines, each holding one prompt and what was sampled behind it.
 
     capacity: the longest line in tokens.
-    steady: a step does the same to the same memory whatever the lines hold, and never asks for a value on the host.
+    static_shapes: a step does the same to the same memory whatever the lines hold, and asks for no value on the host.
     """
 
     capacity: int
-    steady: bool
+    static_shapes: bool
 
     def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor: ...
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor: ...
@@ -37,14 +37,14 @@ class Engine(Protocol):
 class CachedEngine:
     """Keeps keys and values: a step costs one token per line. For models that use transformers' attention interface.
 
-    The logits that it returns are overwritten by its next call. A steady one attends to all columns that its cache
-    will ever have, where another lets the cache grow with the rows.
+    The logits that it returns are overwritten by its next call. With static shapes it attends to all columns that its
+    cache will ever have; without, the cache grows with the rows.
     """
 
-    def __init__(self, network: Network, lines: int, capacity: int, steady: bool = False) -> None:
-        self.network, self.capacity, self.steady = network, capacity, steady
+    def __init__(self, network: Network, lines: int, capacity: int, static_shapes: bool = False) -> None:
+        self.network, self.capacity, self.static_shapes = network, capacity, static_shapes
         self.cache = SlotCache(network.config.num_hidden_layers, lines, capacity, network.device)
-        if steady:
+        if static_shapes:
             self.cache.reserve(capacity)
         self.scratch: Tensor | None = None
 
@@ -112,7 +112,7 @@ class CachedEngine:
 class RecomputingEngine:
     """Reads every line again at each step: slow, but right for any causal model."""
 
-    steady = False
+    static_shapes = False
 
     def __init__(self, network: Network, lines: int, capacity: int) -> None:
         self.network, self.capacity = network, capacity
@@ -164,7 +164,7 @@ class Slots:
         self.keys = torch.zeros(slots, dtype=torch.long, device=device)  # of the rows' draws
         self.counts = torch.zeros(slots, dtype=torch.long, device=device)  # tokens that the rows have
         self.tries = torch.zeros(slots, dtype=torch.long, device=device)  # draws rejected for the next ones
-        self.replayed = Replayed(device) if engine.steady else None  # only a steady step can be recorded
+        self.graphed = GraphedStep(device) if engine.static_shapes else None  # no other step can be recorded
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -176,7 +176,7 @@ class Slots:
         which = self._ids(slots)
         logits = self.engine.prefill(self._lines(which), [prompt for group in prompts for prompt in group])
         logits = logits.view(len(slots), -1, logits.shape[-1])
-        tokens, logprobs = self.sampler(logits, fold(keys, 0))
+        tokens, logprobs = self.sampler(logits, fold_in(keys, 0))
         self.positions[which] = self._ids([[len(prompt) for prompt in group] for group in prompts])
         self.tokens[which], self.keys[which] = tokens, keys
         self.counts[which], self.tries[which] = 1, 0
@@ -201,10 +201,10 @@ class Slots:
         Yields for each step every slot's token, its log-probabilities per line, and whether it is one: where not, all
         draws were rejected and the next step draws again.
         """
-        if self.replayed is None:
+        if self.graphed is None:
             steps = [list(self._take())]
         else:  # what a step returns, the next one overwrites
-            steps = [[part.clone() for part in self.replayed(self._take)] for _ in range(_BURST)]
+            steps = [[part.clone() for part in self.graphed(self._take)] for _ in range(_STEPS_PER_SYNC)]
         tokens, logprobs, settled = (torch.stack(parts) for parts in zip(*steps, strict=True))
         yield from zip(tokens.tolist(), logprobs.tolist(), settled.tolist(), strict=True)
 
@@ -212,8 +212,8 @@ class Slots:
         """Read the last tokens, sample the next ones [S]; return them as `advance` does."""
         read = self.tokens[:, None].expand_as(self.positions).flatten()
         logits = self.engine.step(read, self.positions.flatten()).view(*self.positions.shape, -1)
-        keys = fold(self.keys, self.counts)
-        if self.engine.steady:
+        keys = fold_in(self.keys, self.counts)
+        if self.engine.static_shapes:
             tokens, logprobs, settled = self.sampler.attempt(logits, keys, self.tries)
             self.tries.add_(self.sampler.draws).mul_(~settled)
         else:
@@ -266,12 +266,12 @@ def decode(
             if any(total != total for total in row.logprobs):
                 raise FloatingPointError("the PLM's logits hold a NaN")
             current.append((slot, row))
-        for (slot, row), finish in zip(current, ends([row for _, row in current]), strict=True):
-            if finish is None and len(row.tokens) >= max_new_tokens:
-                finish = "length"
-            if finish is not None:
+        for (slot, row), finish_reason in zip(current, ends([row for _, row in current]), strict=True):
+            if finish_reason is None and len(row.tokens) >= max_new_tokens:
+                finish_reason = "length"
+            if finish_reason is not None:
                 rows[slot] = None
-                yield row, finish
+                yield row, finish_reason
 
     while True:
         free = [slot for slot, row in enumerate(rows) if row is None]
@@ -289,12 +289,12 @@ def decode(
         if not active:
             return
         spare = _spare(len(active))
-        if not waiting and len(active) + spare <= len(rows) * 3 // 4 and not slots.engine.steady:
+        if not waiting and len(active) + spare <= len(rows) * 3 // 4 and not slots.engine.static_shapes:
             kept = active + free[:spare]
             slots.keep(kept)
             rows = [rows[slot] for slot in kept]
             free = [slot for slot, row in enumerate(rows) if row is None]
-        if free and not slots.engine.steady:
+        if free and not slots.engine.static_shapes:
             slots.rest(free)
         for step in slots.advance():
             yield from append(range(len(rows)), *step)

@@ -16,18 +16,18 @@ from zerogen.config import DebiasConfig, DecodingConfig, PlmConfig
 from zerogen.models import has_bfloat16, load_pretrained, resolve
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, Slots, decode
-from zerogen.plm.draws import fold
 from zerogen.plm.network import MISFITS, Network
 from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, longest_row
+from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import logprobs
-from zerogen.plm.work import Codec, Work, Written, longest_row
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Continuation, Request, Stop
 
 _ROWS_ON_CPU = 192  # at a time: more are hardly faster and take more memory
 _ROWS_ON_GPU = 256  # half a chunk: there, the rows that end first are refilled
-_COLUMNS = 64  # the cache of a steady engine has a multiple of these, so that it serves for many chunks
+_COLUMNS = 64  # a cache of static shapes has a multiple of these, so that it serves for many chunks
 _END_OF_TEXT = ("<|endoftext|>", "<|im_end|>", "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>")
 
 
@@ -41,11 +41,11 @@ class Plm(Codec):
 
     tokens: how many were sampled or scored so far.
     most_columns: of the cache, over all rows, that fit into memory as far as is known.
-    steady: decode in a way that can be recorded and replayed, with memory and recorded steps that serve for all chunks
-        of the same shape: on a GPU.
+    static_shapes: decode in a way that can be recorded as a CUDA graph, with memory and a graph that serve for all
+        chunks of the same shape; on a GPU.
     """
 
-    at_once = 1
+    parallel = 1
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "plm") -> None:
         self.network = Network(model)
@@ -54,9 +54,9 @@ class Plm(Codec):
         self.tokens = 0
         self.say: Callable[[str], None] = lambda text: None
         self.most_columns = 1 << 62
-        self.steady = self.device.type == "cuda"
+        self.static_shapes = self.device.type == "cuda"
         self._kept: tuple[object, Slots] | None = None
-        self._free = torch.cuda.mem_get_info(self.device)[0] if self.steady else 0
+        self._free = torch.cuda.mem_get_info(self.device)[0] if self.static_shapes else 0
         self._told = False  # that its steps cannot be recorded
         self._texts: dict[int, str] = {}  # of single tokens
         # A chat model's generation config may name its end of turn only.
@@ -99,14 +99,16 @@ class Plm(Codec):
     def _ids(self, values: list[int]) -> Tensor:
         return torch.tensor(values, device=self.device)
 
-    def write(self, works: Sequence[Work], on_row: Callable[[int], None] = lambda rows: None) -> Iterator[Written]:
+    def write(
+        self, works: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+    ) -> Iterator[ChunkOutput]:
         """Yield what is written for each work, in their order."""
         for work in works:
             started, tokens = time.perf_counter(), self.tokens
             continuations = self.generate(
                 work.requests, work.decoding, work.stops, work.max_new_tokens, work.seed, work.debias, on_row
             )
-            yield Written(continuations, self.tokens - tokens, round(time.perf_counter() - started, 3))
+            yield ChunkOutput(continuations, self.tokens - tokens, round(time.perf_counter() - started, 3))
 
     def generate(
         self,
@@ -142,13 +144,13 @@ class Plm(Codec):
                 f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions"
             )
         lines = 1 + most
-        keys = fold(torch.full((len(order),), seed % (1 << 63), device=self.device), self._ids(order))
+        keys = fold_in(torch.full((len(order),), seed % (1 << 63), device=self.device), self._ids(order))
         sampler = Sampler(
             decoding.top_p, decoding.top_k, decoding.temperature, SelfDebiasing(debias.decay, debias.epsilon)
         )
         cached = self.cached and capacity <= self.network.window
-        steady = self.steady and cached and sampler.settles
-        if steady:
+        static_shapes = self.static_shapes and cached and sampler.settles
+        if static_shapes:
             capacity = min(-(-capacity // _COLUMNS) * _COLUMNS, self.max_positions)
         batch_size = self.rows_at_a_time(decoding, capacity)
         while True:
@@ -157,12 +159,12 @@ class Plm(Codec):
             finished = 0
             try:
                 with self.network.slot_attention() if cached else nullcontext():
-                    slots = self._slots(count, lines, capacity, cached, steady, sampler)
-                    for row, finish in decode(
+                    slots = self._slots(count, lines, capacity, cached, static_shapes, sampler)
+                    for row, finish_reason in decode(
                         slots, prompts, keys, max_new_tokens, lambda rows: self._ends(rows, stops)
                     ):
                         place = order[row.index]
-                        done[place] = self._continuation(row, finish, stops, requests[place])
+                        done[place] = self._continuation(row, finish_reason, stops, requests[place])
                         finished += 1
                         on_row(1)
             except torch.OutOfMemoryError:
@@ -173,9 +175,9 @@ class Plm(Codec):
                 self.release()
                 raise
             else:
-                if slots.replayed and slots.replayed.refused and not self._told:
+                if slots.graphed and slots.graphed.refused and not self._told:
                     self._told = True
-                    self.say(f"{self.name}: its steps cannot be recorded ({slots.replayed.refused}): it is slower")
+                    self.say(f"{self.name}: its steps cannot be recorded ({slots.graphed.refused}): it is slower")
                 self.tokens += sum(continuation.tokens for continuation in done)
                 return done
             on_row(-finished)
@@ -208,14 +210,16 @@ class Plm(Codec):
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return 2 * config.num_hidden_layers * heads * width * capacity * self.network.model.dtype.itemsize
 
-    def _slots(self, count: int, lines: int, capacity: int, cached: bool, steady: bool, sampler: Sampler) -> Slots:
-        if not steady:
+    def _slots(
+        self, count: int, lines: int, capacity: int, cached: bool, static_shapes: bool, sampler: Sampler
+    ) -> Slots:
+        if not static_shapes:
             engine = (CachedEngine if cached else RecomputingEngine)(self.network, count * lines, capacity)
             return Slots(engine, sampler, count, lines, self.device)
         shape = (count, lines, sampler)
         if self._kept is None or self._kept[0] != shape or self._kept[1].engine.capacity < capacity:
             self.release()  # before the next one is made
-            kept = CachedEngine(self.network, count * lines, capacity, steady=True)
+            kept = CachedEngine(self.network, count * lines, capacity, static_shapes=True)
             self._kept = shape, Slots(kept, sampler, count, lines, self.device)
         return self._kept[1]
 
@@ -241,14 +245,16 @@ class Plm(Codec):
         ends = [stop.text[-1] for stop in stops]
         return any(not end.isascii() or end.isspace() or end in text for end in ends)
 
-    def _continuation(self, row: Row, finish: str, stops: Sequence[Stop], request: Request) -> Continuation:
+    def _continuation(self, row: Row, finish_reason: str, stops: Sequence[Stop], request: Request) -> Continuation:
         text = self.decode(row.tokens)
         found = [(text.index(stop.text), stop) for stop in stops if stop.text in text]
         if found:
             place, stop = min(found, key=lambda item: item[0])
             text = text[: place + len(stop.text) * stop.keep]
         own, *others = [total / len(row.tokens) for total in row.logprobs]
-        return Continuation(text, finish, len(row.tokens), own, dict(zip(request.counters, others, strict=False)))
+        return Continuation(
+            text, finish_reason, len(row.tokens), own, dict(zip(request.counters, others, strict=False))
+        )
 
     def logprob(
         self,
@@ -256,7 +262,7 @@ class Plm(Codec):
         batch_tokens: int = 1024,
         begins: Sequence[int] | None = None,
         total: bool = False,
-        progress: Quiet | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[tuple[int, float]]:
         """Score texts: yield (index, mean natural-log probability of its tokens but the first), in any order.
 
@@ -265,7 +271,7 @@ class Plm(Codec):
         total: yield sums, not means. progress: of the tokens read. Raises ValueError for a text of fewer than two
         tokens or of more than the model's positions, and FloatingPointError when a score is NaN.
         """
-        progress = progress or Quiet()
+        progress = progress or Progress()
         with progress.wait("tokenizing"):
             encoded = [self.encode(prompt) for prompt in prompts]
             first = [1] * len(encoded) if begins is None else list(map(self._token_at, prompts, begins))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from zerogen.config import DecodingConfig, SettingConfig, TaskConfig
 from zerogen.errors import UserError
 from zerogen.plm.model import Plm
-from zerogen.progress import Quiet
-from zerogen.records import Example, Prediction, Request, Span, Stop
+from zerogen.progress import Progress
+from zerogen.records import AnswerPrediction, Example, Prediction, Request, Stop
 from zerogen.template import placeholders, render, shortened
 
 _ANSWERS_AT_A_TIME = 512
@@ -20,7 +20,7 @@ def prompt_labels(
     task: TaskConfig,
     rows: Sequence[Example],
     setting: SettingConfig | None = None,
-    progress: Quiet | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Prediction], int]:
     """Predict the label of each row; return the predictions and how many rows were too long for the PLM.
 
@@ -48,7 +48,7 @@ def prompt_labels(
     prompts: list[str] = []
     begins: list[int] = []
     cut = 0
-    progress = progress or Quiet()
+    progress = progress or Progress()
     try:
         with progress.bar("filling prompts", len(rows), "rows") as advance:
             for row in rows:
@@ -77,8 +77,8 @@ def prompt_labels(
 
 
 def prompt_answers(
-    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Quiet | None = None
-) -> tuple[list[Span], int]:
+    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
+) -> tuple[list[AnswerPrediction], int]:
     """Let the PLM complete the answer to each question: greedily, up to a closing quote or else to the end of the line.
 
     Return the answers and how many contexts were too long for the PLM, which are cut at their end. A span's place is
@@ -91,7 +91,7 @@ def prompt_answers(
     stops = [Stop('"'), Stop("\n")]
     budget = plm.max_positions - task.answer_tokens
     requests, cut = [], 0
-    progress = progress or Quiet()
+    progress = progress or Progress()
     try:
         with progress.bar("filling prompts", len(rows), "rows") as advance:
             for row in rows:
@@ -102,7 +102,7 @@ def prompt_answers(
                 advance(1)
     except ValueError as error:
         raise UserError(f"task '{task.name}': scoring: {error}") from error
-    found: list[Span] = []
+    found: list[AnswerPrediction] = []
     with progress.bar("answering", len(rows), "rows") as advance:
         for start in range(0, len(rows), _ANSWERS_AT_A_TIME):
             part = requests[start : start + _ANSWERS_AT_A_TIME]
@@ -114,7 +114,7 @@ def prompt_answers(
             ):
                 text = written.text.strip()
                 place = (row.context or "").find(text) if text else -1
-                found.append(Span(text, place, math.exp(written.logprob)))
+                found.append(AnswerPrediction(text, place, math.exp(written.logprob)))
     return found, cut
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zerogen.plm.debias import SelfDebiasing
-from zerogen.plm.draws import fold, uniform
+from zerogen.plm.rng import fold_in, uniform
 
 _BLOCK = 256
 _ROUNDS = 16
@@ -68,7 +68,7 @@ class Sampler:
             settled = torch.ones_like(tokens, dtype=torch.bool)
         else:
             rounds = tries[:, None] + torch.arange(self.draws, device=tries.device)
-            tokens, logprobs, settled = _propose(scores, self.top_p, uniform(fold(keys[:, None], rounds)))
+            tokens, logprobs, settled = _propose(scores, self.top_p, uniform(fold_in(keys[:, None], rounds)))
             if self._plain(logits):
                 return tokens, logprobs[:, None], settled
         return tokens, token_logprobs(logits, tokens), settled
@@ -142,7 +142,7 @@ def nucleus(
     for tries in range(_ROUNDS):
         rejected = []
         for part in parts:
-            drawn, logp, inside = _propose(transform(logits[part]), top_p, uniform(fold(keys[part], tries))[:, None])
+            drawn, logp, inside = _propose(transform(logits[part]), top_p, uniform(fold_in(keys[part], tries))[:, None])
             tokens[part], logprobs[part] = drawn, logp
             rejected.append(places[part][~inside])
         left = torch.cat(rejected)
@@ -151,7 +151,7 @@ def nucleus(
         parts = [left[part] for part in row_groups(logits[:1].expand(len(left), *logits.shape[1:]))]
     for part in parts:
         scores = transform(logits[part])
-        tokens[part] = sorted_nucleus(scores, top_p, fold(keys[part], _ROUNDS))
+        tokens[part] = sorted_nucleus(scores, top_p, fold_in(keys[part], _ROUNDS))
         logprobs[part] = token_logprobs(scores, tokens[part])
     return tokens, logprobs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zerogen.files import write_whole
-from zerogen.metrics import MAIN, numbers
+from zerogen.metrics import MAIN, scalars
 from zerogen.report.page import headline, template
 from zerogen.report.runs import Finished, read_lines, read_measures, read_run
 
@@ -79,7 +79,7 @@ def model_card(run: Finished) -> str:
                 metric_name="macro F1" if name == "macro_f1" else MAIN[name],
                 metric_value=round(value, 4),
             )
-            for name, value in numbers(result["metrics"]).items()
+            for name, value in scalars(result["metrics"]).items()
         ]
         or None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zerogen.metrics import MAIN, numbers
+from zerogen.metrics import MAIN, scalars
 from zerogen.report.runs import Finished, latest, spread, variants
 
 CAPTION = (
@@ -75,7 +75,7 @@ def grid(runs: Sequence[Finished]) -> Grid:
     """
     notes = []
     asked = [run for run in runs if not run.result["evaluator"]]
-    reported = [run for run in asked if numbers(run.result["metrics"])]
+    reported = [run for run in asked if scalars(run.result["metrics"])]
     counted = latest(reported)
     for number, reason in (
         (len(runs) - len(asked), "they trained an evaluator of synthetic rows"),
@@ -91,7 +91,7 @@ def grid(runs: Sequence[Finished]) -> Grid:
     tasks = sorted({task for _, task in kept})
     found: dict[tuple[Row, str, str], Cell] = {}
     for (row, task), mine in kept.items():
-        for metric in numbers(mine[0].result["metrics"]):
+        for metric in scalars(mine[0].result["metrics"]):
             values = [run.result["metrics"][metric] for run in mine]
             mean, deviation = spread(values)
             found[row, task, metric] = Cell(

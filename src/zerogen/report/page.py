@@ -15,9 +15,9 @@ import yaml
 from zerogen.dataset import unique
 from zerogen.errors import UserError
 from zerogen.files import write_whole
-from zerogen.metrics import MAIN, numbers
+from zerogen.metrics import MAIN, scalars
 from zerogen.metrics.classification import macro_f1_interval
-from zerogen.metrics.correctness import mean, share
+from zerogen.metrics.correctness import mean, wilson_interval
 from zerogen.metrics.diversity import unsaid
 from zerogen.metrics.squad import exact_match, f1
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
@@ -204,9 +204,9 @@ def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
 def headline(folder: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the metrics with what people call them and a 95 % interval."""
     found = []
-    for name, value in numbers(result["metrics"]).items():
+    for name, value in scalars(result["metrics"]).items():
         if name == "accuracy":
-            interval = share(round(value * result["n_eval"]), result["n_eval"])["interval"]
+            interval = wilson_interval(round(value * result["n_eval"]), result["n_eval"])["interval"]
         elif name == "macro_f1":
             interval = macro_f1_interval([list(row.values()) for row in result["metrics"]["confusion"].values()])
         else:

@@ -23,9 +23,9 @@ from zerogen.config import Config, keys_of
 from zerogen.dataset import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
 from zerogen.files import put_aside, write_whole
-from zerogen.metrics import MAIN, numbers
-from zerogen.progress import Quiet
-from zerogen.records import Example, Prediction, Span
+from zerogen.metrics import MAIN, scalars
+from zerogen.progress import Progress
+from zerogen.records import AnswerPrediction, Example, Prediction
 from zerogen.runs.identity import short_hash
 from zerogen.runs.run import Outcome, Run
 
@@ -133,10 +133,10 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
     return result
 
 
-def described(row: Example, found: Prediction | Span) -> dict[str, Any]:
+def described(row: Example, found: Prediction | AnswerPrediction) -> dict[str, Any]:
     """Return a line of predictions.jsonl: a gold row and what was predicted for it."""
     line: dict[str, Any] = {"uid": row.uid}
-    if isinstance(found, Span):
+    if isinstance(found, AnswerPrediction):
         return line | {
             "question": row.text,
             "context": row.context,
@@ -237,13 +237,13 @@ def write_trend(path: Path, seed: int, trend: Sequence[tuple[int, dict[str, Any]
     with FileLock(path.with_name(".trend.lock")):  # runs of different size share a folder
         points = read_trend(path)
         for n, metrics in trend:
-            for metric, value in numbers(metrics).items():
+            for metric, value in scalars(metrics).items():
                 points[n, seed, metric] = value
         lines = [f"{n},{of},{metric},{value:.6f}" for (n, of, metric), value in sorted(points.items())]
         write_whole("\n".join(["n,seed,metric,value", *lines]) + "\n", path)
 
 
-def add_line(path: Path, result: dict[str, Any], progress: Quiet) -> None:
+def add_line(path: Path, result: dict[str, Any], progress: Progress) -> None:
     """Add a run to results.csv; the line of an earlier run in the same folder with as many rows is replaced.
 
     A file that is not a table in UTF-8 is put aside, which is said.
@@ -279,7 +279,7 @@ def cell(result: dict[str, Any], column: str) -> Any:
 def write_aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Write mean and sample standard deviation over the seeds of one setting beside their folders; return them."""
     first = results[0]
-    names = list(numbers(first["metrics"]))
+    names = list(scalars(first["metrics"]))
     values = {name: [result["metrics"][name] for result in results] for name in names}
     seeds = [result["seed"] for result in results]
     aggregate = {

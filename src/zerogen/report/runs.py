@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from zerogen.errors import UserError, unknown
-from zerogen.metrics import numbers
+from zerogen.metrics import scalars
 from zerogen.report.plots import Curve
 from zerogen.report.results import checked, read_trend
 from zerogen.runs.identity import digest
@@ -189,7 +189,7 @@ def _written(run: Finished) -> float:
 
 def main_metric(runs: Sequence[Finished]) -> str | None:
     """Return the main metric of the first run that has one."""
-    return next((name for run in runs for name in numbers(run.result["metrics"])), None)
+    return next((name for run in runs for name in scalars(run.result["metrics"])), None)
 
 
 def variants(runs: Sequence[Finished]) -> list[tuple[str, ...]]:

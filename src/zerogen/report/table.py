@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from zerogen.metrics import numbers
+from zerogen.metrics import scalars
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +24,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
     for name in (["seed"] if several else []) + ["rows", main, "F1", "seconds"]:
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        found = list(numbers(result["metrics"]).values())
+        found = list(scalars(result["metrics"]).values())
         table.add_row(
             *("-" if result[key] == "none" else result[key] for key in ("setting", "task", "plm", "tam")),
             *([str(result["seed"])] if several else []),

@@ -81,7 +81,7 @@ def plm_key(config: Config, device: torch.device) -> dict[str, Any]:
 
 def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
     """Identify what training starts from and how it goes on."""
-    from zerogen.tam.tam import half_precision
+    from zerogen.tam.tam import uses_bfloat16
     from zerogen.tam.vectors import word_list
 
     tam, vectors = config.tam, Path(config.tam.vectors or "")
@@ -89,7 +89,7 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
         "weights": tam.model and fingerprint(resolve(tam.model, tam.revision, "tam.model")),
         "tam": changes(tam),
         "trainer": changes(config.trainer),
-        "half": half_precision(tam.dtype, device),
+        "half": uses_bfloat16(tam.dtype, device),
         "vectors": digest(str(vectors)),
         "words": digest(str(word_list(vectors) or "")) if vectors.suffix == ".npy" else "",
     }

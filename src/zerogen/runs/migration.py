@@ -123,7 +123,7 @@ def _separator(gold: GoldConfig) -> list[str]:
 
 
 def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
-    from zerogen.tam.tam import half_precision
+    from zerogen.tam.tam import uses_bfloat16
     from zerogen.tam.vectors import word_list
 
     task, tam = config.task, config.tam
@@ -152,7 +152,7 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
             key["words"] = digest(str(word_list(vectors) or ""))
         weights = "" if tam.model is None else fingerprint(resolve(tam.model, tam.revision, "tam.model"))
         key |= {"weights": weights, "tam": _whole(tam), "trainer": _whole(config.trainer)}
-        key |= {"half": half_precision(tam.dtype, device), "vectors": digest(tam.vectors or "")}
+        key |= {"half": uses_bfloat16(tam.dtype, device), "vectors": digest(tam.vectors or "")}
     key |= {"seed": config.seed, "max_length": task.max_length}
     if config.setting.name == "supervised":
         return key | {"limit": config.limit}

@@ -15,9 +15,9 @@ from zerogen.config import Config
 from zerogen.errors import UserError
 from zerogen.gold import read_gold, source_of, stratified
 from zerogen.loggers import Log
-from zerogen.metrics import MAIN, evaluate, numbers
-from zerogen.progress import Quiet
-from zerogen.records import Example, Prediction, Span, derive
+from zerogen.metrics import MAIN, evaluate, scalars
+from zerogen.progress import Progress
+from zerogen.records import AnswerPrediction, Example, Prediction, derive
 from zerogen.runs.identity import describe_weights, pool_key, run_key, short_hash
 from zerogen.runs.migration import former_pool_key, former_run_key
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from zerogen.plm.model import Plm
-    from zerogen.plm.work import Writer
+    from zerogen.plm.protocol import Writer
     from zerogen.pool import Chunk
     from zerogen.tam.tam import Tam
 
@@ -40,7 +40,7 @@ class Outcome:
 
     n_train: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
-    predictions: list[Prediction | Span] = field(default_factory=list)
+    predictions: list[Prediction | AnswerPrediction] = field(default_factory=list)
     trend: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     heldout_accuracy: float | None = None
     epoch: int | None = None
@@ -58,7 +58,7 @@ class Run:
 
     config: Config
     devices: Sequence[torch.device]  # each of them writes texts; the first one does everything else
-    progress: Quiet = field(default_factory=Quiet)
+    progress: Progress = field(default_factory=Progress)
     seconds: dict[str, float] = field(default_factory=dict)
     known: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
     on_point: Callable[[Outcome], None] = lambda outcome: None  # called for every TAM, evaluated where there is gold
@@ -141,7 +141,7 @@ class Run:
                 plm.cache_clear()
                 return_freed_memory()
             return
-        from zerogen.plm.module import Workers
+        from zerogen.plm.workers import Workers
 
         with ExitStack() as stack:
             yield cache(lambda: stack.enter_context(Workers(self.config.plm, self.devices, folder)))
@@ -184,7 +184,7 @@ class Run:
             predictions = outcome.tam.predict(outcome.tam.inputs_of(self.gold), progress=self.progress)
         self.score(predictions, outcome)
 
-    def score(self, predictions: Sequence[Prediction | Span], outcome: Outcome) -> None:
+    def score(self, predictions: Sequence[Prediction | AnswerPrediction], outcome: Outcome) -> None:
         """Compare predictions with the gold rows and record the metrics."""
         outcome.predictions = list(predictions)
         outcome.metrics = evaluate(self.config.task, self.gold, predictions)
@@ -199,8 +199,8 @@ class Run:
         with self.stage("load"):
             tam = load_tam(folder, self.device, self.config.tam.dtype)
         task = self.config.task
-        if tam.use.kind != task.kind:
-            raise UserError(f"tam.checkpoint={folder}: is for {tam.use.kind}; task '{task.name}' is {task.kind}")
+        if tam.spec.kind != task.kind:
+            raise UserError(f"tam.checkpoint={folder}: is for {tam.spec.kind}; task '{task.name}' is {task.kind}")
         if task.kind != "qa" and set(tam.labels) != set(task.labels):
             raise UserError(
                 f"tam.checkpoint={folder}: its labels are {', '.join(tam.labels)}; "
@@ -244,7 +244,7 @@ def describe(outcome: Outcome, evaluator: bool = False) -> str:
     if evaluator:
         said = f"evaluator, {said}"
     if outcome.metrics:
-        shown = ", ".join(f"{MAIN[name]} {value:.1%}" for name, value in numbers(outcome.metrics).items())
+        shown = ", ".join(f"{MAIN[name]} {value:.1%}" for name, value in scalars(outcome.metrics).items())
         predicted = {found.label for found in outcome.predictions if isinstance(found, Prediction)}
         only = f"; it predicts '{predicted.pop()}' only" if len(predicted) == 1 else ""
         return said + f"{shown} on {len(outcome.predictions):,} gold rows{only}"

@@ -11,7 +11,7 @@ from zerogen.config import TaskConfig
 from zerogen.contexts import Contexts
 from zerogen.dataset import load_synthetic
 from zerogen.files import exclusive
-from zerogen.generator import Generator, doubts, given_contexts
+from zerogen.generator import Generator, given_contexts, prompt_warnings
 from zerogen.gold import stratified, stratified_order
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.records import Example
@@ -35,7 +35,7 @@ def zerogen(run: Run) -> Outcome:
     return outcome
 
 
-def points(n: int, log_every: int | None, known: Collection[int] = ()) -> list[int]:
+def trend_sizes(n: int, log_every: int | None, known: Collection[int] = ()) -> list[int]:
     """Return the training-set sizes: every multiple of `log_every` below `n` that is not `known`, and `n`."""
     return [*(size for size in range(log_every, n, log_every) if size not in known), n] if log_every else [n]
 
@@ -46,7 +46,7 @@ def existing_sets(run: Run) -> Iterator[list[Example]]:
     with run.stage("load"):
         rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels, run.progress)
     rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
-    for size in points(len(rows), config.log_every, run.known):
+    for size in trend_sizes(len(rows), config.log_every, run.known):
         yield rows[:size]
 
 
@@ -54,7 +54,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
     """Yield training sets of growing size as the PLM writes them; each is a prefix of the next, label by label."""
     config, folder = run.config, run.pool_folder()
     shown, start = False, None  # how many chunks an earlier run has left
-    sizes = points(config.n, config.log_every, run.known)
+    sizes = trend_sizes(config.n, config.log_every, run.known)
     given = cache(partial(given_contexts, config.task, config.seed))  # read once, also for a trend
     with ExitStack() as stack:
         plm = stack.enter_context(run.writer(folder / "works"))
@@ -64,8 +64,8 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
                 # A PLM that cannot be had and a prompt that is too long are found before anything is written.
                 asked = Generator(config.task, plm, config.decoding, config.filter, config.seed, given=given)
                 asked.check()
-                for doubt in doubts(config.task) if size == sizes[0] else ():
-                    run.progress.say(doubt)
+                for warning in prompt_warnings(config.task) if size == sizes[0] else ():
+                    run.progress.say(warning)
             with exclusive(folder, run.progress):
                 generator = Generator(
                     config.task,

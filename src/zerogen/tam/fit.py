@@ -17,12 +17,12 @@ from zerogen.errors import UserError
 from zerogen.files import expanded, put_aside, writing
 from zerogen.lightning import quiet_lightning
 from zerogen.models import load_pretrained, resolve
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 from zerogen.records import Example, derive
 from zerogen.tam.data import Buckets, by_length, collate, encode, split_heldout
 from zerogen.tam.learner import BestEpoch, Classifier, Learner, SpanLearner
 from zerogen.tam.reader import windows_of
-from zerogen.tam.tam import Tam, Use, bound, half_precision, in_order, inputs_of, spells, window_batch
+from zerogen.tam.tam import Tam, TamSpec, bound, inputs_of, order_pair, spells, uses_bfloat16, window_batch
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -51,7 +51,7 @@ def fit(
     device: str | torch.device = "cpu",
     checkpoint: Path | None = None,
     loggers: Sequence[Logger] = (),
-    progress: Quiet | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tam, FitReport]:
     """Train a fresh TAM for a task on rows and return the weights of its best epoch on held-out rows.
 
@@ -75,14 +75,14 @@ def fit(
             warnings.warn(said, stacklevel=3)  # of who called `zerogen.fit`
         else:
             progress.say(said)
-    device, progress = torch.device(device), progress or Quiet()
+    device, progress = torch.device(device), progress or Progress()
     train, heldout = split_heldout(rows, trainer.heldout, seed)
     cuda = [device.index or 0] if device.type == "cuda" else []
     unanswered = task.kind == "qa" and any(not row.answers for row in rows)
-    use = Use(task.kind, list(task.order), tam.dtype, task.answer_tokens, unanswered)
+    spec = TamSpec(task.kind, list(task.order), tam.dtype, task.answer_tokens, unanswered)
 
     def attempt(going_on: Path | None) -> tuple[Any, Any, BestEpoch]:
-        """Train to the end. Raises `_Damaged` where the checkpoint to go on from is of no use."""
+        """Train to the end. Raises `_Damaged` where the checkpoint to go on from is of no spec."""
         torch.manual_seed(derive(seed, "tam"))
         if tam.kind == "lstm":
             model, tokenizer = _from_scratch(tam, task, train, progress)
@@ -99,7 +99,7 @@ def fit(
             lightning = pl.Trainer(
                 accelerator="gpu" if cuda else "cpu",
                 devices=cuda or 1,
-                precision="bf16-mixed" if half_precision(tam.dtype, device) else "32-true",
+                precision="bf16-mixed" if uses_bfloat16(tam.dtype, device) else "32-true",
                 max_epochs=trainer.epochs,
                 callbacks=[best, begun, *([] if checkpoint is None else [_every_epoch(checkpoint)])],
                 logger=list(loggers),
@@ -131,9 +131,9 @@ def fit(
             model, tokenizer, best = attempt(None)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    model.config.zerogen = asdict(use)  # predictions after loading are made as they were here
+    model.config.zerogen = asdict(spec)  # predictions after loading are made as they were here
     labels = [] if task.kind == "qa" else task.labels
-    trained = Tam(model.to(device), tokenizer, labels, use)
+    trained = Tam(model.to(device), tokenizer, labels, spec)
     return trained, FitReport(len(train), len(heldout), best.epoch, best.accuracy)
 
 
@@ -154,7 +154,7 @@ class _Damaged(Exception):
 class _Begun(pl.Callback):
     """Knows whether a checkpoint was restored, so that what fails from then on is not its fault, and says so."""
 
-    def __init__(self, checkpoint: Path | None, progress: Quiet, rows: int) -> None:
+    def __init__(self, checkpoint: Path | None, progress: Progress, rows: int) -> None:
         self.checkpoint, self.progress, self.rows = checkpoint, progress, rows
         self.yes = False
 
@@ -195,7 +195,7 @@ def _vectors_of(path: str) -> Path:
     return Path(expanded(path, "tam.vectors"))
 
 
-def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example], progress: Quiet) -> tuple[Any, Any]:
+def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example], progress: Progress) -> tuple[Any, Any]:
     """Return an untrained LSTM, or BiDAF, with the vocabulary of the rows."""
     from zerogen.tam.bidaf import BidafConfig, BidafForQuestionAnswering, known_characters
     from zerogen.tam.lstm import SPECIAL, LstmConfig, LstmForSequenceClassification, add_words, word_tokenizer
@@ -278,7 +278,7 @@ def _loader(
         inputs = inputs_of(task.kind, rows)
         items = [
             replace(encoded, label=task.labels.index(row.label))
-            for encoded, row in zip(encode(tokenizer, in_order(inputs, task.order)), rows, strict=True)
+            for encoded, row in zip(encode(tokenizer, order_pair(inputs, task.order)), rows, strict=True)
         ]
     lengths = [len(item.ids) for item in items]
 

@@ -31,12 +31,12 @@ class Learner(pl.LightningModule):
             self._average = AveragedModel(model, avg_fn=moving_average(config.ema), use_buffers=True)
         self._random: dict[str, Any] = {}
 
-    def judged(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss_and_hits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, and for each of its B rows whether the model is right."""
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.judged(batch)[0]
+        loss = self.loss_and_hits(batch)[0]
         self.log("loss", loss)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
@@ -76,7 +76,7 @@ class Learner(pl.LightningModule):
         self.swap()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        loss, right = self.judged(batch)
+        loss, right = self.loss_and_hits(batch)
         self.correct += int(right.sum())
         self.loss += float(loss) * len(right)
         self.seen += len(right)
@@ -116,7 +116,7 @@ class Learner(pl.LightningModule):
 class Classifier(Learner):
     """Cross-entropy of a model that maps input_ids and attention_mask [B, T] to logits [B, labels]."""
 
-    def judged(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss_and_hits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         logits = self.model(**inputs).logits.float()
         return F.cross_entropy(logits, batch["labels"]), logits.argmax(-1) == batch["labels"]
@@ -125,7 +125,7 @@ class Classifier(Learner):
 class SpanLearner(Learner):
     """Cross-entropy of the first and the last token of an answer, by a model that gives start and end logits [B, T]."""
 
-    def judged(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss_and_hits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("starts", "ends", "inside")}
         starts, ends = span_logits(self.model(**inputs), batch["inside"])
         loss = (F.cross_entropy(starts, batch["starts"]) + F.cross_entropy(ends, batch["ends"])) / 2

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zerogen.records import Answer, Span
+from zerogen.records import Answer, AnswerPrediction
 
 STRIDE = 128  # tokens that neighbouring windows share
 WORD_LENGTH = 16  # characters of a word that are read, where they are
@@ -179,7 +179,7 @@ def best_spans(
     return found, none
 
 
-def pick(candidates: Sequence[tuple[float, int, int]], none: float | None, passage: str) -> Span:
+def pick(candidates: Sequence[tuple[float, int, int]], none: float | None, passage: str) -> AnswerPrediction:
     """Return the span with the highest score among all windows of a passage, with its share of the softmax.
 
     none: score of no answer, which wins where it is higher; None where there always is one.
@@ -189,10 +189,10 @@ def pick(candidates: Sequence[tuple[float, int, int]], none: float | None, passa
         by_place[first, last] = max(score, by_place.get((first, last), -math.inf))
     scores = [*by_place.values(), *([] if none is None else [none])]
     if not scores:
-        return Span("", -1, 1.0)
+        return AnswerPrediction("", -1, 1.0)
     top = max(scores)
     total = sum(math.exp(score - top) for score in scores)
     if (none is not None and none == top) or not by_place:
-        return Span("", -1, 1 / total)
+        return AnswerPrediction("", -1, 1 / total)
     (first, last), _ = max(by_place.items(), key=lambda item: item[1])
-    return Span(passage[first:last], first, 1 / total)
+    return AnswerPrediction(passage[first:last], first, 1 / total)

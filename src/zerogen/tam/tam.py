@@ -18,8 +18,8 @@ from zerogen.models import (
     tam_folder,
     why_not_loaded,
 )
-from zerogen.progress import Quiet
-from zerogen.records import Example, Prediction, Span
+from zerogen.progress import Progress
+from zerogen.records import AnswerPrediction, Example, Prediction
 from zerogen.tam.data import by_length, collate, encode, reads_types
 from zerogen.tam.reader import Window, best_spans, collate_windows, pick, span_logits, windows_of
 
@@ -30,7 +30,7 @@ Input = str | tuple[str, str]  # a text, or a text and its context
 
 
 @dataclass(frozen=True)
-class Use:
+class TamSpec:
     """How a TAM is used, kept in its configuration.
 
     kind: that of the task. order: which of the two texts of a pair comes first. dtype: arithmetic of predictions.
@@ -50,36 +50,35 @@ class Tam:
     labels: of a classifier, in the order of its outputs.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, labels: Sequence[str], use: Use) -> None:
-        self.model, self.tokenizer, self.labels, self.use = model.eval(), tokenizer, list(labels), use
+    def __init__(self, model: Any, tokenizer: Any, labels: Sequence[str], spec: TamSpec) -> None:
+        self.model, self.tokenizer, self.labels, self.spec = model.eval(), tokenizer, list(labels), spec
 
-    def predict(self, inputs: Sequence[Input], batch_size: int = 64, progress: Quiet | None = None) -> list[Any]:
-        """Predict for each input: the `Prediction` for a text or a (text, context) pair, or the `Span` that answers a
-        (question, context) pair.
+    def predict(self, inputs: Sequence[Input], batch_size: int = 64, progress: Progress | None = None) -> list[Any]:
+        """Predict a `Prediction` for each text or (text, context) pair, an `AnswerPrediction` for each question.
 
         Texts that are too long are cut at their end; of long passages every part is read. Raises TypeError for inputs
         of another kind.
         """
-        kind = self.use.kind
+        kind = self.spec.kind
         if isinstance(inputs, str) or any(isinstance(one, str) != (kind == "classification") for one in inputs):
             wanted = "strings" if kind == "classification" else "pairs: (text, context)"
             raise TypeError(f"allowed is a list of {wanted}")
-        with (progress or Quiet()).bar("predicting", len(inputs), "rows") as advance, torch.inference_mode():
+        with (progress or Progress()).bar("predicting", len(inputs), "rows") as advance, torch.inference_mode():
             if kind == "qa":
                 return self._spans([one for one in inputs if not isinstance(one, str)], batch_size, advance)
             return self._labels(inputs, batch_size, advance)
 
     def inputs_of(self, rows: Sequence[Example]) -> list[Input]:
         """Return what `predict` reads of rows."""
-        return inputs_of(self.use.kind, rows)
+        return inputs_of(self.spec.kind, rows)
 
     def _run(self, batch: dict[str, torch.Tensor]) -> Any:
         device = self.model.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=half_precision(self.use.dtype, device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(self.spec.dtype, device)):
             return self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
 
     def _labels(self, inputs: Sequence[Input], batch_size: int, advance: Any) -> list[Prediction]:
-        encoded = encode(self.tokenizer, in_order(inputs, self.use.order))
+        encoded = encode(self.tokenizer, order_pair(inputs, self.spec.order))
         done: dict[int, Prediction] = {}
         for batch in by_length([len(row.ids) for row in encoded], batch_size):
             tensors = collate([encoded[i] for i in batch], self.tokenizer.pad_token_id)
@@ -91,7 +90,7 @@ class Tam:
             advance(len(batch))
         return [done[i] for i in range(len(inputs))]
 
-    def _spans(self, inputs: Sequence[tuple[str, str]], batch_size: int, advance: Any) -> list[Span]:
+    def _spans(self, inputs: Sequence[tuple[str, str]], batch_size: int, advance: Any) -> list[AnswerPrediction]:
         questions, passages = [one[0] for one in inputs], [one[1] for one in inputs]
         windows = windows_of(self.tokenizer, questions, passages, spelled=spells(self.model))
         candidates: list[list[tuple[float, int, int]]] = [[] for _ in inputs]
@@ -107,13 +106,14 @@ class Tam:
             _refuse_nan(starts + ends)
             for i, first, last in zip(batch, starts.cpu(), ends.cpu(), strict=True):
                 row = windows[i].row
-                found, no_answer = best_spans(first, last, windows[i], self.use.answer_tokens)
+                found, no_answer = best_spans(first, last, windows[i], self.spec.answer_tokens)
                 candidates[row] += found
                 none[row] = min(none[row], no_answer)
                 left[row] -= 1
                 advance(int(not left[row]))
         return [
-            pick(candidates[row], none[row] if self.use.none else None, passage) for row, passage in enumerate(passages)
+            pick(candidates[row], none[row] if self.spec.none else None, passage)
+            for row, passage in enumerate(passages)
         ]
 
     def save(self, folder: Path) -> None:
@@ -138,13 +138,13 @@ def load_tam(folder: str | Path, device: str | torch.device = "cpu", dtype: str 
         with quiet_loading():
             model, tokenizer = _load_transformers(folder) if own is None else _load_own(folder, own)
         bound(model, tokenizer)
-        use = Use(**getattr(model.config, "zerogen", {}))
-        labels = [] if use.kind == "qa" else [model.config.id2label[i] for i in range(model.config.num_labels)]
+        spec = TamSpec(**getattr(model.config, "zerogen", {}))
+        labels = [] if spec.kind == "qa" else [model.config.id2label[i] for i in range(model.config.num_labels)]
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever transformers, torch and tokenizers make of a foreign or damaged folder
         raise UserError(f"TAM folder {folder}: could not be loaded ({why_not_loaded(error)})") from error
-    return Tam(model.to(device), tokenizer, labels, use if dtype == "auto" else replace(use, dtype=dtype))
+    return Tam(model.to(device), tokenizer, labels, spec if dtype == "auto" else replace(spec, dtype=dtype))
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -213,14 +213,14 @@ def inputs_of(kind: str, rows: Sequence[Example]) -> list[Input]:
     return [row.text if kind == "classification" else (row.text, row.context or "") for row in rows]
 
 
-def in_order(inputs: Sequence[Input], order: Sequence[str]) -> list[Input]:
+def order_pair(inputs: Sequence[Input], order: Sequence[str]) -> list[Input]:
     """Return (text, context) pairs with the one first that the TAM reads first; plain texts as they are."""
     if order[0] == "text":
         return list(inputs)
     return [one if isinstance(one, str) else (one[1], one[0]) for one in inputs]
 
 
-def half_precision(dtype: str, device: torch.device) -> bool:
+def uses_bfloat16(dtype: str, device: torch.device) -> bool:
     """Say whether to compute in bfloat16: asked for, or `auto` on hardware that has it."""
     return has_bfloat16(device) if dtype == "auto" else dtype == "bfloat16"
 

@@ -13,7 +13,7 @@ _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed integer
 _FACTORS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 
 
-def fold(keys: Tensor, places: Tensor | int) -> Tensor:
+def fold_in(keys: Tensor, places: Tensor | int) -> Tensor:
     """Return the keys, int64, of numbered places below other keys: of a row's token, of a token's draw."""
     if isinstance(places, int):
         places = torch.full_like(keys, places)

@@ -11,7 +11,7 @@ from zerogen.records import Continuation, Request, Stop
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ChunkRequest:
     """A chunk of requests. What is written for it depends on its fields alone, on the same kind of machine.
 
     name: unique within a pool. seed: of all draws.
@@ -27,7 +27,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ChunkOutput:
     """One continuation per request of a work, in their order; the tokens sampled and the seconds it took.
 
     Works that are written side by side share their time: the seconds of all of them add up to what passed.
@@ -72,9 +72,9 @@ class Writer(Protocol):
 
     name: str
     max_positions: int
-    at_once: int
+    parallel: int
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: list[int]) -> str: ...
-    def write(self, works: Sequence[Work], on_row: Callable[[int], None] = ...) -> Iterator[Written]: ...
+    def write(self, works: Sequence[ChunkRequest], on_row: Callable[[int], None] = ...) -> Iterator[ChunkOutput]: ...
     def release(self) -> None: ...

@@ -10,7 +10,7 @@ from torch import Tensor
 _WARM_UP = 3  # calls after which libraries have chosen their kernels and made their workspaces
 
 
-class Replayed:
+class GraphedStep:
     """Calls a step that makes the same operations on the same tensors each time; on a GPU it is recorded and replayed.
 
     It is always called with the same step, and a step that cannot be recorded is called as it is; `refused` then tells

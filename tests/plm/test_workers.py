@@ -23,10 +23,10 @@ from zerogen.generator import Generator
 from zerogen.lightning import quiet_lightning
 from zerogen.models import has_bfloat16
 from zerogen.plm.model import Plm, load_plm
-from zerogen.plm.module import GeneratorModule, Inbox, Workers, _threads_each
 from zerogen.plm.network import Network
 from zerogen.plm.pack import _product, _reorder
-from zerogen.plm.work import Work, Written
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest
+from zerogen.plm.workers import GeneratorModule, Inbox, Workers, _threads_each
 from zerogen.pool import Journal
 from zerogen.records import Example, Request, Stop
 
@@ -41,10 +41,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PlmConfig:
     return PlmConfig("tiny", str(folder), dtype="float32")
 
 
-def works(count: int) -> list[Work]:
+def works(count: int) -> list[ChunkRequest]:
     prompts = ["The movie", 'Movie: "', "Is this"]
     return [
-        Work(
+        ChunkRequest(
             f"texts-{index:06d}",
             [Request(f"{index}-{i}", prompts[i % 3], counters={"other": "A bad film"}) for i in range(6)],
             [Stop("e")],
@@ -57,7 +57,7 @@ def works(count: int) -> list[Work]:
     ]
 
 
-def rows_of(written: Sequence[Written]) -> list[object]:
+def rows_of(written: Sequence[ChunkOutput]) -> list[object]:
     return [(chunk.continuations, chunk.tokens) for chunk in written]
 
 
@@ -145,7 +145,7 @@ import pytorch_lightning as pl
 
 from zerogen.config import PlmConfig
 from zerogen.lightning import quiet_lightning
-from zerogen.plm.module import GeneratorModule, Inbox
+from zerogen.plm.workers import GeneratorModule, Inbox
 
 if __name__ == "__main__":
     with quiet_lightning():
@@ -190,11 +190,13 @@ def test_lightning_spreads_works_over_nodes(config: PlmConfig, tmp_path: Path) -
 class Several:
     """Writes with one PLM as if there were several processes, in an order of its own."""
 
-    def __init__(self, plm: Plm, at_once: int) -> None:
-        self.plm, self.at_once = plm, at_once
+    def __init__(self, plm: Plm, parallel: int) -> None:
+        self.plm, self.parallel = plm, parallel
         self.name, self.max_positions, self.encode, self.decode = plm.name, plm.max_positions, plm.encode, plm.decode
 
-    def write(self, works: Sequence[Work], on_row: Callable[[int], None] = lambda rows: None) -> list[Written]:
+    def write(
+        self, works: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+    ) -> list[ChunkOutput]:
         last_first = [next(self.plm.write([work], on_row)) for work in reversed(works)]
         return last_first[::-1]
 
@@ -202,8 +204,8 @@ class Several:
         self.plm.release()
 
 
-@pytest.mark.parametrize("at_once", [2, 5])
-def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig, gpt2: Plm, at_once: int) -> None:
+@pytest.mark.parametrize("parallel", [2, 5])
+def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig, gpt2: Plm, parallel: int) -> None:
     decoding = DecodingConfig(top_p=1.0, batch_size=8, chunk_size=32)
     filters = FilterConfig(min_words=1, patience=64, min_acceptance=0.2)
     task.parse.stop = [StopConfig("e"), StopConfig("i")]  # often: contexts run out first, and come again
@@ -217,7 +219,7 @@ def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig
     rows, alone = generated(gpt2, 60)
     assert isinstance(alone.contexts, Contexts)
     assert alone.contexts._exhausted()
-    found, together = generated(Several(gpt2, at_once), 60)
+    found, together = generated(Several(gpt2, parallel), 60)
     assert isinstance(together.contexts, Contexts)
     assert found == rows
     for journal, other in ((alone.journal, together.journal), (alone.contexts.journal, together.contexts.journal)):
@@ -225,9 +227,9 @@ def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig
         assert mine == [replace(chunk, seconds=0) for chunk in other.chunks][: len(mine)]
 
 
-@pytest.mark.parametrize("steady", [False, True])
+@pytest.mark.parametrize("static_shapes", [False, True])
 def test_too_little_memory_halves_the_batch_and_says_so(
-    gpt2: Plm, monkeypatch: pytest.MonkeyPatch, steady: bool
+    gpt2: Plm, monkeypatch: pytest.MonkeyPatch, static_shapes: bool
 ) -> None:
     from zerogen.plm import model
 
@@ -239,9 +241,9 @@ def test_too_little_memory_halves_the_batch_and_says_so(
     class Small(model.CachedEngine):
         steps = 0
 
-        def __init__(self, network: Network, lines: int, capacity: int, steady: bool = False) -> None:
+        def __init__(self, network: Network, lines: int, capacity: int, static_shapes: bool = False) -> None:
             made.append(lines)
-            super().__init__(network, lines, capacity, steady)
+            super().__init__(network, lines, capacity, static_shapes)
 
         def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
             self.steps += 1
@@ -252,7 +254,7 @@ def test_too_little_memory_halves_the_batch_and_says_so(
     requests = [Request(str(i), "The movie"[: i + 1]) for i in range(9)]
     expected = gpt2.generate(requests, DecodingConfig(batch_size=8), [], 12, seed=0)
     monkeypatch.setattr(model, "CachedEngine", Small)
-    gpt2.steady = steady
+    gpt2.static_shapes = static_shapes
     found = gpt2.generate(requests, DecodingConfig(batch_size=8), [], 12, seed=0, on_row=advanced.append)
     # Products of other shapes round differently: only the last digits of a log-probability show it.
     assert [replace(row, logprob=0) for row in found] == [replace(row, logprob=0) for row in expected]
