@@ -150,7 +150,7 @@ class OnMeta(TorchDispatchMode):
         return made
 
 
-def test_a_steady_step_asks_nothing_of_the_host(plm: Plm) -> None:
+def test_a_step_of_static_shapes_asks_nothing_of_the_host(plm: Plm) -> None:
     """Tensors on the meta device have no values: whoever asks for one fails. So would a recording on a GPU."""
     for sampler in (Sampler(0.9), Sampler(0.9, 20, 0.7, SelfDebiasing(20.0)), Sampler(top_k=1)):
         for static_shapes in (True, False):
@@ -170,7 +170,7 @@ def test_a_steady_step_asks_nothing_of_the_host(plm: Plm) -> None:
                         slots._take()
 
 
-def test_steady_rows_reach_the_last_position(plm: Plm) -> None:
+def test_rows_of_static_shapes_reach_the_last_position(plm: Plm) -> None:
     """Also those that go on behind their end, until somebody looks."""
     asked = requests(["x" * length for length in range(1, 20)])
     longest = max(len(plm.encode(request.prompt)) for request in asked)
@@ -215,11 +215,11 @@ def test_draws_follow_the_place_among_the_requests(plm: Plm) -> None:
     assert first == second
 
 
-def test_only_a_steady_step_is_recorded(plm: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_step_of_static_shapes_is_recorded(plm: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(device: torch.device) -> None:
         raise AssertionError("recorded")
 
-    monkeypatch.setattr("zerogen.plm.decode.Replayed", refuse)
+    monkeypatch.setattr("zerogen.plm.decode.GraphedStep", refuse)
     plm.generate(requests(PROMPTS), DecodingConfig(), NEVER, 5, seed=3)
     plm.static_shapes = True
     plm.generate(requests(PROMPTS), DecodingConfig(top_p=0.1), NEVER, 5, seed=3)
@@ -262,7 +262,7 @@ def test_a_recorded_step_can_be_replayed(plm: Plm, monkeypatch: pytest.MonkeyPat
         recorders.append(Recorder(device))
         return recorders[-1]
 
-    monkeypatch.setattr("zerogen.plm.decode.Replayed", record)
+    monkeypatch.setattr("zerogen.plm.decode.GraphedStep", record)
     plm.static_shapes = True
     for seed, rows in zip((1, 2), expected, strict=True):  # the second chunk replays what the first recorded
         found = plm.generate(requests(PROMPTS * 2), DecodingConfig(batch_size=4), [Stop("e")], 20, seed)
@@ -280,7 +280,7 @@ def test_a_step_that_cannot_be_recorded_is_said_once(gpt2: Plm, monkeypatch: pyt
     said: list[str] = []
     gpt2.say = said.append
     gpt2.static_shapes = True
-    monkeypatch.setattr("zerogen.plm.decode.Replayed", Refused)
+    monkeypatch.setattr("zerogen.plm.decode.GraphedStep", Refused)
     for seed in (1, 2):
         gpt2.generate(requests(PROMPTS), DecodingConfig(), NEVER, 5, seed)
     assert len(said) == 1
