@@ -1,0 +1,54 @@
+"""Names that stand for code: a table's line, or a module:attribute of the user's own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from zerogen.doors import fingerprint, load
+from zerogen.errors import UserError
+
+TABLE = {"join": "os.path.join", "counter": "collections.Counter"}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    path = tmp_path / "my_own_doors.py"
+    path.write_text("def twice(x):\n    return 2 * x\n")
+    (tmp_path / "my_broken_doors.py").write_text("import nothing_of_that_name\n")
+    (tmp_path / "my_wrong_doors.py").write_text("def twice(x:\n")
+    return path
+
+
+def test_a_name_is_a_line_of_the_table_or_an_attribute_of_a_module(own: Path) -> None:
+    assert load("key", "join", TABLE)("a", "b") == str(Path("a/b"))
+    assert load("key", "my_own_doors:twice", TABLE)(4) == 8
+    assert load("key", "collections:OrderedDict", TABLE)() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("jion", "key: 'jion' is unknown; allowed: join, counter, your own module:attribute; did you mean 'join'?"),
+        ("my_own:twice", "key=my_own:twice: there is no module 'my_own', here or installed"),
+        ("my_own_doors:twise", "key=my_own_doors:twise: attribute: 'twise' is unknown; allowed: twice"),
+        ("my_broken_doors:f", "key=my_broken_doors:f: my_broken_doors cannot be imported: No module named"),
+        ("my_wrong_doors:f", "key=my_wrong_doors:f: my_wrong_doors cannot be imported: SyntaxError"),
+    ],
+)
+def test_what_stands_for_nothing_is_refused_in_one_line(own: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load("key", name, TABLE)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_fingerprint_of_an_own_function_follows_its_file(own: Path) -> None:
+    before = fingerprint("my_own_doors:twice")
+    assert before == fingerprint("my_own_doors:twice") and before.startswith("my_own_doors:twice@")
+    own.write_text("def twice(x):\n    return x + x\n")
+    assert fingerprint("my_own_doors:twice") != before
+    assert fingerprint("join") == "join"
