@@ -26,7 +26,10 @@ from zerogen.config import (
 )
 from zerogen.dataset import export_rows, load_synthetic, write_jsonl
 from zerogen.errors import UserError
-from zerogen.measure import evaluator, evaluator_run, main, measure, measure_run, require_measures
+from zerogen.measure import main
+from zerogen.measures.evaluator import evaluator, evaluator_run, require_measures
+from zerogen.measures.rows import measure
+from zerogen.measures.store import measure_run
 from zerogen.metrics.correctness import calibrated
 from zerogen.plm.confidence import label_confidence
 from zerogen.progress import Progress
@@ -78,7 +81,7 @@ def config(tmp_path: Path, tiny_encoder: Path) -> Config:
 def quick_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rate at which a tiny random encoder learns within seconds."""
     trainer = TrainerConfig(lr=3e-3, epochs=15, batch_size=8, schedule="constant")
-    monkeypatch.setattr("zerogen.measure.TrainerConfig", lambda: trainer)
+    monkeypatch.setattr("zerogen.measures.evaluator.TrainerConfig", lambda: trainer)
 
 
 def folder_of(config: Config, folder: Path, rows: list[Example]) -> Path:
@@ -167,7 +170,7 @@ def test_confidences_are_calibrated_once_there_is_an_evaluator(
     folder = folder_of(config, tmp_path / "run", rows)
     whole = measured(config, folder_of(config, tmp_path / "at-once", rows))
     assert measured(plain, folder)["confidence"]["calibration"] is None
-    monkeypatch.setattr("zerogen.measure._confidences", None)  # whoever asks the PLM again fails
+    monkeypatch.setattr("zerogen.measures.rows.confidences", None)  # whoever asks the PLM again fails
     measured(config, folder)
     found = json.loads((folder / MEASURES).read_text())
     assert found["confidence"] == approximately(whole["confidence"])
@@ -212,7 +215,7 @@ def test_what_was_measured_beyond_a_configuration_stays(
     folder = folder_of(plain, tmp_path / "run", toy_rows(40))
     judged = measured(config, folder)
     lines = (folder / MEASURED_ROWS).read_text()
-    monkeypatch.setattr("zerogen.measure.evaluator_run", None)  # it is not needed any more
+    monkeypatch.setattr("zerogen.measures.store.evaluator_run", None)  # it is not needed any more
     assert measured(plain, folder) == judged
     plain.diversity.self_bleu_texts = 10
     again = measured(plain, folder)

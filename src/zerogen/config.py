@@ -325,6 +325,8 @@ class Config:
     instead of generating"""
     dataset_labels: Any = None
     """what an integer Y means in that file, {0: positive, 1: negative}"""
+    select: list[str] = field(default_factory=list)
+    """setting=zerogen: functions, module:function, that select, relabel or weigh the rows before training, in order"""
     limit: int | None = None
     """seeded stratified sample of the training rows (of the synthetic file, or of gold in setting=supervised)"""
     eval_limit: int | None = None
@@ -499,6 +501,13 @@ def check(config: Config) -> None:
         )
     if config.dataset and setting != "zerogen":
         raise UserError(f"dataset={config.dataset}: setting={setting} does not read it; allowed is setting=zerogen")
+    if config.select:
+        from zerogen.select import needs  # which imports code of the user's own
+
+        if setting != "zerogen" or config.tam.checkpoint:
+            raise UserError(f"select={config.select}: setting={setting} trains on no generated rows; leave it out")
+        if config.dataset and "confidence" in needs(config.select):
+            raise UserError(f"select={config.select}: needs the PLM's confidence, which rows of a dataset do not have")
     labels = config.dataset_labels
     if labels is None:
         config.dataset_labels = {}

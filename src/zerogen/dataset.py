@@ -23,9 +23,11 @@ from zerogen.tables import Row, iter_rows, missing_column
 def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any]]:
     """Return rows with C (context), X (text), Y (position of the label in the task's list), label, uid and logprob.
 
-    Where a row was written with counter-prompts, rows have counter_logprob too: label to log-probability. Rows of
-    question answering have the columns of SQuAD instead, and logprob.
+    Where a row was written with counter-prompts, rows have counter_logprob too: label to log-probability. Where rows
+    were weighed, they have loss_weight. Rows of question answering have the columns of SQuAD instead, and logprob.
     """
+    weighed = any(row.weight != 1 for row in rows)
+    weights: list[dict[str, Any]] = [{"loss_weight": row.weight} if weighed else {} for row in rows]
     if task.kind == "qa":
         return [
             {
@@ -39,7 +41,8 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
                 },
                 "logprob": row.logprob,
             }
-            for row in rows
+            | weight
+            for row, weight in zip(rows, weights, strict=True)
         ]
     counters = any(row.counter_logprob for row in rows)
     return [
@@ -52,7 +55,8 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
             "logprob": row.logprob,
         }
         | ({"counter_logprob": row.counter_logprob} if counters else {})
-        for row in rows
+        | weight
+        for row, weight in zip(rows, weights, strict=True)
     ]
 
 
@@ -73,6 +77,8 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
     else:
         features = {"C": text, "X": text, "Y": datasets.ClassLabel(names=task.labels), "label": text, "uid": text}
     features["logprob"] = datasets.Value("float64")
+    if exported and "loss_weight" in exported[0]:
+        features["loss_weight"] = datasets.Value("float64")
     if exported and "counter_logprob" in exported[0]:
         features["counter_logprob"] = {label: datasets.Value("float64") for label in task.labels}
     bars = datasets.is_progress_bar_enabled()
@@ -89,9 +95,9 @@ def load_synthetic(
 ) -> list[Example]:
     """Read a synthetic dataset: a .jsonl, .csv or .parquet file or a `datasets` folder.
 
-    Columns are X (or text), label or Y, and maybe C (or context; for pairs, certainly); for question answering those
-    of SQuAD. Where X is null in every row of texts without contexts, the texts are in C: so the original and FuseGen
-    write what comes of a single stage.
+    Columns are X (or text), label or Y, and maybe C (or context; for pairs, certainly) and loss_weight; for question
+    answering those of SQuAD. Where X is null in every row of texts without contexts, the texts are in C: so the
+    original and FuseGen write what comes of a single stage.
 
     integer_labels: what an integer Y means, for files that carry no label names. Raises `UserError` for a missing
     column, an unknown label, or integers without that map.
@@ -227,6 +233,7 @@ def _example(
         counter_logprob={
             str(name): value for name, value in counters.items() if isinstance(value, float) and math.isfinite(value)
         },
+        weight=_weight(row, where),
     )
 
 
@@ -241,7 +248,29 @@ def _text(value: Any, where: str) -> str:
 def _question(row: dict[str, Any], where: str, index: int, task: TaskConfig) -> Example:
     question, context = (_text(row.get(column), f"{where}: {column}") for column in ("question", "context"))
     answers = read_answers(row.get("answers"), context, f"{where}: answers")
-    return Example(str(row.get("id", index)), question, task.labels[0], context, _logprob(row), answers=answers)
+    return Example(
+        str(row.get("id", index)),
+        question,
+        task.labels[0],
+        context,
+        _logprob(row),
+        answers=answers,
+        weight=_weight(row, where),
+    )
+
+
+def _weight(row: dict[str, Any], where: str) -> float:
+    """Return the weight of a row in the training loss. Raises `UserError` for one that cannot be."""
+    value = row.get("loss_weight")
+    if value in (None, ""):
+        return 1.0
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise UserError(f"{where}: loss_weight is {value!r}; allowed is a number from 0 on")
+    return weight
 
 
 def _logprob(row: dict[str, Any]) -> float | None:

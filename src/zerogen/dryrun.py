@@ -309,7 +309,7 @@ class Probes:
 
     def _zerogen(self, run: Run, gold: dict[str, list[Example]], expected: Expected) -> None:
         from zerogen.dataset import load_synthetic
-        from zerogen.measure import require_measures
+        from zerogen.measures.evaluator import require_measures
         from zerogen.metrics.diversity import tokenizer
         from zerogen.runs.zerogen import trend_sizes
 
@@ -428,7 +428,7 @@ class Probes:
     def _evaluator(
         self, run: Run, rows: Sequence[Example], size: int, gold: dict[str, list[Example]], expected: Expected
     ) -> None:
-        from zerogen.measure import evaluator_run
+        from zerogen.measures.evaluator import evaluator_run
         from zerogen.report.results import asked_for, finished
 
         other = evaluator_run(run)

@@ -39,6 +39,19 @@ def write_bytes(content: bytes, path: Path) -> None:
         raise
 
 
+def append_line(text: str, path: Path) -> None:
+    """Append a line to a file, which may end in a part of one, and put it on disk before returning."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path.parent), path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            whole = file.read() == b"\n"
+            file.write(b"" if whole else b"\n")
+        file.write(text.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Raise an `OSError` that says why files could not be written into a folder, whatever a library made of it.

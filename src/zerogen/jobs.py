@@ -45,7 +45,7 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
 
 def _run_alone(run: Run, console: Console) -> dict[str, Any]:
     from zerogen.loggers import recorded
-    from zerogen.measure import require_measures
+    from zerogen.measures.evaluator import require_measures
     from zerogen.report import present
     from zerogen.report.results import (
         add_line,
@@ -86,7 +86,7 @@ def _run_alone(run: Run, console: Console) -> dict[str, Any]:
                 if grows and outcome.trend:
                     # On disk as soon as it is known, so that a stopped run does not train it again.
                     write_trend(trend, config.seed, outcome.trend)
-                log.point(outcome.n_train, outcome.metrics, outcome.rows)
+                log.point(outcome.size or outcome.n_train, outcome.metrics, outcome.rows)
 
             run.on_point = point
             if config.setting.name == "zerogen" and not config.tam.checkpoint:
@@ -103,7 +103,8 @@ def _run_alone(run: Run, console: Console) -> dict[str, Any]:
 
 def _measure(run: Run) -> dict[str, Any] | None:
     """Measure the rows that a run was trained on, if it wrote or read some."""
-    from zerogen.measure import describe, measure_run
+    from zerogen.measures.rows import describe
+    from zerogen.measures.store import measure_run
 
     if run.config.setting.name != "zerogen" or run.config.tam.checkpoint:
         return None

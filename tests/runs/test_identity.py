@@ -1,5 +1,6 @@
 """Names of pools and run folders: what they depend on, and that those of version 0.1 go on being used."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def some_gold() -> Config:
 
 def debiased() -> Config:
     found = config("qnli", "zerogen")
-    found.task.debias.decay, found.eval_limit, found.decoding.top_k = 50, 10, 40
+    found.task.debias.decay, found.eval_limit, found.decoding.top_k = 50.0, 10, 40
     return found
 
 
@@ -69,7 +70,9 @@ def generated_only() -> Config:
         (generated_only, "pool_gpt2_584a73a0", "zerogen_gpt2_none_6e3db7d2"),
     ],
 )
-def test_folders_of_version_0_1_go_on_being_used(made, pool: str, folder: str, tmp_path: Path) -> None:
+def test_folders_of_version_0_1_go_on_being_used(
+    made: Callable[[], Config], pool: str, folder: str, tmp_path: Path
+) -> None:
     asked = made()
     asked.output_dir = str(tmp_path)
     run = Run(asked, [CPU])
@@ -92,6 +95,7 @@ def test_what_sets_a_later_key_is_in_no_folder_of_version_0_1() -> None:
     class LaterTrainer(TrainerConfig):
         loss: str = "cross_entropy"
 
+    LaterDecoding.__name__, LaterTrainer.__name__ = "DecodingConfig", "TrainerConfig"
     before = config("sst2", "zerogen")
     asked = config("sst2", "zerogen")
     asked.decoding, asked.trainer = LaterDecoding(), LaterTrainer(**vars(asked.trainer))
@@ -122,3 +126,11 @@ def test_only_what_differs_from_the_default_counts() -> None:
     assert changes(Outer(inner=Inner(b=[2]), maybe=Inner())) == {"inner": {"b": [2]}, "maybe": {}}
     assert changes(Outer(many=[Inner(), Inner(3)])) == {"many": [{}, {"a": 3}]}
     assert changes(Outer("y", Inner(2)), ("name",)) == {"name": "y"}
+
+
+def test_names_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run(config("sst2", "zerogen", "lstm"), [CPU])
+    before = run.folder()
+    (tmp_path / "file").write_text("more")
+    assert run.folder() == before

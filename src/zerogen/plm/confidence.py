@@ -13,15 +13,16 @@ from zerogen.records import Example
 from zerogen.template import render, shortened
 
 
-def label_confidence(
+def label_probabilities(
     plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
-) -> list[float] | None:
-    """Return the probability of each row's own label, given its text: softmax over labels of log p(text | prompt).
+) -> list[dict[str, float]] | None:
+    """Return the probability of every label of each row, given its text: softmax over labels of log p(text | prompt).
 
-    The log-probability is summed over the tokens of the text and the first stop string, behind the prompt that
-    texts of a label are written for; all labels count as equally frequent. For questions it is the mean token's
-    probability of the answer behind the scoring prompt. None where there is nothing to compare: a single label, or
-    questions without a scoring prompt or an answer. A text or context that is too long is cut, for all labels alike.
+    The log-probability is summed over the tokens of the text and the first stop string, after the prompt that texts of
+    a label are written for; all labels count as equally frequent. For a question, whose label stands for its answer,
+    it is the mean token's probability of the answer after the scoring prompt. None where there is nothing to compare:
+    a single label, or questions without a scoring prompt or an answer. A text or context that is too long is cut, for
+    all labels alike.
     """
     progress = progress or Progress()
     if task.kind == "qa":
@@ -31,7 +32,7 @@ def label_confidence(
         values = [{"C": row.context or "", "X": row.text, "Y": row.answers[0].text + '"'} for row in rows]
         around = [(row.answers[0].start, row.answers[0].start + len(row.answers[0].text)) for row in rows]
         scored = _scores(plm, [template], values, around, "Y", False, progress)
-        return [math.exp(score) for (score,) in scored]
+        return [{task.labels[0]: math.exp(score)} for (score,) in scored]
     if len(task.labels) < 2:
         return None
     stop = task.parse.stop[0]
@@ -39,9 +40,17 @@ def label_confidence(
     templates = [task.prompts[label] + "<X>" for label in task.labels]
     values = [{"C": row.context or "", "X": row.text + ending} for row in rows]
     found = _scores(plm, templates, values, [(0, 0)] * len(rows), "X", True, progress)
-    return [
-        softmax(dict(zip(task.labels, scores, strict=True)))[row.label] for row, scores in zip(rows, found, strict=True)
-    ]
+    return [softmax(dict(zip(task.labels, scores, strict=True))) for scores in found]
+
+
+def label_confidence(
+    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
+) -> list[float] | None:
+    """Return the probability of each row's own label, as `label_probabilities` has it."""
+    found = label_probabilities(plm, task, rows, progress)
+    if found is None:
+        return None
+    return [probabilities[row.label] for row, probabilities in zip(rows, found, strict=True)]
 
 
 def _scores(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.answers import provenance
 from zerogen.config import Config, GoldConfig, TaskConfig
+from zerogen.doors import fingerprint as fingerprint_of_door
 from zerogen.gold import source_of
 from zerogen.models import fingerprint, resolve, tam_folder
 
@@ -63,6 +64,8 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
     if config.train:
         key |= tam_key(config, device)
     key |= {"seed": config.seed, "max_length": task.max_length}
+    if config.select:
+        key["select"] = [fingerprint_of_door(name) for name in config.select]
     if config.setting.name == "supervised":
         return key | {"limit": config.limit}
     if config.dataset:
@@ -90,7 +93,7 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
         "tam": changes(tam),
         "trainer": changes(config.trainer),
         "half": uses_bfloat16(tam.dtype, device),
-        "vectors": digest(str(vectors)),
+        "vectors": digest(tam.vectors or ""),
         "words": digest(str(word_list(vectors) or "")) if vectors.suffix == ".npy" else "",
     }
 

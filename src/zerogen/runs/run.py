@@ -39,6 +39,7 @@ class Outcome:
     """
 
     n_train: int = 0
+    size: int = 0  # rows before a selection: the point of the trend; 0 for one that selects none
     metrics: dict[str, Any] = field(default_factory=dict)
     predictions: list[Prediction | AnswerPrediction] = field(default_factory=list)
     trend: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
@@ -158,7 +159,7 @@ class Run:
         from zerogen.tam.fit import fit
 
         config = self.config
-        checkpoint = self.folder() / f"training-{len(rows)}.ckpt"
+        checkpoint = self.folder() / f"training-{outcome.size or len(rows)}.ckpt"
         with self.stage("train"):
             outcome.tam, report = fit(
                 rows,
@@ -188,7 +189,7 @@ class Run:
         """Compare predictions with the gold rows and record the metrics."""
         outcome.predictions = list(predictions)
         outcome.metrics = evaluate(self.config.task, self.gold, predictions)
-        outcome.trend.append((outcome.n_train, outcome.metrics))
+        outcome.trend.append((outcome.size or outcome.n_train, outcome.metrics))
         self.on_point(outcome)
 
     def evaluate_checkpoint(self) -> Outcome:

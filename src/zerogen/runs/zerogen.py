@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
+from typing import TYPE_CHECKING, cast
 
 from zerogen.config import TaskConfig
 from zerogen.contexts import Contexts
@@ -16,10 +17,19 @@ from zerogen.gold import stratified, stratified_order
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.records import Example
 from zerogen.runs.run import Outcome, Run, count_rejects, describe, used_chunks
+from zerogen.scores import ScoreFile, confidences, with_scores
+from zerogen.select import needs, select
+
+if TYPE_CHECKING:
+    from zerogen.plm.model import Plm
+    from zerogen.plm.protocol import Writer
 
 
 def zerogen(run: Run) -> Outcome:
-    """Train a fresh TAM on the first rows at every multiple of `log_every` and on all of them; record the trend."""
+    """Train a fresh TAM on the first rows at every multiple of `log_every` and on all of them; record the trend.
+
+    A row's way: it is generated, scored by the PLM while that is loaded, selected, trained on.
+    """
     config = run.config
     if config.tam.checkpoint:
         return run.evaluate_checkpoint()
@@ -28,9 +38,13 @@ def zerogen(run: Run) -> Outcome:
         run.require_tam()
     outcome = Outcome()
     for rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
-        outcome.rows, outcome.n_train = rows, len(rows)
+        outcome.size = len(rows)
+        selected = select(config.select, rows, config.task) if config.select else rows
+        if config.select:
+            run.progress.say(f"{len(selected):,} of {len(rows):,} rows selected by {', '.join(config.select)}")
+        outcome.rows, outcome.n_train = selected, len(selected)
         if config.train:
-            run.fit(rows, outcome)
+            run.fit(selected, outcome)
             run.progress.say(describe(outcome))
     return outcome
 
@@ -46,72 +60,115 @@ def existing_sets(run: Run) -> Iterator[list[Example]]:
     with run.stage("load"):
         rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels, run.progress)
     rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
+    if config.select:
+        rows = with_scores(rows, None)
     for size in trend_sizes(len(rows), config.log_every, run.known):
         yield rows[:size]
 
 
 def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
     """Yield training sets of growing size as the PLM writes them; each is a prefix of the next, label by label."""
-    config, folder = run.config, run.pool_folder()
-    shown, start = False, None  # how many chunks an earlier run has left
+    config = run.config
     sizes = trend_sizes(config.n, config.log_every, run.known)
-    given = cache(partial(given_contexts, config.task, config.seed))  # read once, also for a trend
     with ExitStack() as stack:
-        plm = stack.enter_context(run.writer(folder / "works"))
+        plm = stack.enter_context(run.writer(run.pool_folder() / "works"))
+        pool = _Pool(run, plm)
         for size in sizes:
-            written = Journal.open(folder / "texts.jsonl")
-            if len(list(first_per_label(written.rows(), quotas(size, config.task.labels)))) < size:
-                # A PLM that cannot be had and a prompt that is too long are found before anything is written.
-                asked = Generator(config.task, plm, config.decoding, config.filter, config.seed, given=given)
-                asked.check()
-                for warning in prompt_warnings(config.task) if size == sizes[0] else ():
-                    run.progress.say(warning)
-            with exclusive(folder, run.progress):
-                generator = Generator(
-                    config.task,
-                    plm,
-                    config.decoding,
-                    config.filter,
-                    config.seed,
-                    Journal.open(folder / "texts.jsonl", repair=True),
-                    Journal.open(folder / "contexts.jsonl", repair=True),
-                    given,
-                )
-                reused = len(generator.journal.chunks)
-                have = len(generator.rows(size))
-                start = reused if start is None else start
-                if reused == start > 0 and have < size:  # else it goes on from its own
-                    run.progress.say(f"going on from the {have:,} rows that are in {folder}")
-                for _ in chain([None], generator.extend(size, run.progress)):
-                    if not shown and generator.journal.chunks:
-                        run.progress.say(first_outputs(generator.journal.chunks[0], config.task))
-                        shown = True
-            if reused == len(generator.journal.chunks) == start:
-                run.progress.say(f"{size:,} rows are already in {folder}")
+            generator = pool.grow_to(size, first=size == sizes[0])
             rows = generator.rows(size)
-            chunks = used_chunks(generator.journal.chunks, rows)
-            context = config.task.context
-            contexts = generator.contexts if context is not None and context.source == "plm" else None
-            written_for = generator.contexts_before(len(chunks))
-            stage1 = contexts.chunks_for(written_for) if isinstance(contexts, Contexts) else []
-            outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
-            outcome.cut = sum(chunk.cut for chunk in chunks)
-            if outcome.cut:
-                run.progress.say(
-                    f"{outcome.cut:,} of {outcome.asked:,} contexts were too long for the PLM and were cut, around "
-                    "the answer if there is one"
-                )
-            # The pool remembers what its chunks cost, also where an earlier run wrote them.
-            for stage, its in {"contexts": stage1, "generate": chunks}.items():
-                run.seconds[stage] = sum(chunk.seconds for chunk in its)
-                outcome.tokens[stage] = sum(chunk.tokens for chunk in its)
-            if size == sizes[-1]:  # the PLM's memory is free while the last TAM trains
+            account(run, outcome, generator, rows)
+            last = size == sizes[-1]
+            if last and len(run.devices) > 1:  # their processes need not wait while this one scores
+                stack.close()
+            if last or config.select:
+                rows = scored(run, rows, plm, last)
+            if last:  # the PLM's memory is free while the last TAM trains
                 stack.close()
             yield rows
 
 
+class _Pool:
+    """The rows of a run's pool, which grows from one size of the trend to the next."""
+
+    def __init__(self, run: Run, plm: Callable[[], Writer]) -> None:
+        self.run, self.plm, self.folder = run, plm, run.pool_folder()
+        self.shown = False  # whether the first texts were
+        self.start: int | None = None  # how many chunks an earlier run has left
+        self.given = cache(partial(given_contexts, run.config.task, run.config.seed))  # read once, also for a trend
+
+    def grow_to(self, size: int, first: bool) -> Generator:
+        """Return a generator whose pool holds rows enough for `size`. first: no smaller size came before."""
+        run, folder = self.run, self.folder
+        written = Journal.open(folder / "texts.jsonl")
+        if len(list(first_per_label(written.rows(), quotas(size, run.config.task.labels)))) < size:
+            # A PLM that cannot be had and a prompt that is too long are found before anything is written.
+            self._generator().check()
+            for warning in prompt_warnings(run.config.task) if first else ():
+                run.progress.say(warning)
+        with exclusive(folder, run.progress):
+            texts, contexts = (Journal.open(folder / f"{name}.jsonl", repair=True) for name in ("texts", "contexts"))
+            generator = self._generator(texts, contexts)
+            reused, have = len(texts.chunks), len(generator.rows(size))
+            self.start = reused if self.start is None else self.start
+            if reused == self.start > 0 and have < size:  # else it goes on from its own
+                run.progress.say(f"going on from the {have:,} rows that are in {folder}")
+            for _ in chain([None], generator.extend(size, run.progress)):
+                if not self.shown and texts.chunks:
+                    run.progress.say(first_outputs(texts.chunks[0], run.config.task))
+                    self.shown = True
+        if reused == len(texts.chunks) == self.start:
+            run.progress.say(f"{size:,} rows are already in {folder}")
+        return generator
+
+    def _generator(self, texts: Journal | None = None, contexts: Journal | None = None) -> Generator:
+        config = self.run.config
+        return Generator(
+            config.task, self.plm, config.decoding, config.filter, config.seed, texts, contexts, self.given
+        )
+
+
+def account(run: Run, outcome: Outcome, generator: Generator, rows: Sequence[Example]) -> None:
+    """Record what the chunks that hold `rows` cost, even if an earlier run wrote them, and what was rejected."""
+    chunks = used_chunks(generator.journal.chunks, rows)
+    context = run.config.task.context
+    contexts = generator.contexts if context is not None and context.source == "plm" else None
+    written_for = generator.contexts_before(len(chunks))
+    stage1 = contexts.chunks_for(written_for) if isinstance(contexts, Contexts) else []
+    outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
+    outcome.cut = sum(chunk.cut for chunk in chunks)
+    if outcome.cut:
+        run.progress.say(
+            f"{outcome.cut:,} of {outcome.asked:,} contexts were too long for the PLM and were cut, around "
+            "the answer if there is one"
+        )
+    for stage, its in {"contexts": stage1, "generate": chunks}.items():
+        run.seconds[stage] = sum(chunk.seconds for chunk in its)
+        outcome.tokens[stage] = sum(chunk.tokens for chunk in its)
+
+
+def scored(run: Run, rows: list[Example], plm: Callable[[], Writer], last: bool) -> list[Example]:
+    """Return rows with their scores; the PLM is asked for its confidence where a selection or the measures need it.
+
+    What it says is kept in the pool, where the measures read it. last: these are the rows that will be measured.
+    """
+    config = run.config
+    for_measures = config.confidence.rows if last else 0
+    asked = stratified_order(rows, config.seed)
+    asked = asked if "confidence" in needs(config.select) else asked[:for_measures]
+    if not asked:
+        return with_scores(rows, None)
+    file = ScoreFile(run.pool_folder() / "scores.jsonl")
+    known = file.read(asked)
+    if known is None:
+        scorer = cast("Plm", plm()) if len(run.devices) == 1 else run.load_plm()
+        known = confidences(scorer, config.task, asked, run.progress)
+        if known is not None:
+            file.add(asked, known)
+    return with_scores(rows, known)
+
+
 def first_outputs(chunk: Chunk, task: TaskConfig) -> str:
-    """Describe two prompts of each label and what the PLM wrote behind them, and what became of all that it wrote."""
+    """Describe two prompts of each label, what the PLM wrote after them, and what became of all that it wrote."""
     lines = []
     for label in task.labels:
         for sample in [sample for sample in chunk.samples if sample["label"] == label][:2]:

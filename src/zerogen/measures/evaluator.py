@@ -1,0 +1,89 @@
+"""The evaluator: a model trained on gold rows, which judges the labels of synthetic ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerogen.config import SettingConfig, TamConfig, TrainerConfig
+from zerogen.errors import unknown
+from zerogen.files import exclusive, file_name
+from zerogen.runs.run import Run
+from zerogen.task import bundled_option, conf_dir
+
+if TYPE_CHECKING:
+    from zerogen.tam.tam import Tam
+
+_EVALUATOR_SEED = 42  # that of a run which names none: a SUPERVISED run of the user's is reused
+
+
+def evaluator_run(run: Run) -> Run:
+    """Return the SUPERVISED run whose TAM judges the rows of `run`: all gold training rows, always the same seed.
+
+    Raises `UserError` for an evaluator that is neither an option, a Hub id nor a folder.
+    """
+    config, name = run.config, str(run.config.correctness.evaluator)
+    tam = bundled_option("tam", name, TamConfig)
+    if tam is None:
+        require_weights("correctness.evaluator", "tam", name, "null (off)")
+        tam = TamConfig(name=file_name(name.rstrip("/").rpartition("/")[2]), model=name)
+    trainer = bundled_option("trainer", name, TrainerConfig) or TrainerConfig()
+    return Run(
+        replace(
+            config,
+            setting=SettingConfig(name="supervised"),
+            tam=tam,
+            trainer=trainer,
+            seed=_EVALUATOR_SEED,
+            seeds=None,
+            limit=None,
+            eval_limit=None,
+            dataset=None,
+            log_every=None,
+            train=True,
+            command=[],  # which asked for something else
+        ),
+        run.devices[:1],
+        run.progress,
+        evaluator=True,
+    )
+
+
+def require_weights(what: str, group: str, name: str, *others: str) -> None:
+    """Refuse a name of weights that is neither a Hub id nor a folder: the Hub would be asked for a misspelt option."""
+    if "/" not in name and ":" not in name and not Path(name).exists():
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        raise unknown(what, name, [*options, "a Hub id (owner/name)", "a folder or .gguf file", *others])
+
+
+def require_measures(run: Run) -> None:
+    """Find out that rows cannot be measured as asked before hours of generation. Raises `UserError`."""
+    from zerogen.metrics.diversity import tokenizer
+    from zerogen.runs.supervised import gold_training_rows
+
+    tokenizer(run.config.diversity.tokenizer)
+    if run.config.correctness.evaluator:
+        other = evaluator_run(run)
+        other.require_tam()
+        gold_training_rows(other)
+
+
+def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
+    """Return the evaluator and the result of its run, which is trained once and then reused."""
+    from zerogen.loggers import Csv
+    from zerogen.report import present
+    from zerogen.report.results import finished, write_run
+    from zerogen.runs.supervised import supervised
+    from zerogen.tam.tam import load_tam
+
+    other = evaluator_run(run)
+    folder = other.folder()
+    with exclusive(folder, run.progress):  # of runs that need it at once, one trains it
+        result = finished(other)
+        if result is None:
+            other.log = Csv(folder)
+            run.progress.say(f"training the evaluator, {other.config.tam.name}, on gold rows")
+            result = write_run(other, supervised(other))
+            present(folder)
+        return load_tam(folder / "tam", other.device, other.config.tam.dtype), result

@@ -1,0 +1,131 @@
+"""Scores, which rows get before training, and selections, which make a training set of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import toy_rows
+from zerogen.config import TaskConfig
+from zerogen.dataset import export_rows, load_synthetic, write_jsonl
+from zerogen.errors import UserError
+from zerogen.records import Example
+from zerogen.scores import Confidences, ScoreFile, margin, with_scores
+from zerogen.select import needs, select
+
+TASK = TaskConfig(name="toy", labels=["bad", "good"])
+ROWS = toy_rows(8)
+FOUND = Confidences({row.uid: {"bad": 0.25 + i / 100, "good": 0.75 - i / 100} for i, row in enumerate(ROWS)}, 1.5)
+
+
+def halves(rows: Sequence[Example], task: TaskConfig) -> list[Example]:
+    return [replace(row, weight=0.5) for row in rows[1:]]
+
+
+def stranger(rows: Sequence[Example], task: TaskConfig) -> list[Example]:
+    return [*rows, replace(rows[0], uid="of nobody")]
+
+
+def twice(rows: Sequence[Example], task: TaskConfig) -> list[Example]:
+    return [*rows, rows[0]]
+
+
+def renamed(rows: Sequence[Example], task: TaskConfig) -> list[Example]:
+    return [replace(rows[0], label="god"), *rows[1:]]
+
+
+def lighter(rows: Sequence[Example], task: TaskConfig) -> list[Example]:
+    return [replace(rows[0], weight=-1.0), *rows[1:]]
+
+
+def one_sided(rows: Sequence[Example], task: TaskConfig) -> list[Example]:
+    return [row if row.label == "bad" else replace(row, weight=0) for row in rows]
+
+
+def of_the_moon(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
+    return rows
+
+
+of_the_moon.needs = ("confidence", "moon")  # type: ignore[attr-defined]
+constant = 3
+
+
+def named(selection: Callable[..., object] | str) -> list[str]:
+    return [f"tests.test_select:{selection if isinstance(selection, str) else selection.__name__}"]
+
+
+def test_selections_follow_each_other() -> None:
+    assert select([], ROWS, TASK) == ROWS == select(["all"], ROWS, TASK)
+    found = select(["all", *named(halves), *named(halves)], ROWS, TASK)
+    assert found == [replace(row, weight=0.5) for row in ROWS[2:]]
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (stranger, "returned rows that it was not given"),
+        (twice, "or one of them twice"),
+        (renamed, "label: 'god' is unknown; allowed: bad, good; did you mean 'good'?"),
+        (lighter, "has weight -1.0; allowed is 0 or more"),
+        (one_sided, "leaves no row of label 'good'"),
+        (of_the_moon, "needs the score 'moon'; there are confidence, margin, logprob"),
+        ("constant", "is no function"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(selection: Callable[..., object] | str, message: str) -> None:
+    with pytest.raises(UserError, match="select=tests.test_select:") as refused:
+        select(named(selection), ROWS, TASK)
+    assert message in str(refused.value)
+
+
+def test_a_selection_says_what_it_needs() -> None:
+    assert needs(["all"]) == set()
+    with pytest.raises(UserError, match="'al' is unknown; allowed: all, your own module:attribute"):
+        needs(["al"])
+
+
+def test_rows_carry_what_is_known_of_them() -> None:
+    row = replace(ROWS[0], logprob=-1.0, counter_logprob={"good": -3.0, "fair": -2.5})
+    assert margin(row) == 1.5
+    (scored,) = with_scores([row], FOUND)
+    assert scored.scores == {
+        "margin": 1.5,
+        "logprob": -1.0,
+        "confidence": FOUND.by_row[row.uid][row.label],
+        "confidence/bad": 0.25,
+        "confidence/good": 0.75,
+    }
+    (plain,) = with_scores([replace(row, counter_logprob={}, logprob=None)], None)
+    assert plain.scores == {}
+
+
+def test_scores_are_those_of_exactly_these_rows(tmp_path: Path) -> None:
+    file = ScoreFile(tmp_path / "pool" / "scores.jsonl")
+    assert file.read(ROWS) is None
+    file.add(ROWS, FOUND)
+    assert file.read(ROWS) == FOUND
+    assert file.read(ROWS[:4]) is None
+    assert file.read(ROWS[:4], among_others=True) == FOUND
+    assert file.read([replace(ROWS[0], text="another"), *ROWS[1:]]) is None
+
+
+def test_what_is_damaged_is_scored_again(tmp_path: Path) -> None:
+    file = ScoreFile(tmp_path / "scores.jsonl")
+    file.add(ROWS, FOUND)
+    whole = file.path.read_bytes()
+    file.path.write_bytes(whole[: len(whole) // 2])  # the process was killed
+    assert file.read(ROWS) is None
+    file.add(ROWS, FOUND)
+    assert file.read(ROWS) == FOUND
+
+
+def test_weights_are_in_the_dataset(tmp_path: Path) -> None:
+    rows = [replace(row, weight=i / 4) for i, row in enumerate(ROWS)]
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(export_rows(rows, TASK), path)
+    assert [row.weight for row in load_synthetic(str(path), TASK, {})] == [row.weight for row in rows]
+    assert "loss_weight" not in export_rows(ROWS, TASK)[0]
+    path.write_text('{"X": "a b", "label": "bad", "loss_weight": -2}\n')
+    with pytest.raises(UserError, match="row 1: loss_weight is -2; allowed is a number from 0 on"):
+        load_synthetic(str(path), TASK, {})
