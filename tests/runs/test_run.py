@@ -13,6 +13,7 @@ from zerogen.errors import UserError
 from zerogen.progress import Progress
 from zerogen.records import AnswerPrediction, Prediction
 from zerogen.report.results import add_line, asked_for, finished
+from zerogen.runs.identity import run_key
 from zerogen.runs.run import Outcome, Run, describe
 
 CPU = [torch.device("cpu")]
@@ -197,6 +198,7 @@ def test_a_table_of_results_that_cannot_be_read_is_put_aside(tmp_path: Path, con
 
 def test_a_separator_that_is_the_default_renames_no_folder(tmp_path: Path) -> None:
     one = Run(replace(config(tmp_path), setting=SettingConfig("supervised")), CPU)
-    assert "separator" not in one._gold_key()
+    before = run_key(one.config, one.device)
+    assert "separator" not in before["gold"]
     gold(one.config).separator = ";"
-    assert one._gold_key()["separator"] == ";"
+    assert run_key(one.config, one.device)["gold"]["separator"] == ";"
