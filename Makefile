@@ -7,7 +7,7 @@ RUNS ?= outputs
 FORMAT ?= terminal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep table test test-long lint format type wheel benchmark clean
+.PHONY: help setup demo sweep table test test-long lint format type docs wheel benchmark clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
@@ -55,6 +55,15 @@ format: .venv/ready ## rewrite the code in ruff's format
 type: .venv/ready ## mypy
 	$(BIN)/mypy
 
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+# Not --quiet: it hides the warnings, and then they do not count.
+docs: .venv/docs ## build the documentation into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo site/index.html
+
 wheel: .venv/ready ## build dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
@@ -63,4 +72,4 @@ benchmark: .venv/ready ## the benchmarks of training and start-up (minutes); qua
 	$(BIN)/python benchmarks/train.py
 
 clean: ## remove .venv and caches, keep outputs
-	rm -rf .venv dist build .mypy_cache .ruff_cache
+	rm -rf .venv dist build site .mypy_cache .ruff_cache
