@@ -22,6 +22,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -65,7 +66,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
-def causal_model(family: str) -> torch.nn.Module:
+def causal_model(family: str) -> PreTrainedModel:
     """A random float32 model of a family, with logits far from uniform."""
     with torch.random.fork_rng():
         torch.manual_seed(7)

@@ -126,9 +126,9 @@ def fill(folder: Path) -> None:
     (folder / "questions.jsonl").write_text(json.dumps(question) + "\n")
     rows = [json.dumps({"X": f"the soup of day {i} is hot", "label": ("cooking", "football")[i % 2]}) for i in range(6)]
     (folder / "rows.jsonl").write_text("\n".join(rows))
-    for name in ("qnli", "squad"):
-        (folder / "my_data" / name).mkdir(parents=True)
-        (folder / "my_data" / name / "train.jsonl").write_text("{}\n")
+    for task in ("qnli", "squad"):
+        (folder / "my_data" / task).mkdir(parents=True)
+        (folder / "my_data" / task / "train.jsonl").write_text("{}\n")
 
 
 def test_all_snippets_are_known() -> None:
@@ -341,7 +341,7 @@ def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, hint in get_type_hints(schema).items():
         if name == "command":  # no key
             continue
-        (inner,) = [one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)] or [None]
+        inner = next((one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)), None)
         if prefix or inner is None:
             yield prefix + name, hint
         if isinstance(inner, type):

@@ -43,8 +43,8 @@ def test_the_second_of_two_processes_waits_and_says_so(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from zerogen.files import exclusive
-from zerogen.progress import Quiet
-with exclusive(Path({str(tmp_path)!r}), Quiet()):
+from zerogen.progress import Progress
+with exclusive(Path({str(tmp_path)!r}), Progress()):
     print("held", flush=True)
     sys.stdin.readline()
     Path({str(tmp_path)!r}, "first").touch()
@@ -73,10 +73,10 @@ def test_who_waits_goes_on_where_the_first_one_leaves_nothing(tmp_path: Path) ->
 import sys
 from pathlib import Path
 from zerogen.files import exclusive
-from zerogen.progress import Quiet
+from zerogen.progress import Progress
 folder = Path({str(folder)!r})
 
-class Told(Quiet):
+class Told(Progress):
     def say(self, text):
         print("waits", flush=True)
 

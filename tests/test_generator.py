@@ -79,8 +79,8 @@ def test_a_full_pool_needs_no_plm(task: TaskConfig, gpt2: Plm, tmp_path: Path) -
     def refuse() -> Plm:
         raise AssertionError("the PLM was loaded")
 
-    journals = (Journal.open(tmp_path / name) for name in ("texts.jsonl", "contexts.jsonl"))
-    generator = Generator(task, refuse, DECODING, FILTERS, 1, *journals)
+    texts, contexts = (Journal.open(tmp_path / name) for name in ("texts.jsonl", "contexts.jsonl"))
+    generator = Generator(task, refuse, DECODING, FILTERS, 1, texts, contexts)
     assert list(generator.extend(6)) == []
     assert generator.rows(6) == rows
 
@@ -188,7 +188,7 @@ def test_rejects_and_accepted_add_up_to_requests(task: TaskConfig, gpt2: Plm) ->
 def test_contexts_are_unique_until_there_are_no_new_ones(task: TaskConfig, gpt2: Plm) -> None:
     generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=1, patience=128, min_acceptance=0.99), 1)
     contexts = generator.contexts
-    assert contexts is not None
+    assert isinstance(contexts, Contexts)
     found = contexts.take(0, 1000, Progress())
     unique = len(contexts.texts)
     assert found[:unique] == contexts.texts

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +25,13 @@ def gold_files(**files: str) -> GoldConfig:
     return GoldConfig(files=files, text="review", label="y", labels={0: "bad", 1: "good"}, cleaning={r"<br\s*/?>": " "})
 
 
-def write(path: Path, rows: list[dict[str, object]]) -> str:
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif path.suffix == ".csv":
-        datasets.Dataset.from_list(rows).to_csv(path)
+        datasets.Dataset.from_list([dict(row) for row in rows]).to_csv(path)
     else:
-        datasets.Dataset.from_list(rows).to_parquet(path)
+        datasets.Dataset.from_list([dict(row) for row in rows]).to_parquet(path)
     return str(path)
 
 

@@ -20,8 +20,10 @@ import pytest
 from tests.conftest import toy_pairs, toy_questions, toy_rows
 from zerogen import predict
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig
+from zerogen.data.predictions import PredictionWriter
+from zerogen.data.texts import Item, Lines, blocks, items_of_texts
 from zerogen.errors import UserError
-from zerogen.predict import Item, Lines, Writer, blocks, shown_progress
+from zerogen.predict import shown_progress
 from zerogen.records import AnswerPrediction, Prediction
 from zerogen.tam.fit import fit
 
@@ -277,12 +279,12 @@ def test_rows_with_other_columns_than_the_first_go_into_json_only() -> None:
         (Item("x", "x", row), Prediction("bad", {"bad": 1.0})) for row in ({"text": "x"}, {"text": "x", "more": 1})
     ]
     file = io.StringIO()
-    Writer("jsonl", "classification", file)(found)
+    PredictionWriter("jsonl", "classification", file)(found)
     assert json.loads(file.getvalue().splitlines()[1]) == {"text": "x", "more": 1, "label": "bad", "probability": 1.0}
     with pytest.raises(UserError, match="row 2: column 'more' is not in the first row; --format jsonl writes it"):
-        Writer("csv", "classification", io.StringIO())(found)
+        PredictionWriter("csv", "classification", io.StringIO())(found)
     file = io.StringIO()
-    Writer("csv", "classification", file)(found[::-1])
+    PredictionWriter("csv", "classification", file)(found[::-1])
     assert list(csv.DictReader(io.StringIO(file.getvalue())))[1]["more"] == ""
 
 
@@ -339,14 +341,14 @@ def paired(request: pytest.FixtureRequest, tiny_encoder: Path, tmp_path_factory:
 def test_csv_gives_back_whatever_the_texts_hold() -> None:
     rows = [{"text": text, "more": ""} for text in ("a\rb", "a\r\nb", 'say "a", b', "\u2028", "=1", "")]
     file = io.StringIO()
-    Writer("csv", "classification", file)([(Item(None, row["text"], row), None) for row in rows])
+    PredictionWriter("csv", "classification", file)([(Item(None, row["text"], row), None) for row in rows])
     found = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
     assert [{key: row[key] for key in rows[0]} for row in found] == rows
 
 
 def test_a_line_has_three_columns_whatever_the_texts_hold() -> None:
     file = io.StringIO()
-    Writer("text", "qa", file)(
+    PredictionWriter("text", "qa", file)(
         [(Item(("Who\tis it?", "He\nleft."), "Who\tis it?"), AnswerPrediction("He\nleft", 0, 0.5))]
     )
     assert file.getvalue() == "He left\t0.5000\tWho is it?\n"
@@ -385,7 +387,7 @@ def test_a_text_goes_with_its_context(
         (["--context", " "], "--context: is empty"),
     ):
         assert message in refused([str(paired), "Where?", "Why?", "Who?", *contexts], capsys)
-    items = predict.items_of_texts(["Where?", "Why?"], "qa", ["In Rome.", "For fun."])
+    items = items_of_texts(["Where?", "Why?"], "qa", ["In Rome.", "For fun."])
     assert [item.given for item in items] == [("Where?", "In Rome."), ("Why?", "For fun.")]
     assert f"this model reads a {name} and a context" in refused([str(paired), "Where?"], capsys)
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_an_unknown_task_names_the_nearest() -> None:
         ({"gold_source": "web"}, "gold_source: 'web' is unknown"),
     ],
 )
-def test_a_wrong_field_is_named(task: TaskConfig, change: dict[str, object], message: str) -> None:
+def test_a_wrong_field_is_named(task: TaskConfig, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_task(replace(task, **change))
 

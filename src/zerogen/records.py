@@ -85,6 +85,9 @@ class Example:
         return self.context or "", self.text
 
 
+Input = str | tuple[str, str]  # what a TAM reads: a text, or a text and its context
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The most probable label of a text, and every label's probability (they sum to 1)."""

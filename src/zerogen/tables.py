@@ -151,3 +151,10 @@ def separator_hint(names: Sequence[str]) -> str:
             if sign in names[0]:
                 return f"; is it separated otherwise? set separator: {quoted} in the gold source (predict: --separator)"
     return ""
+
+
+def as_cell(value: object) -> str:
+    """Return a value as a cell of a CSV file."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return "" if value is None else str(value)
