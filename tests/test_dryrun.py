@@ -36,7 +36,7 @@ from zerogen.plm import confidence
 from zerogen.pool import Chunk
 from zerogen.records import Example
 from zerogen.tam import fit as train
-from zerogen.task import check_task
+from zerogen.task import normalise_task
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> str:
@@ -260,7 +260,7 @@ def test_questions_are_probed(config: Config, tmp_path: Path) -> None:
         gold={"own": GoldConfig(files=files, text="question", context="context", uid="id")},
     )
     task.parse.fallback = "sentence"
-    check_task(task)
+    normalise_task(task)
     text = said(*(replace(config, task=task, setting=SettingConfig(name)) for name in ("zerogen", "prompting")))
     assert re.search(r'\[question, \w+.*?\] ".*?lives in \w+ and eats \w+\." "\w+" answers: "', text)
     assert text.count("expected: about") == 2

@@ -8,7 +8,7 @@ import pytest
 import zerogen
 from zerogen.config import GoldConfig, TaskConfig
 from zerogen.errors import UserError
-from zerogen.task import check_task, load_task
+from zerogen.task import load_task, normalise_task
 
 
 @pytest.mark.parametrize("name", ["sst2", "imdb", "rotten_tomatoes"])
@@ -107,7 +107,7 @@ def test_an_unknown_task_names_the_nearest() -> None:
 )
 def test_a_wrong_field_is_named(task: TaskConfig, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_task(replace(task, **change))
+        normalise_task(replace(task, **change))
 
 
 def test_a_task_file_is_read_with_defaults(tmp_path: Path) -> None:

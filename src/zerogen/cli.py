@@ -26,7 +26,7 @@ from zerogen.config_files import TRUST, read_configuration_by
 from zerogen.console import make_console, replace_unknown_characters, reporting_errors
 from zerogen.errors import UserError, nearest
 from zerogen.files import expanded, file_name
-from zerogen.task import check_task, conf_dir, expand_paths, override
+from zerogen.task import conf_dir, expand_paths, normalise_task, override
 from zerogen.yaml_files import as_text, literal
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
                 setattr(owner, key, expanded(value, prefix + key))
     expand_paths(result.task)
     override(result.task, result.data_dir, result.contexts, result.answers)
-    check_task(result.task)
+    normalise_task(result.task)
     check(result)
     return result
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zerogen.config import (
     TOKENIZERS,
@@ -30,14 +30,48 @@ from zerogen.runs.run import Run
 from zerogen.task import bundled_option, load_task, override
 from zerogen.yaml_files import read_yaml, typed
 
-if TYPE_CHECKING:
-    pass
-
 _TEXT_COLUMNS = ("X", "question", "text")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m zerogen.measure` and of the console script `zerogen-measure`."""
+    with reporting_errors(), ending_with_the_reader():
+        options = _parser().parse_args(arguments)
+        options.place = Path(expanded(options.place, "RUN_OR_FILE"))
+        options.output_dir = expanded(options.output_dir, "--output-dir")
+        options.data_dir = options.data_dir and expanded(options.data_dir, "--data-dir")
+        from zerogen.process import (
+            devices_of,
+            go_offline_without_network,
+            gpu_of,
+            require_writable,
+            share_cores,
+            stop_on_signals,
+        )
+
+        stop_on_signals()
+        share_cores()
+        go_offline_without_network()
+        config = _config_of(options)
+        if config.correctness.evaluator:
+            require_writable(Path(config.output_dir))
+        console = make_console() if options.format == "text" else None
+        run = Run(config, devices_of(gpu_of(options.gpu))[:1])
+        if console is not None:
+            run.progress = RichProgress(console)
+        require_measures(run)
+        measures, written = _measured(run, options)
+        if console is None:
+            json.dump(measures, sys.stdout, indent=2, ensure_ascii=False)
+            print()
+            return
+        for line in describe(measures):
+            console.print(line, markup=False, highlight=False)
+        for path in written:
+            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="zerogen-measure",
         description="Measure synthetic rows: their diversity, whether an evaluator agrees with their labels, and how "
@@ -55,60 +89,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", default="outputs", help="of a file: where the evaluator lies; default: outputs")
     parser.add_argument("--gpu", default="auto", help="auto, none or an index; default: auto")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
-    with reporting_errors(), ending_with_the_reader():
-        options = parser.parse_args(arguments)
-        options.place = Path(expanded(options.place, "RUN_OR_FILE"))
-        options.output_dir = expanded(options.output_dir, "--output-dir")
-        options.data_dir = options.data_dir and expanded(options.data_dir, "--data-dir")
-        from zerogen.process import (
-            devices_of,
-            go_offline_without_network,
-            gpu_of,
-            require_writable,
-            share_cores,
-            stop_on_signals,
-        )
+    return parser
 
-        stop_on_signals()
-        share_cores()
-        go_offline_without_network()
-        config = _config_of(options)
-        if options.evaluator:
-            config.correctness.evaluator = options.evaluator
-        config.diversity.tokenizer = options.tokenizer or config.diversity.tokenizer
-        if options.texts is not None:
-            config.diversity.self_bleu_texts = options.texts
-        if options.confidence is not None:
-            config.confidence.rows = options.confidence
-        check_measures(config)
-        console = make_console() if options.format == "text" else None
-        if config.correctness.evaluator:
-            require_writable(Path(config.output_dir))
-        run = Run(config, devices_of(gpu_of(options.gpu))[:1])
-        if console is not None:
-            run.progress = RichProgress(console)
-        require_measures(run)
-        written: list[Path] = []
-        if _is_run(options.place):
-            with exclusive(options.place, run.progress):
-                measures = measure_run(run, options.place)
-            written.append(options.place / MEASURES)
-            if measures is None:
-                raise UserError(f"{options.place}: holds no synthetic rows; only runs of setting=zerogen have some")
-            if (options.place / "result.json").is_file():
-                from zerogen.report import present
 
-                written.append(present(options.place))
-        else:
-            measures, _ = measure(run, _read(options.place, config, bool(options.task), run.progress))
-        if console is None:
-            json.dump(measures, sys.stdout, indent=2, ensure_ascii=False)
-            print()
-            return
-        for line in describe(measures):
-            console.print(line, markup=False, highlight=False)
-        for path in written:
-            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+def _measured(run: Run, options: Any) -> tuple[dict[str, Any], list[Path]]:
+    """Measure a run or a file; return the measures and the files written."""
+    place: Path = options.place
+    if not _is_run(place):
+        return measure(run, _read(place, run.config, bool(options.task), run.progress))[0], []
+    with exclusive(place, run.progress):
+        measures = measure_run(run, place)
+    if measures is None:
+        raise UserError(f"{place}: holds no synthetic rows; only runs of setting=zerogen have some")
+    written = [place / MEASURES]
+    if (place / "result.json").is_file():
+        from zerogen.report import present
+
+        written.append(present(place))
+    return measures, written
 
 
 def _is_run(place: Path) -> bool:
@@ -116,18 +114,36 @@ def _is_run(place: Path) -> bool:
 
 
 def _config_of(options: Any) -> Config:
-    """Return the configuration of a run folder, or one for the rows of a file. Raises `UserError`."""
+    """Return the configuration of a run folder, or one for the rows of a file, with the measures that options ask for.
+
+    Raises `UserError`.
+    """
+    config = _config_of_run(options) if _is_run(options.place) else _config_of_file(options)
+    config.correctness.evaluator = options.evaluator or config.correctness.evaluator
+    config.diversity.tokenizer = options.tokenizer or config.diversity.tokenizer
+    if options.texts is not None:
+        config.diversity.self_bleu_texts = options.texts
+    if options.confidence is not None:
+        config.confidence.rows = options.confidence
+    check_measures(config)
+    return config
+
+
+def _config_of_run(options: Any) -> Config:
+    place: Path = options.place
+    for name in ("task", "data_dir", "plm"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')}: is for a file; {place} is a run, which has its own")
+    found = read_yaml(place / "config.yaml")
+    if not isinstance(found, dict) or "task" not in found:
+        raise UserError(f"{place / 'config.yaml'}: holds no configuration of a run")
+    return typed(found, Config, str(place / "config.yaml"))
+
+
+def _config_of_file(options: Any) -> Config:
     place: Path = options.place
     if not place.exists():
         raise UserError(f"{place}: there is no such file or folder")
-    if _is_run(place):
-        for name in ("task", "data_dir", "plm"):
-            if getattr(options, name):
-                raise UserError(f"--{name.replace('_', '-')}: is for a file; {place} is a run, which has its own")
-        found = read_yaml(place / "config.yaml")
-        if not isinstance(found, dict) or "task" not in found:
-            raise UserError(f"{place / 'config.yaml'}: holds no configuration of a run")
-        return typed(found, Config, str(place / "config.yaml"))
     if place.is_dir() and not (place / "state.json").is_file():
         raise UserError(f"{place}: is neither a run folder (config.yaml) nor a datasets folder")
     if options.task is None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
-from zerogen.config import TaskConfig, check_name
+from zerogen.config import GoldConfig, TaskConfig, check_name
 from zerogen.errors import UserError, nearest, unknown
 from zerogen.files import expanded
 from zerogen.gold import SPLITS
@@ -96,22 +96,40 @@ def load_task(name: str | Path) -> TaskConfig:
             raise unknown("task", name, sorted(file.stem for file in path.parent.glob("*.yaml")))
     task = typed(read_yaml(path), TaskConfig, f"task file {path}")
     expand_paths(task)
-    check_task(task)
+    normalise_task(task)
     return task
 
 
-def check_task(task: TaskConfig) -> None:
-    """Check labels, prompts and gold sources against each other. Raises `UserError` naming task, field and value."""
+def normalise_task(task: TaskConfig) -> None:
+    """Check labels, prompts and gold sources against each other, and give questions their one label.
+
+    Raises `UserError` naming task, field and value.
+    """
     where = f"task '{task.name}'"
     check_name("task.name", task.name)
     for key, text in texts_of(asdict(task)):
         refuse_surrogates(text, f"{where}: {key}")
     if task.kind not in KINDS:
         raise unknown(f"{where}: kind", task.kind, KINDS)
-    if task.kind == "qa":
-        if task.labels not in ([], [QUESTION]):
-            raise UserError(f"{where}: labels={task.labels}: question answering has none; leave them out")
+    if task.kind == "qa" and task.labels in ([], [QUESTION]):
         task.labels = [QUESTION]  # all that the PLM writes
+    _check_labels(task, where)
+    context = {"C"} if task.kind != "classification" else set[str]()
+    answer = {"Y"} if task.kind == "qa" else set[str]()
+    _check_prompts(task, where, "prompts", task.prompts, context | answer, {"C"} | answer)
+    _check_prompts(task, where, "scoring", task.scoring, {"X"}, {"X"} | context)
+    _check_context(task, where)
+    _check_sizes(task, where)
+    if task.gold_source is not None and task.gold_source not in task.gold:
+        raise unknown(f"{where}: gold_source", task.gold_source, task.gold)
+    for name, gold in task.gold.items():
+        _check_gold(gold, f"{where}: gold.{name}", task)
+
+
+def _check_labels(task: TaskConfig, where: str) -> None:
+    if task.kind == "qa":
+        if task.labels != [QUESTION]:
+            raise UserError(f"{where}: labels={task.labels}: question answering has none; leave them out")
         if task.answers not in ANSWERS:
             raise unknown(f"{where}: answers", task.answers, ANSWERS)
         if task.debias.decay:
@@ -120,54 +138,56 @@ def check_task(task: TaskConfig) -> None:
         raise UserError(f"{where}: labels={task.labels}: allowed is a list of two or more different names")
     elif blank := [label for label in task.labels if not label.strip()]:
         raise UserError(f"{where}: labels={task.labels}: '{blank[0]}' is blank; allowed are names")
-    paired = task.kind != "classification"
-    context = {"C"} if paired else set()
-    answer = {"Y"} if task.kind == "qa" else set()
-    for field, prompts, needed, allowed in (
-        ("prompts", task.prompts, context | answer, {"C"} | answer),
-        ("scoring", task.scoring, {"X"}, {"X"} | context),
-    ):
-        if not prompts:
-            continue  # the setting that needs them says so
-        for label in task.labels:
-            if label not in prompts:
-                hint = nearest(label, prompts)
-                if label in ("True", "False"):
-                    hint = "; quote labels such as 'yes' in the file: YAML reads an unquoted yes as true"
-                raise UserError(f"{where}: {field} has none for label '{label}'{hint}")
-        for label, prompt in prompts.items():
-            if label not in task.labels:
-                raise unknown(f"{where}: {field}", label, task.labels)
-            if not prompt.strip():
-                raise UserError(f"{where}: {field}.{label} is empty")
-            found = set(placeholders(prompt))
-            for name in sorted(found - allowed):
-                options = [f"<{option}>" for option in sorted(allowed)]
-                raise unknown(f"{where}: {field}.{label}: placeholder", f"<{name}>", options)
-            if needed - found:
-                lacking = " and ".join(f"<{name}>" for name in sorted(needed - found))
-                raise UserError(f"{where}: {field}.{label}: '{prompt}' must hold {lacking}")
-            if field == "prompts" and "C" in found and task.context is None:
-                raise UserError(
-                    f"{where}: {field}.{label} holds <C>, but the task has no context.source or context.prompt"
-                )
-    if task.context is not None:
-        written = task.context.source == "plm"
-        if written and task.kind == "qa":
-            raise UserError(
-                f"{where}: context.source=plm: question answering needs given passages; allowed are gold or a file"
-            )
-        if written and (not task.context.prompt or placeholders(task.context.prompt)):
-            raise UserError(
-                f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders, behind "
-                "which the PLM writes contexts; or let context.source say where they are"
-            )
-        if task.context.source == "gold" and not any(gold.context for gold in task.gold.values()):
-            raise UserError(f"{where}: context.source=gold: none of its gold sources has a context column")
-        if task.context.per_label < 1 or task.context.max_new_tokens < 1:
-            raise UserError(f"{where}: context.per_label and context.max_new_tokens: allowed is 1 or more")
-        if not any("C" in placeholders(prompt) for prompt in task.prompts.values()):
-            raise UserError(f"{where}: context is set, but none of the prompts holds <C>")
+
+
+def _check_prompts(
+    task: TaskConfig, where: str, field: str, prompts: dict[str, str], needed: set[str], allowed: set[str]
+) -> None:
+    """Check that there is a prompt for each label, or none at all, which the setting that needs them says."""
+    for label in task.labels if prompts else ():
+        if label not in prompts:
+            hint = nearest(label, prompts)
+            if label in ("True", "False"):
+                hint = "; quote labels such as 'yes' in the file: YAML reads an unquoted yes as true"
+            raise UserError(f"{where}: {field} has none for label '{label}'{hint}")
+    for label, prompt in prompts.items():
+        if label not in task.labels:
+            raise unknown(f"{where}: {field}", label, task.labels)
+        if not prompt.strip():
+            raise UserError(f"{where}: {field}.{label} is empty")
+        names = set(placeholders(prompt))
+        for name in sorted(names - allowed):
+            options = [f"<{option}>" for option in sorted(allowed)]
+            raise unknown(f"{where}: {field}.{label}: placeholder", f"<{name}>", options)
+        if needed - names:
+            lacking = " and ".join(f"<{name}>" for name in sorted(needed - names))
+            raise UserError(f"{where}: {field}.{label}: '{prompt}' must hold {lacking}")
+        if field == "prompts" and "C" in names and task.context is None:
+            raise UserError(f"{where}: {field}.{label} holds <C>, but the task has no context.source or context.prompt")
+
+
+def _check_context(task: TaskConfig, where: str) -> None:
+    if task.context is None:
+        return
+    written = task.context.source == "plm"
+    if written and task.kind == "qa":
+        raise UserError(
+            f"{where}: context.source=plm: question answering needs given passages; allowed are gold or a file"
+        )
+    if written and (not task.context.prompt or placeholders(task.context.prompt)):
+        raise UserError(
+            f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders, behind "
+            "which the PLM writes contexts; or let context.source say where they are"
+        )
+    if task.context.source == "gold" and not any(gold.context for gold in task.gold.values()):
+        raise UserError(f"{where}: context.source=gold: none of its gold sources has a context column")
+    if task.context.per_label < 1 or task.context.max_new_tokens < 1:
+        raise UserError(f"{where}: context.per_label and context.max_new_tokens: allowed is 1 or more")
+    if not any("C" in placeholders(prompt) for prompt in task.prompts.values()):
+        raise UserError(f"{where}: context is set, but none of the prompts holds <C>")
+
+
+def _check_sizes(task: TaskConfig, where: str) -> None:
     if sorted(task.order) != ["context", "text"]:
         raise UserError(f"{where}: order={task.order}: allowed is [context, text] or [text, context]")
     if task.min_words < 0 or task.answer_tokens < 1:
@@ -181,29 +201,28 @@ def check_task(task: TaskConfig) -> None:
         raise unknown(f"{where}: parse.fallback", task.parse.fallback, ("none", "sentence"))
     if not task.parse.stop or not all(stop.text for stop in task.parse.stop):
         raise UserError(f"{where}: parse.stop: allowed is a list of one or more non-empty strings")
-    if task.gold_source is not None and task.gold_source not in task.gold:
-        raise unknown(f"{where}: gold_source", task.gold_source, task.gold)
-    for name, gold in task.gold.items():
-        given = [key for key in ("hub", "files", "folder", "package") if getattr(gold, key)]
-        if len(given) != 1:
-            raise UserError(
-                f"{where}: gold.{name} has {' and '.join(given) or 'no source'}; "
-                "allowed is one of hub, files, folder, package"
-            )
-        if gold.hub:
-            if "path" not in gold.hub:
-                raise UserError(f"{where}: gold.{name}.hub has no path, the id of the dataset")
-            for argument in gold.hub:
-                if argument not in HUB_ARGUMENTS:
-                    raise unknown(f"{where}: gold.{name}.hub", argument, HUB_ARGUMENTS)
-        if paired and not gold.context:
-            raise UserError(f"{where}: gold.{name}.context has no value: name the column of the context")
-        for value, label in gold.labels.items():
-            if label not in task.labels:
-                raise unknown(f"{where}: gold.{name}.labels.{value}", label, task.labels)
-        if gold.evaluate_on not in SPLITS:
-            raise unknown(f"{where}: gold.{name}.evaluate_on", gold.evaluate_on, SPLITS)
-        if len(gold.separator) != 1 or gold.separator in '"\r\n':
-            raise UserError(f"{where}: gold.{name}.separator={gold.separator!r}: allowed is one character")
-        if gold.holdout is not None and gold.holdout.rows < 1:
-            raise UserError(f"{where}: gold.{name}.holdout.rows={gold.holdout.rows}: allowed is 1 or more")
+
+
+def _check_gold(gold: GoldConfig, where: str, task: TaskConfig) -> None:
+    given = [key for key in ("hub", "files", "folder", "package") if getattr(gold, key)]
+    if len(given) != 1:
+        raise UserError(
+            f"{where} has {' and '.join(given) or 'no source'}; allowed is one of hub, files, folder, package"
+        )
+    if gold.hub:
+        if "path" not in gold.hub:
+            raise UserError(f"{where}.hub has no path, the id of the dataset")
+        for argument in gold.hub:
+            if argument not in HUB_ARGUMENTS:
+                raise unknown(f"{where}.hub", argument, HUB_ARGUMENTS)
+    if task.kind != "classification" and not gold.context:
+        raise UserError(f"{where}.context has no value: name the column of the context")
+    for value, label in gold.labels.items():
+        if label not in task.labels:
+            raise unknown(f"{where}.labels.{value}", label, task.labels)
+    if gold.evaluate_on not in SPLITS:
+        raise unknown(f"{where}.evaluate_on", gold.evaluate_on, SPLITS)
+    if len(gold.separator) != 1 or gold.separator in '"\r\n':
+        raise UserError(f"{where}.separator={gold.separator!r}: allowed is one character")
+    if gold.holdout is not None and gold.holdout.rows < 1:
+        raise UserError(f"{where}.holdout.rows={gold.holdout.rows}: allowed is 1 or more")

@@ -38,7 +38,7 @@ from zerogen.report.page import command, embedded, rejects, sample, trend, write
 from zerogen.report.results import read_trend
 from zerogen.report.runs import read_run
 from zerogen.runs.identity import digest
-from zerogen.task import check_task
+from zerogen.task import normalise_task
 
 SIGNS = {"\u0000": "\u2400", "\u0007": "\u2407", "\u202e": "[U+202E]", "\u202c": "[U+202C]"}
 
@@ -482,7 +482,7 @@ def test_questions_have_a_page(made: Made, tmp_path: Path, browser: Browser, set
         context=ContextConfig(source="gold"),
         gold={"own": GoldConfig(files=files, text="question", context="context", uid="id")},
     )
-    check_task(task)
+    normalise_task(task)
     folder = result_of(
         replace(
             made.config,
