@@ -238,6 +238,8 @@ class FilterConfig:
     """A label whose acceptance stays below this share stops the run."""
     patience: int = 512
     """Number of latest requests of a label over which acceptance is judged."""
+    functions: list[str] = field(default_factory=list)
+    """Further filters, each `module:function`: given a row, it returns the reason to reject it, or None."""
 
 
 @dataclass

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from zerogen.config import FilterConfig, ParseConfig
+from zerogen.doors import load
+from zerogen.errors import UserError
 from zerogen.records import Continuation, Example
 from zerogen.words import holds_words, words
 
@@ -37,9 +39,40 @@ def key(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-class Filter:
-    """Accepts or rejects texts in order; remembers accepted ones, so that of equal texts the first one stays.
+def length(row: Example, config: FilterConfig) -> str | None:
+    """Reject a text with fewer words than `min_words` or more than `max_words`."""
+    count = len(words(row.text))
+    if config.min_words is not None and count < config.min_words:
+        return "too_short"
+    if config.max_words is not None and count > config.max_words:
+        return "too_long"
+    return None
 
+
+def copies_context(row: Example, config: FilterConfig) -> str | None:
+    """Reject a text that is its context."""
+    return "copies_context" if row.context is not None and key(row.text) == key(row.context) else None
+
+
+def holds_answer(row: Example, config: FilterConfig) -> str | None:
+    """Reject a question that gives its answer away."""
+    return "holds_answer" if any(holds(row.text, answer.text) for answer in row.answers) else None
+
+
+# A filter gets a row with its text, and the limits; it returns the reason to reject the row, None to accept it.
+RowFilter = Callable[[Example, FilterConfig], str | None]
+
+FILTERS = {
+    "length": "zerogen.filters.length",
+    "copies_context": "zerogen.filters.copies_context",
+    "holds_answer": "zerogen.filters.holds_answer",
+}
+
+
+class Filter:
+    """Accepts or rejects texts in order: all of `FILTERS`, then those of `filter.functions`, then repeated texts.
+
+    Accepted texts are remembered, so that of equal ones the first stays.
     min_words: where `config` has none. paired: texts are equal only under the same context, on which depends what the
         texts of pairs, and questions, mean.
     """
@@ -47,8 +80,10 @@ class Filter:
     def __init__(
         self, config: FilterConfig, accepted: Iterable[Example] = (), min_words: int = 1, paired: bool = False
     ) -> None:
-        self.config, self.paired = config, paired
         self.min_words = min_words if config.min_words is None else config.min_words
+        self.config, self.paired = replace(config, min_words=self.min_words), paired
+        names = [*FILTERS, *(name for name in config.functions if name not in FILTERS)]
+        self.filters: list[tuple[str, RowFilter]] = [(name, load("filter.functions", name, FILTERS)) for name in names]
         self.labels = {self._key(row): self._meaning(row) for row in accepted}
 
     def _key(self, row: Example) -> tuple[str, str]:
@@ -60,17 +95,15 @@ class Filter:
     def reason(self, row: Example) -> str | None:
         """Return why a row is rejected, None for one that is accepted (and remembered).
 
-        Reasons: too_short, too_long, copies_context, holds_answer, duplicate, label_conflict.
+        The reasons of repeated texts are duplicate and label_conflict. Raises `UserError` for a filter of the user's
+        that returns something else than a reason.
         """
-        count = len(words(row.text))
-        if count < self.min_words:
-            return "too_short"
-        if self.config.max_words is not None and count > self.config.max_words:
-            return "too_long"
-        if row.context is not None and key(row.text) == key(row.context):
-            return "copies_context"
-        if any(holds(row.text, answer.text) for answer in row.answers):
-            return "holds_answer"
+        for name, reject in self.filters:
+            reason = reject(row, self.config)
+            if reason is not None:
+                if not isinstance(reason, str) or not reason:
+                    raise UserError(f"filter.functions={name}: returned {reason!r}; allowed is a reason or None")
+                return reason
         same, meaning = self._key(row), self._meaning(row)
         if not self.config.duplicates and same in self.labels:
             return "duplicate" if self.labels[same] == meaning else "label_conflict"

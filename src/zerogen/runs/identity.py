@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
         "contexts": _contexts_key(config.task),
         "plm": plm_key(config, device),
         "decoding": changes(config.decoding),
-        "filter": changes(config.filter),
+        "filter": changes(config.filter) | _own("functions", config.filter.functions),
         "seed": config.seed,
     }
 
@@ -64,14 +64,18 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
     if config.train:
         key |= tam_key(config, device)
     key |= {"seed": config.seed, "max_length": task.max_length}
-    if config.select:
-        key["select"] = [fingerprint_of_door(name) for name in config.select]
+    key |= _own("select", config.select)
     if config.setting.name == "supervised":
         return key | {"limit": config.limit}
     if config.dataset:
         labels = {str(value): label for value, label in config.dataset_labels.items()}
         return key | {"dataset": digest(config.dataset), "labels": labels, "limit": config.limit}
     return key | {"pool": pool_key(config, device)}
+
+
+def _own(key: str, names: Sequence[str]) -> dict[str, Any]:
+    """Identify functions by their names, and those of the user's own also by their code."""
+    return {key: [fingerprint_of_door(name) for name in names]} if names else {}
 
 
 def plm_key(config: Config, device: torch.device) -> dict[str, Any]:
