@@ -19,7 +19,8 @@ from zerogen.config import (
 from zerogen.contexts import Contexts
 from zerogen.dataset import load_synthetic, write_folder
 from zerogen.errors import UserError
-from zerogen.generator import Generator, prompt_warnings
+from zerogen.generator import Generator
+from zerogen.given import prompt_warnings
 from zerogen.plm.model import Plm
 from zerogen.pool import Journal
 from zerogen.progress import Progress

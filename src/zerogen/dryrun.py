@@ -341,7 +341,7 @@ class Probes:
 
     def _generate(self, run: Run, expected: Expected) -> Probed | None:
         """Write 32 texts, tell two prompts of each label and what came of them, and what `n` rows will take."""
-        from zerogen.generator import prompt_warnings
+        from zerogen.given import prompt_warnings
         from zerogen.metrics.correctness import wilson_interval
         from zerogen.pool import Journal, quotas
         from zerogen.runs.zerogen import first_outputs
@@ -484,7 +484,7 @@ def _probe(plm: Plm, run: Run) -> Probed:
 
 def _values(task: TaskConfig, seed: int) -> list[dict[str, str]]:
     """Return what two prompts are filled with where there is no PLM: contexts that are given, else their names."""
-    from zerogen.generator import given_contexts
+    from zerogen.given import given_contexts
     from zerogen.progress import Progress
 
     if task.context is None or task.context.source == "plm":

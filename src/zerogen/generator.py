@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from random import Random
 from typing import Any
 
-from zerogen.answers import GET_SPACY, AnsweredContexts, chosen, extractor
+from zerogen.answers import AnsweredContexts
 from zerogen.config import (
     DecodingConfig,
     FilterConfig,
@@ -22,52 +22,12 @@ from zerogen.config import (
 from zerogen.contexts import Contexts, GivenContexts, chunk_size
 from zerogen.errors import UserError
 from zerogen.filters import Filter, parse_and_filter
-from zerogen.gold import load_gold, read_contexts
+from zerogen.given import given_contexts
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.progress import Progress
 from zerogen.records import Answer, Example, Request, Stop, derive
 from zerogen.template import render, shortened
-
-
-def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredContexts:
-    """Return the contexts of gold rows or of a file, for questions with the answers in them.
-
-    Raises `UserError` where they cannot be read or there are none.
-    """
-    assert task.context is not None
-    by_gold = task.context.source == "gold"
-    if task.kind == "qa" and task.answers == "gold" and not task.gold:
-        raise UserError(f"answers=gold: task '{task.name}' has no gold data; allowed are auto, spacy and rules")
-    gold = load_gold(task, "train") if by_gold or (task.kind == "qa" and task.answers == "gold") else []
-    if by_gold:
-        texts = [row.context for row in gold if row.context and row.context.strip()]
-        if not texts:
-            raise UserError(f"contexts=gold: the training rows of task '{task.name}' have no context that is not empty")
-    else:
-        texts = read_contexts(task)
-    return (
-        AnsweredContexts(texts, extractor(task.answers, gold), seed)
-        if task.kind == "qa"
-        else GivenContexts(texts, seed)
-    )
-
-
-def prompt_warnings(task: TaskConfig) -> Iterator[str]:
-    """Say for which prompts a text would end by chance only, and that answers are not found as in the paper."""
-    if task.kind == "qa" and task.answers == "auto" and chosen(task.answers) == "rules":
-        yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"
-    if all(stop.text == '"' for stop in task.parse.stop):
-        for label in task.labels:
-            if not task.prompts[label].endswith('"'):
-                yield (
-                    f"task '{task.name}': prompts.{label} does not end in an opening quote (\"): the PLM has no "
-                    "reason to write the closing quote that ends a text; for another one set parse.stop"
-                )
-    for place, label in enumerate(task.labels):
-        for other in task.labels[:place]:
-            if task.prompts[label] == task.prompts[other]:
-                yield f"task '{task.name}': prompts.{label} and prompts.{other} are the same: so will be their texts"
 
 
 class Generator:

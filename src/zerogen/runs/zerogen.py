@@ -12,7 +12,8 @@ from zerogen.config import TaskConfig
 from zerogen.contexts import Contexts
 from zerogen.dataset import load_synthetic
 from zerogen.files import exclusive
-from zerogen.generator import Generator, given_contexts, prompt_warnings
+from zerogen.generator import Generator
+from zerogen.given import given_contexts, prompt_warnings
 from zerogen.gold import stratified, stratified_order
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.records import Example

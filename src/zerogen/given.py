@@ -1,0 +1,51 @@
+"""Contexts that the PLM does not write, and what prompts leave to chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zerogen.answers import GET_SPACY, AnsweredContexts, chosen, extractor
+from zerogen.config import TaskConfig
+from zerogen.contexts import GivenContexts
+from zerogen.errors import UserError
+from zerogen.gold import load_gold, read_contexts
+
+
+def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredContexts:
+    """Return the contexts of gold rows or of a file, for questions with the answers in them.
+
+    Raises `UserError` where they cannot be read or there are none.
+    """
+    assert task.context is not None
+    by_gold = task.context.source == "gold"
+    if task.kind == "qa" and task.answers == "gold" and not task.gold:
+        raise UserError(f"answers=gold: task '{task.name}' has no gold data; allowed are auto, spacy and rules")
+    gold = load_gold(task, "train") if by_gold or (task.kind == "qa" and task.answers == "gold") else []
+    if by_gold:
+        texts = [row.context for row in gold if row.context and row.context.strip()]
+        if not texts:
+            raise UserError(f"contexts=gold: the training rows of task '{task.name}' have no context that is not empty")
+    else:
+        texts = read_contexts(task)
+    return (
+        AnsweredContexts(texts, extractor(task.answers, gold), seed)
+        if task.kind == "qa"
+        else GivenContexts(texts, seed)
+    )
+
+
+def prompt_warnings(task: TaskConfig) -> Iterator[str]:
+    """Say for which prompts a text would end by chance only, and that answers are not found as in the paper."""
+    if task.kind == "qa" and task.answers == "auto" and chosen(task.answers) == "rules":
+        yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"
+    if all(stop.text == '"' for stop in task.parse.stop):
+        for label in task.labels:
+            if not task.prompts[label].endswith('"'):
+                yield (
+                    f"task '{task.name}': prompts.{label} does not end in an opening quote (\"): the PLM has no "
+                    "reason to write the closing quote that ends a text; for another one set parse.stop"
+                )
+    for place, label in enumerate(task.labels):
+        for other in task.labels[:place]:
+            if task.prompts[label] == task.prompts[other]:
+                yield f"task '{task.name}': prompts.{label} and prompts.{other} are the same: so will be their texts"
