@@ -26,6 +26,7 @@ from zerogen.config_files import TRUST, read_configuration_by
 from zerogen.console import make_console, replace_unknown_characters, reporting_errors
 from zerogen.errors import UserError, nearest
 from zerogen.files import expanded, file_name
+from zerogen.select import check_select
 from zerogen.task import conf_dir, expand_paths, normalise_task, override
 from zerogen.yaml_files import as_text, literal
 
@@ -214,6 +215,7 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
     override(result.task, result.data_dir, result.contexts, result.answers)
     normalise_task(result.task)
     check(result)
+    check_select(result)
     return result
 
 

@@ -14,9 +14,11 @@ from itertools import pairwise
 from typing import Any
 
 from zerogen.errors import UserError, unknown
+from zerogen.files import LONGEST_NAME
 
 LOGGER_MODES = ("online", "offline", "off")
-LONGEST_NAME = 96  # bytes, as on the Hub; a file name holds two names and more, and may have 255
+SPLITS = ("train", "validation", "test")
+FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
 
 
 @dataclass
@@ -503,13 +505,6 @@ def check(config: Config) -> None:
         )
     if config.dataset and setting != "zerogen":
         raise UserError(f"dataset={config.dataset}: setting={setting} does not read it; allowed is setting=zerogen")
-    if config.select:
-        from zerogen.select import needs  # which imports code of the user's own
-
-        if setting != "zerogen" or config.tam.checkpoint:
-            raise UserError(f"select={config.select}: setting={setting} trains on no generated rows; leave it out")
-        if config.dataset and "confidence" in needs(config.select):
-            raise UserError(f"select={config.select}: needs the PLM's confidence, which rows of a dataset do not have")
     labels = config.dataset_labels
     if labels is None:
         config.dataset_labels = {}

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerogen.config import LONGEST_NAME
 from zerogen.errors import UserError
 from zerogen.progress import Progress
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _LOCK = ".lock"
+LONGEST_NAME = 96  # bytes, as on the Hub; a file name holds two names and more, and may have 255
 _FULL = 1 << 20  # bytes left on a disk from which on it counts as full
 
 

@@ -15,7 +15,6 @@ from zerogen.models import BUNDLED, package_folder
 from zerogen.records import Answer, Example, derive, refuse_surrogates
 from zerogen.tables import Row, iter_rows, json_object, missing_column
 
-SPLITS = ("train", "validation", "test")
 _MEANT_BY_YAML = {"True": {"true", "yes", "on", "y"}, "False": {"false", "no", "off", "n"}}
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from zerogen.config import FILE_ENDINGS
 from zerogen.console import ArgumentParser, ending_with_the_reader, reporting_errors
 from zerogen.data.predictions import PredictionWriter
 from zerogen.data.texts import Lines, blocks, items_of_lines, items_of_texts, opened, rows_of_table
@@ -18,7 +19,7 @@ from zerogen.errors import UserError
 from zerogen.files import expanded
 from zerogen.models import tam_folder
 from zerogen.records import refuse_surrogates
-from zerogen.tables import FILE_ENDINGS, iter_rows
+from zerogen.tables import iter_rows
 
 if TYPE_CHECKING:
     import argparse

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from zerogen.config import FILE_ENDINGS
 from zerogen.errors import UserError, nearest
 
 Row = dict[str, Any]
-FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
 _SEPARATORS = {";": "';'", "\t": '"\\t"', "|": "'|'", ",": "','"}  # as YAML has them
 
 

@@ -6,12 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
-from zerogen.config import GoldConfig, TaskConfig, check_name
+from zerogen.config import FILE_ENDINGS, SPLITS, GoldConfig, TaskConfig, check_name
 from zerogen.errors import UserError, nearest, unknown
 from zerogen.files import expanded
-from zerogen.gold import SPLITS
 from zerogen.records import refuse_surrogates
-from zerogen.tables import FILE_ENDINGS
 from zerogen.template import placeholders
 from zerogen.yaml_files import read_yaml, texts_of, typed
 
