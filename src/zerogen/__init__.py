@@ -60,7 +60,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # Importing the package stays instant: a name is looked up (and torch imported) when it is used.
+    # Keep the import of the package instant: look a name up (and import torch) only when it is used.
     if name in _HOME:
         return getattr(import_module(f"zerogen.{_HOME[name]}"), name)
     raise AttributeError(f"module 'zerogen' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""Answer spans of passages, behind which questions are written."""
+"""Find answer spans in passages (by rules, spaCy or gold rows), about which the PLM then writes questions."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _UNIT = (
 _NAME = r"(?:[A-Z]\w*(?:(?!['’]s\b)[.'’-]\w+)*)"
 _SMALL = "of the|of|the|de|la|von|van|and|for|&"
 _ARTICLE = "the|a|an|his|her|its|their|our|some|any|each|every|many|several"
-_BEHIND = "of|in|on|at|to|for|by|from|and|or|with|is|are|was|were|has|had|that|which|who|as"
-# Of two that overlap, the earlier kind wins.
+_AFTER_NOUN = "of|in|on|at|to|for|by|from|and|or|with|is|are|was|were|has|had|that|which|who|as"
+# If two spans overlap, the earlier kind wins.
 _KINDS = {
     "date": rf"\b(?:\d{{1,2}} )?{_MONTH}(?: \d{{1,2}}(?:st|nd|rd|th)?)?(?:,? \d{{4}})?\b",
     "quoted": r"[\"“]([^\"“”\n]{2,60})[\"”]",
     "number": rf"(?<![\w.,])[$€£¥]?\d+(?:[.,]\d+)*(?:st|nd|rd|th|s)?\b(?:%|(?:[ -](?:{_UNIT})\b)+)?",
     "name": rf"\b{_NAME}(?: (?:(?:{_SMALL}) )?{_NAME})*",
-    "noun": rf"\b(?i:{_ARTICLE}) ((?:[a-z][\w-]{{2,}} ){{0,2}}[a-z][\w-]{{3,}})(?=[.,;:)]| (?:{_BEHIND})\b)",
+    "noun": rf"\b(?i:{_ARTICLE}) ((?:[a-z][\w-]{{2,}} ){{0,2}}[a-z][\w-]{{3,}})(?=[.,;:)]| (?:{_AFTER_NOUN})\b)",
 }
-# Capitalised only because a sentence begins with them.
+# Words that are usually capitalised only because a sentence begins with them.
 _COMMON = re.compile(
     "(?:a|an|the|this|that|these|those|it|its|he|she|they|we|i|you|his|her|their|our|your|my|in|on|at|by|for|from|to|of"
     "|with|as|and|or|but|if|when|while|where|after|before|since|during|although|however|many|most|some|all|both|each"
@@ -48,25 +48,25 @@ _COMMON = re.compile(
 
 
 def rule_spans(passage: str) -> list[Answer]:
-    """Find spans that questions may ask for, without any model: dates, titles in quotes, numbers, names, noun phrases.
+    """Find spans that questions may ask for, without a model: dates, quoted titles, numbers, names and noun phrases.
 
-    They do not overlap and stand in their order; no text comes twice.
+    The spans do not overlap, are in order of position, and no text comes twice.
     """
-    taken: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for kind, pattern in _KINDS.items():
         for match in re.finditer(pattern, passage):
             start, end = match.span(match.lastindex or 0)
             if kind == "name":
-                start = _behind_common_words(passage, start, end)
+                start = _skip_common_words(passage, start, end)
                 if end - start < 2 or _only_begins_a_sentence(passage, start, end):
                     continue
-            if start < end and all(end <= first or start >= last for first, last in taken):
-                taken.append((start, end))
-    return unique(Answer(passage[start:end], start) for start, end in sorted(taken))
+            if start < end and all(end <= first or start >= last for first, last in spans):
+                spans.append((start, end))
+    return unique(Answer(passage[start:end], start) for start, end in sorted(spans))
 
 
-def _behind_common_words(passage: str, start: int, end: int) -> int:
-    """Return where a run of capitalised words begins behind articles and the like; `end` if nothing is left."""
+def _skip_common_words(passage: str, start: int, end: int) -> int:
+    """Return where a run of capitalised words begins after articles and the like; `end` if nothing is left."""
     while start < end:
         word = re.match(r"[\w'’.-]+", passage[start:end])
         if word is None or not _COMMON.fullmatch(word[0].rstrip(".")):
@@ -77,14 +77,14 @@ def _behind_common_words(passage: str, start: int, end: int) -> int:
 
 
 def _only_begins_a_sentence(passage: str, start: int, end: int) -> bool:
-    """Tell whether a word is capitalised for standing first in its sentence, as far as its passage shows."""
+    """Return whether a word seems capitalised only as the first of its sentence: it comes once in the passage."""
     word = passage[start:end]
     first = not passage[:start].strip() or passage[:start].rstrip()[-1] in ".!?"
     return first and " " not in word and len(re.findall(rf"\b{re.escape(word)}\b", passage)) == 1
 
 
 def unique(answers: Iterable[Answer]) -> list[Answer]:
-    """Keep the first of the answers with the same text, whatever its case."""
+    """Drop answers whose text an earlier answer has, ignoring case."""
     first: dict[str, Answer] = {}
     for answer in answers:
         first.setdefault(answer.text.casefold(), answer)
@@ -92,7 +92,7 @@ def unique(answers: Iterable[Answer]) -> list[Answer]:
 
 
 def spacy_spans() -> Extractor:
-    """Return what finds named entities with spaCy. Raises `UserError` where spaCy or its model is not installed."""
+    """Return an extractor of named entities by spaCy. Raises `UserError` if spaCy or its model is not installed."""
     try:
         import spacy  # type: ignore[import-not-found, unused-ignore]
 
@@ -106,45 +106,45 @@ def spacy_spans() -> Extractor:
 
 
 def chosen(source: str) -> str:
-    """Return where answers come from: for `auto` named entities where spaCy and its model are installed, else rules."""
+    """Resolve `auto` to `spacy` if spaCy and its model are installed, else to `rules`; return other sources as is."""
     if source != "auto":
         return source
     return "spacy" if find_spec("spacy") and find_spec(SPACY_MODEL) else "rules"
 
 
 def provenance(source: str) -> str:
-    """Name where answers come from, for hashes and reports: gold, rules, or spaCy's model with its version."""
+    """Return the source of answers for hashes and reports: gold, rules, or spaCy's model with its version."""
     source = chosen(source)
     if source != "spacy":
         return source
     try:
         return f"spacy {SPACY_MODEL} {version(SPACY_MODEL)}"
-    except PackageNotFoundError:  # an error when answers are to be found
+    except PackageNotFoundError:  # raised as an error only when answers are needed
         return source
 
 
 def extractor(source: str, gold: Iterable[Example]) -> Extractor:
-    """Return what finds the answers of a passage.
+    """Return the function that finds the answers of a passage.
 
-    source: spacy, rules, gold or auto. gold: rows whose first answers are taken for `gold`. Raises `UserError` for
-    spaCy where it is not installed.
+    source: spacy, rules, gold or auto. gold: rows whose first answers are used for source `gold`. Raises `UserError`
+    for spaCy if it is not installed.
     """
     source = chosen(source)
     if source == "spacy":
         return spacy_spans()
     if source == "rules":
         return rule_spans
-    known: dict[str, list[Answer]] = {}
+    answers: dict[str, list[Answer]] = {}
     for row in gold:
-        known.setdefault(row.context or "", []).extend(row.answers[:1])
-    return lambda passage: unique(known.get(passage, ()))
+        answers.setdefault(row.context or "", []).extend(row.answers[:1])
+    return lambda passage: unique(answers.get(passage, ()))
 
 
 class AnsweredContexts:
-    """An endless stream of passages with one of their answers each.
+    """An endless stream of (passage, answer) pairs.
 
-    In a round every passage gives one answer that it has not given yet, in a seeded order, so that few rows see many
-    passages. When all answers were taken, they come again in new orders. Passages are searched when their turn comes.
+    In each round, every passage yields one new answer, in a seeded order, so that even few rows see many passages. When
+    all answers are used up, they repeat in new orders. A passage is searched for answers only when its turn comes.
     """
 
     def __init__(self, passages: Sequence[str], find: Extractor, seed: int) -> None:
@@ -153,7 +153,7 @@ class AnsweredContexts:
         self._new = self._rounds()
 
     def take(self, start: int, stop: int, progress: Progress) -> list[tuple[str, Answer]]:
-        """Return pairs number `start` to `stop` (exclusive). Raises `UserError` where no passage has an answer."""
+        """Return pairs number `start` to `stop` (exclusive). Raises `UserError` if no passage has an answer."""
         with progress.wait("finding answers"):
             self.pairs += islice(self._new, max(0, stop - len(self.pairs)))
         if not self.pairs:
@@ -161,20 +161,20 @@ class AnsweredContexts:
         return [self.pairs[place] for place in cycle_indices(start, stop, len(self.pairs), self.seed, shuffled_from=1)]
 
     def check(self) -> None:
-        """Raise `UserError` where no passage has an answer, or where what finds them cannot be had."""
+        """Raise `UserError` if no passage has an answer."""
         self.take(0, 1, Progress())
 
     def _rounds(self) -> Iterator[tuple[str, Answer]]:
         order = list(range(len(self.passages)))
-        left: dict[int, list[Answer]] = {}
+        remaining: dict[int, list[Answer]] = {}
         for number in count():
             if not order:
                 return
             Random(derive(self.seed, "answers", number)).shuffle(order)
             for place in order:
-                if place not in left:
-                    left[place] = self.find(self.passages[place])
-                    Random(derive(self.seed, "answers of", place)).shuffle(left[place])
-                if left[place]:
-                    yield self.passages[place], left[place].pop()
-            order = sorted(place for place in order if left[place])
+                if place not in remaining:
+                    remaining[place] = self.find(self.passages[place])
+                    Random(derive(self.seed, "answers of", place)).shuffle(remaining[place])
+                if remaining[place]:
+                    yield self.passages[place], remaining[place].pop()
+            order = sorted(place for place in order if remaining[place])

@@ -1,4 +1,4 @@
-"""The same as the command, from Python and without Hydra."""
+"""The Python API: load a PLM, generate rows, fit and evaluate a TAM, without Hydra."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def load_plm(name: str = "gpt2-xl", device: str = "cpu") -> Plm:
     """Load a PLM by the name of a bundled option (`smollm2`, `gpt2-xl`, ...), a Hub id, a folder or `package:NAME`.
 
-    Raises `UserError` when its weights cannot be had.
+    Raises `UserError` if its weights are not available.
     """
     import torch
 
@@ -43,9 +43,9 @@ def generate(
 ) -> list[Example]:
     """Generate `n` accepted examples, an equal share per label.
 
-    Of each label, the first rows for a larger `n` are the rows for a smaller one. For a task whose contexts are gold
-    ones, those of its training split are read, without labels. Raises `UserError` for a prompt that
-    is too long for the PLM and when hardly any text of a label is accepted.
+    For each label, the rows for a smaller `n` are the first rows for a larger one. If the task takes its contexts from
+    gold data, those of the training split are read, without labels. Raises `UserError` for a prompt that is too long
+    for the PLM, and if hardly any text of a label is accepted.
     """
     from zerogen.generator import Generator
 
@@ -70,27 +70,27 @@ def fit(
 ) -> Tam:
     """Train a TAM on rows: a bundled option (`distilbert`, `minilm`, `lstm`), or an encoder's Hub id or folder.
 
-    The best epoch is picked on a tenth of the rows. `trainer` defaults to the option's own.
+    The best epoch is chosen on a held-out tenth of the rows. `trainer` defaults to that of the option.
     """
     from zerogen.tam.fit import fit as train
 
     config = bundled_option("tam", tam, TamConfig) or TamConfig(name=tam.rpartition("/")[2], model=tam)
     trainer = trainer or bundled_option("trainer", tam, TrainerConfig) or TrainerConfig()
-    fitted, _ = train(rows, task, config, trainer, seed=seed, device=device, progress=progress)
-    return fitted
+    model, _ = train(rows, task, config, trainer, seed=seed, device=device, progress=progress)
+    return model
 
 
 def evaluate(tam: Tam, rows: Sequence[Example], progress: Progress | None = None) -> dict[str, Any]:
-    """Return accuracy, macro_f1 and the confusion matrix of a TAM on labelled rows, or exact_match and f1 on questions.
+    """Return accuracy, macro_f1 and the confusion matrix of a TAM on labelled rows; for questions, exact_match and f1.
 
-    Raises `UserError` for no rows, and for one with a label that the TAM does not know.
+    Raises `UserError` if there are no rows, or a row has a label that the TAM does not know.
     """
     from zerogen import metrics
 
     if not rows:
         raise UserError("there are no rows to evaluate on")
     kind = tam.spec.kind
-    if kind != "qa" and (strange := sorted({row.label for row in rows} - set(tam.labels))):
-        raise UserError(f"rows with label '{strange[0]}': the labels of this TAM are {', '.join(tam.labels)}")
+    if kind != "qa" and (unknown_labels := sorted({row.label for row in rows} - set(tam.labels))):
+        raise UserError(f"rows with label '{unknown_labels[0]}': the labels of this TAM are {', '.join(tam.labels)}")
     predictions = tam.predict(tam.inputs_of(rows), progress=progress)
     return metrics.evaluate(TaskConfig(kind=kind, labels=tam.labels), rows, predictions)

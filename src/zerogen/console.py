@@ -1,4 +1,4 @@
-"""The console, and how errors leave the program."""
+"""The console that runs write to, and how exceptions become error lines and exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-# What the machine or its files do to a run, and what to do then.
+# Failures of the machine or its files, and the advice for each.
 _OUTSIDE = {
     errno.ENOSPC: "free some space and run the same command again; what was finished is kept",
     errno.EDQUOT: "free some space and run the same command again; what was finished is kept",
@@ -39,7 +39,7 @@ _OUTSIDE = {
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Refuses arguments like the rest of the program: in one line."""
+    """An argument parser that reports errors in one line, like the rest of the program."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
@@ -56,28 +56,28 @@ def make_console() -> Console:
 def reporting_errors() -> Iterator[None]:
     """Turn exceptions into exit codes.
 
-    2 and one line where the user's input is wrong, 1 and one line where a file or the disk fails, 128 + signal for a
-    stop; anything else keeps its traceback and 1.
+    Exit with 2 and one line if the user's input is wrong, with 1 and one line if a file or the disk fails, and with
+    128 + signal if a signal stopped the run. Any other exception keeps its traceback and exit code 1.
     """
     replace_unknown_characters()
     try:
         yield
-        lost = stop_no_longer()
-        if lost is not None:
-            sys.exit(128 + lost)
+        signal_number = stop_no_longer()
+        if signal_number is not None:
+            sys.exit(128 + signal_number)
     except UserError as error:
         print(f"zerogen: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except ChildFailed as failed:
-        if failed.exitcode < 0:  # killed: it could not say so itself
-            guess = "; was memory short?" if -failed.exitcode == signal.SIGKILL else ""
-            name = signal.Signals(-failed.exitcode).name
-            print(f"zerogen: {failed.what}: stopped by {name}{guess}", file=sys.stderr)
-        elif not failed.exitcode:
-            print(f"zerogen: {failed.what}: ended too early", file=sys.stderr)
-        sys.exit(max(1, failed.exitcode))
-    except Stopped as stopped:
-        sys.exit(128 + stopped.number)
+    except ChildFailed as failure:
+        if failure.exitcode < 0:  # killed, so it could not report this itself
+            guess = "; was memory short?" if -failure.exitcode == signal.SIGKILL else ""
+            name = signal.Signals(-failure.exitcode).name
+            print(f"zerogen: {failure.what}: stopped by {name}{guess}", file=sys.stderr)
+        elif not failure.exitcode:
+            print(f"zerogen: {failure.what}: ended too early", file=sys.stderr)
+        sys.exit(max(1, failure.exitcode))
+    except Stopped as stop:
+        sys.exit(128 + stop.number)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
@@ -87,7 +87,7 @@ def reporting_errors() -> Iterator[None]:
         if error.errno not in _OUTSIDE:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        # As the line of a UserError, which shows what a terminal would obey.
+        # A UserError escapes control characters that the terminal would obey.
         print(f"zerogen: error: {UserError(f'{where}{error.strerror}; {_OUTSIDE[error.errno]}')}", file=sys.stderr)
         sys.exit(1)
     finally:
@@ -96,20 +96,20 @@ def reporting_errors() -> Iterator[None]:
 
 @contextmanager
 def ending_with_the_reader() -> Iterator[None]:
-    """End without an error where the reader of standard output has enough, as `head` does."""
+    """Exit without an error if the reader of standard output stops early, as `head` does."""
     try:
         yield
     except BrokenPipeError:
-        drop_output()  # else the interpreter tries to write it at its end
+        drop_output()  # otherwise the interpreter tries to write it on exit
 
 
 def replace_unknown_characters() -> None:
-    """Let the console show a mark for a character that its encoding does not have, instead of failing."""
+    """Print a replacement mark for characters that the console's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
 
 
 def drop_output() -> None:
-    """Throw away what is still to be written to standard output, which nobody reads any more."""
+    """Discard output that is still buffered for standard output, which nobody reads any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""The synthetic dataset on disk: JSONL as in the original code, and a folder for `datasets.load_from_disk`."""
+"""Read and write synthetic datasets: JSONL as in the original code, CSV, parquet, and `datasets` folders."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from zerogen.tables import Row, iter_rows, missing_column
 
 
 def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any]]:
-    """Return rows with C (context), X (text), Y (position of the label in the task's list), label, uid and logprob.
+    """Return rows with C (context), X (text), Y (index of the label in the task's list), label, uid and logprob.
 
-    Where a row was written with counter-prompts, rows have counter_logprob too: label to log-probability. Where rows
-    were weighed, they have loss_weight. Rows of question answering have the columns of SQuAD instead, and logprob.
+    If any row was written with counter-prompts, all have counter_logprob too: label to log-probability. If any weight
+    is not 1, all have loss_weight. Rows of question answering have the columns of SQuAD instead, and logprob.
     """
     weighed = any(row.weight != 1 for row in rows)
     weights: list[dict[str, Any]] = [{"loss_weight": row.weight} if weighed else {} for row in rows]
@@ -61,15 +61,15 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
 
 
 def write_jsonl(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write one JSON object a line, completely or not at all."""
+    """Write one JSON object per line, completely or not at all."""
     write_whole("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), path)
 
 
 def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> None:
-    """Write the folder that `datasets.load_from_disk` opens."""
+    """Write rows as a folder that `datasets.load_from_disk` opens."""
     import datasets
 
-    exported = export_rows(rows, task)
+    records = export_rows(rows, task)
     text = datasets.Value("string")
     if task.kind == "qa":
         answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
@@ -77,14 +77,14 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
     else:
         features = {"C": text, "X": text, "Y": datasets.ClassLabel(names=task.labels), "label": text, "uid": text}
     features["logprob"] = datasets.Value("float64")
-    if exported and "loss_weight" in exported[0]:
+    if records and "loss_weight" in records[0]:
         features["loss_weight"] = datasets.Value("float64")
-    if exported and "counter_logprob" in exported[0]:
+    if records and "counter_logprob" in records[0]:
         features["counter_logprob"] = {label: datasets.Value("float64") for label in task.labels}
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        datasets.Dataset.from_list(exported, features=datasets.Features(features)).save_to_disk(str(folder))
+        datasets.Dataset.from_list(records, features=datasets.Features(features)).save_to_disk(str(folder))
     finally:
         if bars:
             datasets.enable_progress_bars()
@@ -95,22 +95,22 @@ def load_synthetic(
 ) -> list[Example]:
     """Read a synthetic dataset: a .jsonl, .csv or .parquet file or a `datasets` folder.
 
-    Columns are X (or text), label or Y, and maybe C (or context; for pairs, certainly) and loss_weight; for question
-    answering those of SQuAD. Where X is null in every row of texts without contexts, the texts are in C: so the
-    original and FuseGen write what comes of a single stage.
+    Columns are X (or text), label or Y, and optionally C (or context; required for pairs) and loss_weight; for question
+    answering, those of SQuAD. For classification, if X is null in every row, the texts are in C: so the original code
+    and FuseGen write texts of a single stage.
 
-    integer_labels: what an integer Y means, for files that carry no label names. Raises `UserError` for a missing
-    column, an unknown label, or integers without that map.
+    integer_labels: integer Y to label name, for files that carry no label names. Raises `UserError` for a missing
+    column, an unknown label, or integers that this map lacks.
     """
-    first, rows = _peeked(synthetic_rows(path))
-    numbered: Iterable[tuple[str, int, Row]] = (
+    first, rows = _peek(synthetic_rows(path))
+    numbered_rows: Iterable[tuple[str, int, Row]] = (
         (f"{path}: row {index + 1}", index, row) for index, row in enumerate(rows)
     )
     if task.kind == "qa":
         for column in ("context", "question", "answers"):
             if column not in first:
                 raise missing_column(path, column, first)
-        return _named([_question(row, where, index, task) for where, index, row in numbered])
+        return _with_unique_uids([_question(row, where, index, task) for where, index, row in numbered_rows])
     names = {str(value): label for value, label in integer_labels.items()}
     for value, label in names.items():
         if label not in task.labels:
@@ -124,18 +124,20 @@ def load_synthetic(
     if "label" not in first and "Y" not in first:
         raise missing_column(path, "label", first)
     if task.kind == "classification":
-        numbered = single_stage(numbered, first, text, context, path, progress or Progress())
-    return _named([_example(row, where, index, task, names, text, context) for where, index, row in numbered])
+        numbered_rows = single_stage(numbered_rows, first, text, context, path, progress or Progress())
+    return _with_unique_uids(
+        [_example(row, where, index, task, names, text, context) for where, index, row in numbered_rows]
+    )
 
 
 def single_stage(
     rows: Iterable[tuple[str, int, Row]], first: Row, text: str, context: str, path: str, progress: Progress
 ) -> Iterator[tuple[str, int, Row]]:
-    """Yield rows with their place and number; with the text from the column of contexts where the text is null in all.
+    """Yield rows with their place and number; if the text is null in all of them, take it from the context column.
 
-    So the original and FuseGen write what comes of a single stage. Raises `UserError` where the text is null in some.
+    The original code and FuseGen so write texts of a single stage. Raises `UserError` if the text is null in only some.
     """
-    nothing = (None, "")  # null in a CSV file
+    nothing = (None, "")  # "" is null in a CSV file
     if first[text] not in nothing or not isinstance(first.get(context), str) or not first[context].strip():
         yield from rows
         return
@@ -146,35 +148,35 @@ def single_stage(
         yield where, index, row | {text: row.get(context), context: None}
 
 
-def _peeked(rows: Iterator[Row]) -> tuple[Row, Iterator[Row]]:
-    """Return the first of rows, and all of them. There is one."""
+def _peek(rows: Iterator[Row]) -> tuple[Row, Iterator[Row]]:
+    """Return the first row, and an iterator over all rows. There must be at least one."""
     first = next(rows)
     return first, chain([first], rows)
 
 
 def unique(uids: Sequence[str]) -> list[str]:
-    """Return uids with a number behind each that an earlier row has: two files in one may repeat them."""
-    taken, seen, found = set(uids), Counter[str](), []
+    """Return uids with a number appended to each that an earlier row has: concatenated files may repeat them."""
+    in_use, counts, names = set(uids), Counter[str](), []
     for uid in uids:
-        seen[uid] += 1
-        name, number = uid, seen[uid]
+        counts[uid] += 1
+        name, number = uid, counts[uid]
         if number > 1:
-            while (name := f"{uid}-{number}") in taken:
+            while (name := f"{uid}-{number}") in in_use:
                 number += 1
-            taken.add(name)
-        found.append(name)
-    return found
+            in_use.add(name)
+        names.append(name)
+    return names
 
 
-def _named(rows: Sequence[Example]) -> list[Example]:
+def _with_unique_uids(rows: Sequence[Example]) -> list[Example]:
     names = unique([row.uid for row in rows])
     return [row if row.uid == uid else replace(row, uid=uid) for row, uid in zip(rows, names, strict=True)]
 
 
 def synthetic_rows(path: str) -> Iterator[Row]:
-    """Yield the rows of a .jsonl, .csv or .parquet file or of a `datasets` folder, by column.
+    """Yield the rows of a .jsonl, .csv or .parquet file or of a `datasets` folder, as dictionaries by column.
 
-    Of a folder, a class is its name in `label` and its integer in `Y`. Raises `UserError` where there are none.
+    For a class label of a folder, `label` holds the name and `Y` the integer. Raises `UserError` if there are no rows.
     """
     place = Path(path)
     return _folder_rows(path) if place.is_dir() else iter_rows(place)
@@ -184,21 +186,21 @@ def _folder_rows(path: str) -> Iterator[Row]:
     import datasets
 
     try:
-        loaded = datasets.load_from_disk(path)
+        dataset = datasets.load_from_disk(path)
     except (OSError, ValueError) as error:
         raise UserError(f"dataset={path}: not a datasets folder ({str(error).splitlines()[0]})") from error
-    if isinstance(loaded, datasets.DatasetDict):
-        if "train" not in loaded:
-            raise unknown(f"dataset={path}: split", "train", list(loaded))
-        loaded = loaded["train"]
-    if not len(loaded):
+    if isinstance(dataset, datasets.DatasetDict):
+        if "train" not in dataset:
+            raise unknown(f"dataset={path}: split", "train", list(dataset))
+        dataset = dataset["train"]
+    if not len(dataset):
         raise UserError(f"dataset={path}: the folder has no rows")
-    classes = {name: loaded.features[name] for name in ("label", "Y") if name in loaded.features}
-    named = next(((name, of.names) for name, of in classes.items() if isinstance(of, datasets.ClassLabel)), None)
-    for row in loaded:
-        if named is not None and isinstance(value := row[named[0]], int) and 0 <= value < len(named[1]):
-            # Both: what a user says an integer means counts more than the name.
-            row = row | {"label": named[1][value], "Y": value}
+    classes = {name: dataset.features[name] for name in ("label", "Y") if name in dataset.features}
+    labels = next(((name, of.names) for name, of in classes.items() if isinstance(of, datasets.ClassLabel)), None)
+    for row in dataset:
+        if labels is not None and isinstance(value := row[labels[0]], int) and 0 <= value < len(labels[1]):
+            # Give both: the user's meaning of an integer (dataset_labels) takes precedence over the name.
+            row = row | {"label": labels[1][value], "Y": value}
         yield row
 
 
@@ -206,8 +208,8 @@ def _example(
     row: Row, where: str, index: int, task: TaskConfig, names: dict[str, str], text_column: str, context_column: str
 ) -> Example:
     values = [value for value in (row.get("label"), row.get("Y")) if value not in (None, "")] or [None]
-    meant = [*(names[str(value)] for value in values if str(value) in names), *map(str, values)]
-    label, value = next((name for name in meant if name in task.labels), ""), values[0]
+    candidates = [*(names[str(value)] for value in values if str(value) in names), *map(str, values)]
+    label, value = next((name for name in candidates if name in task.labels), ""), values[0]
     if not label:
         if names:
             raise unknown(f"{where}: label in dataset_labels", value, names)
@@ -218,7 +220,7 @@ def _example(
             )
         raise unknown(f"{where}: label", value, task.labels)
     text, context, counters = row.get(text_column), row.get(context_column), row.get("counter_logprob")
-    counters = counters if isinstance(counters, dict) else {}  # of a CSV it is a text
+    counters = counters if isinstance(counters, dict) else {}  # in a CSV file it is a string
     text = _text(text, f"{where}: {text_column}")
     if task.kind == "pair":
         context = _text(context, f"{where}: {context_column}")
@@ -238,7 +240,7 @@ def _example(
 
 
 def _text(value: Any, where: str) -> str:
-    """Return a value that is a text and not blank. Raises `UserError` for anything else."""
+    """Return `value` if it is a text that is not blank. Raises `UserError` for anything else."""
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where} is {value!r}; allowed is a text")
     refuse_surrogates(value, where)
@@ -260,7 +262,7 @@ def _question(row: dict[str, Any], where: str, index: int, task: TaskConfig) -> 
 
 
 def _weight(row: dict[str, Any], where: str) -> float:
-    """Return the weight of a row in the training loss. Raises `UserError` for one that cannot be."""
+    """Return the weight of a row in the training loss, 1 by default. Raises `UserError` for an invalid one."""
     value = row.get("loss_weight")
     if value in (None, ""):
         return 1.0

@@ -1,4 +1,4 @@
-"""Names in a configuration that stand for code: a line of a table, or a user's own `module:attribute`."""
+"""Resolve names in a configuration to code: an entry of a table, or the user's own `module:attribute`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ OWN = "your own module:attribute"
 
 
 def load(what: str, name: str, table: Mapping[str, str]) -> Any:
-    """Return the object that `name` stands for: by the table's dotted name, or by its own `module:attribute`.
+    """Return the object that `name` stands for: the table's dotted name for it, or the user's own `module:attribute`.
 
-    what: the key that holds the name. A module of the user's own may lie in the working directory. Raises
-    `UserError` for a name that is neither, a module that cannot be imported, and an attribute that it does not have.
+    what: the key that holds the name. The user's module may be in the working directory or installed. Raises
+    `UserError` for a name that is neither, a module that cannot be imported, or a missing attribute.
     """
     if ":" not in name:
         if name not in table:
@@ -27,25 +27,25 @@ def load(what: str, name: str, table: Mapping[str, str]) -> Any:
         module, _, attribute = table[name].rpartition(".")
         return getattr(import_module(module), attribute)
     module, _, attribute = name.partition(":")
-    _look_here()
+    _add_working_directory()
     try:
-        loaded = import_module(module)
+        imported_module = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             raise UserError(f"{what}={name}: there is no module '{module}', here or installed") from error
         raise UserError(f"{what}={name}: {module} cannot be imported: {error}") from error
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         raise UserError(f"{what}={name}: {module} cannot be imported: {type(error).__name__}: {error}") from error
-    if not hasattr(loaded, attribute):
-        raise unknown(f"{what}={name}: attribute", attribute, [one for one in vars(loaded) if one[0] != "_"])
-    return getattr(loaded, attribute)
+    if not hasattr(imported_module, attribute):
+        raise unknown(f"{what}={name}: attribute", attribute, [key for key in vars(imported_module) if key[0] != "_"])
+    return getattr(imported_module, attribute)
 
 
 def fingerprint(name: str) -> str:
-    """Identify what a name stands for, for hashes: the name, and for a user's own also what its file holds."""
+    """Identify the code of a name, for hashes: the name, and for the user's own code a hash of its source file too."""
     if ":" not in name:
         return name
-    _look_here()
+    _add_working_directory()
     try:
         spec = find_spec(name.partition(":")[0])
     except (ImportError, ValueError):
@@ -55,8 +55,8 @@ def fingerprint(name: str) -> str:
     return f"{name}@{hashlib.sha256(content).hexdigest()[:16]}"
 
 
-def _look_here() -> None:
-    """Let imports find modules of the working directory, as `python -m` does and a console script does not."""
+def _add_working_directory() -> None:
+    """Make modules in the working directory importable, as `python -m` does and a console script does not."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

@@ -1,4 +1,4 @@
-"""Errors that a user can act on, and the nearest match that goes into their text."""
+"""Errors that a user can act on, and the nearest allowed value for their messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class UserError(Exception):
     """Wrong input: the command line prints the message on one line and exits with code 2."""
 
     def __init__(self, message: str) -> None:
-        # What nobody sees, and what a terminal obeys, is shown as an escape.
+        # Show invisible characters, and those that control a terminal, as escapes.
         visible = "".join(sign if sign.isprintable() or sign in "\t\r\n" else _escaped(sign) for sign in message)
         super().__init__(" ".join(visible.split()))
 
@@ -20,13 +20,13 @@ def _escaped(sign: str) -> str:
 
 
 class Unavailable(UserError):
-    """A model or dataset is neither on this machine nor can it be fetched."""
+    """A model or dataset is not on this machine and cannot be fetched."""
 
 
 class ChildFailed(Exception):
-    """A process that worked for this one ended early; why has been said, unless a signal ended it.
+    """A child process ended early; it has reported why, unless a signal ended it.
 
-    exitcode: its own, negative for a signal. what: names it in the message.
+    exitcode: that of the child, negative for a signal. what: the name of the child in the message.
     """
 
     def __init__(self, exitcode: int, what: str) -> None:
@@ -37,14 +37,14 @@ class ChildFailed(Exception):
 def nearest(value: object, options: Iterable[object]) -> str:
     """Return ``; did you mean 'x'?`` for the closest of `options`, or nothing when none is close."""
     names = {str(option).casefold(): str(option) for option in options}
-    found = difflib.get_close_matches(str(value).casefold(), names, n=1, cutoff=0.5)
-    return f"; did you mean '{names[found[0]]}'?" if found else ""
+    matches = difflib.get_close_matches(str(value).casefold(), names, n=1, cutoff=0.5)
+    return f"; did you mean '{names[matches[0]]}'?" if matches else ""
 
 
 def unknown(what: str, value: object, options: Iterable[object], hint: str = "") -> UserError:
-    """Build the error for a `value` that is none of `options`; `what` names the key or file.
+    """Return the error for a `value` that is none of `options`; `what` names the key or file.
 
-    hint: said instead of the nearest match.
+    hint: shown instead of the nearest match.
     """
     names = [str(option) for option in options]
     return UserError(f"{what}: '{value}' is unknown; allowed: {', '.join(names)}{hint or nearest(value, names)}")

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that one process writes at a time."""
+"""Atomic file writes, file names, and locks that let one process at a time write to a folder."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _LOCK = ".lock"
-LONGEST_NAME = 96  # bytes, as on the Hub; a file name holds two names and more, and may have 255
-_FULL = 1 << 20  # bytes left on a disk from which on it counts as full
+LONGEST_NAME = 96  # bytes, as on the Hub; a file name may have 255 and combines two or more names
+_MIN_FREE = 1 << 20  # bytes; a disk with less free space counts as full
 
 
 def write_whole(text: str, path: Path) -> None:
-    """Write a file completely or not at all."""
+    """Write a text to a file in UTF-8, completely or not at all."""
     write_bytes(text.encode("utf-8"), path)
 
 
 def write_bytes(content: bytes, path: Path) -> None:
-    """Write a file completely or not at all."""
+    """Write bytes to a file, completely or not at all."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with writing(path.parent):
@@ -40,7 +40,7 @@ def write_bytes(content: bytes, path: Path) -> None:
 
 
 def append_line(text: str, path: Path) -> None:
-    """Append a line to a file, which may end in a part of one, and put it on disk before returning."""
+    """Append a line to a file, which may end in an incomplete line, and flush it to disk before returning."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path.parent), path.open("a+b") as file:
         if file.tell():
@@ -54,27 +54,27 @@ def append_line(text: str, path: Path) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Raise an `OSError` that says why files could not be written into a folder, whatever a library made of it.
+    """Raise an `OSError` that says why writing to a folder failed, whatever error a library raises instead.
 
-    torch and safetensors raise errors of their own where the disk is full or the folder is gone.
+    torch and safetensors raise their own errors when the disk is full or the folder is gone.
     """
     try:
         yield
     except OSError as error:
-        # A write does not say where it was; a copy names what it read.
+        # The error of a write names no file; that of a copy names its source.
         if error.errno is not None and not Path(str(error.filename)).is_relative_to(folder):
             raise OSError(error.errno, error.strerror, str(folder)) from error
         raise
     except Exception as error:
         if not folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from error
-        if shutil.disk_usage(folder).free < _FULL:
+        if shutil.disk_usage(folder).free < _MIN_FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
 
 
 def put_aside(path: Path) -> Path:
-    """Rename a file that cannot be used to NAME.damaged, or the first NAME.damaged-2, -3, ... that is free."""
+    """Rename an unusable file to NAME.damaged, or else to the first free name of NAME.damaged-2, -3, ..."""
     aside, number = path.with_name(f"{path.name}.damaged"), 1
     while aside.exists():
         number += 1
@@ -83,9 +83,9 @@ def put_aside(path: Path) -> Path:
 
 
 def expanded(path: str, key: str) -> str:
-    """Return a path with `~` replaced by the home folder. Raises `UserError` for the home of a user who is not there.
+    """Return a path with `~` replaced by the home folder. Raises `UserError` for a user who does not exist.
 
-    key: names where the path was given.
+    key: the configuration key or option that holds the path, for errors.
     """
     if not path.startswith("~"):
         return path
@@ -98,41 +98,41 @@ def expanded(path: str, key: str) -> str:
 
 
 def file_name(text: str) -> str:
-    """Return a text as part of a file name: what cannot stand there is replaced, and what is too long is cut."""
+    """Return a text as part of a file name: replace characters that are not allowed, and cut it to `LONGEST_NAME`."""
     name = re.sub(r"[^\w.-]", "-", text).lstrip(".")
     return name.encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
 @contextmanager
 def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold a lock in a folder, which is made; wait while another process holds it, and say so.
+    """Create a folder and hold a lock in it; if another process holds the lock, say so and wait.
 
-    A folder that was made for it and holds nothing else in the end is removed again.
+    Remove a folder that was created for the lock if it holds nothing else at the end.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = _acquired(folder, progress)
+    new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
+    lock = _acquire(folder, progress)
     try:
         yield
     finally:
-        # Before it is released: who waits begins with a folder of its own.
-        if made and folder.is_dir() and {path.name for path in folder.iterdir()} <= {_LOCK}:
+        # Remove it before the release: a waiting process creates its own folder.
+        if new_folders and folder.is_dir() and {path.name for path in folder.iterdir()} <= {_LOCK}:
             with suppress(OSError):  # another process may be writing there already
                 (folder / _LOCK).unlink(missing_ok=True)
-                for place in made:
+                for place in new_folders:
                     place.rmdir()
         lock.release()
 
 
-def _acquired(folder: Path, progress: Progress) -> FileLock:
+def _acquire(folder: Path, progress: Progress) -> FileLock:
     from filelock import FileLock, Timeout
 
-    lock, told = FileLock(folder / _LOCK), False
+    lock, waiting = FileLock(folder / _LOCK), False
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            return lock.acquire(timeout=-1 if told else 0).lock
+            return lock.acquire(timeout=-1 if waiting else 0).lock
         except Timeout:
             progress.say(f"waiting for another run that writes {folder}")
-            told = True
-        except FileNotFoundError:  # the other one ended with nothing to leave, and removed the folder
+            waiting = True
+        except FileNotFoundError:  # the other process left nothing, and removed the folder
             continue

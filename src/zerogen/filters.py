@@ -1,4 +1,4 @@
-"""What a generated text must be like to become a training row."""
+"""Parse what the PLM wrote, and decide whether it becomes a training row, or why it is rejected."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zerogen.words import holds_words, words
 
 
 def parse(continuation: Continuation, rule: ParseConfig) -> tuple[str, str | None]:
-    """Return (text, reject reason or None) of what the PLM wrote.
+    """Return (text, reject reason or None) for what the PLM wrote.
 
-    A row without its stop string is `unfinished`; with `fallback=sentence` it is cut at its first newline or else
-    after its last full stop. One that does not end in `must_end` has a `wrong_end`.
+    A text without its stop string is `unfinished`, unless `fallback=sentence` cuts it at its first newline or else
+    after its last full stop. A text that does not end in `must_end` has a `wrong_end`; a blank text is `empty`.
     """
     text, reason = continuation.text, None
     if continuation.finish_reason != "stop":
@@ -35,7 +35,7 @@ def parse(continuation: Continuation, rule: ParseConfig) -> tuple[str, str | Non
 
 
 def key(text: str) -> str:
-    """Return what two texts share when they count as the same: case and white space aside."""
+    """Return the form in which two texts are compared: without differences of case and white space."""
     return " ".join(text.casefold().split())
 
 
@@ -50,7 +50,7 @@ def length(row: Example, config: FilterConfig) -> str | None:
 
 
 def copies_context(row: Example, config: FilterConfig) -> str | None:
-    """Reject a text that is its context."""
+    """Reject a text that equals its context."""
     return "copies_context" if row.context is not None and key(row.text) == key(row.context) else None
 
 
@@ -59,7 +59,7 @@ def holds_answer(row: Example, config: FilterConfig) -> str | None:
     return "holds_answer" if any(holds(row.text, answer.text) for answer in row.answers) else None
 
 
-# A filter gets a row with its text, and the limits; it returns the reason to reject the row, None to accept it.
+# A filter takes a row and the filter settings, and returns the reason to reject the row, or None to accept it.
 RowFilter = Callable[[Example, FilterConfig], str | None]
 
 FILTERS = {
@@ -70,11 +70,13 @@ FILTERS = {
 
 
 class Filter:
-    """Accepts or rejects texts in order: all of `FILTERS`, then those of `filter.functions`, then repeated texts.
+    """Accepts or rejects rows by all of `FILTERS`, then those of `filter.functions`, then a check for repeated texts.
 
-    Accepted texts are remembered, so that of equal ones the first stays.
-    min_words: where `config` has none. paired: texts are equal only under the same context, on which depends what the
-        texts of pairs, and questions, mean.
+    It remembers accepted texts, so that only the first of equal texts is accepted.
+    accepted: rows accepted earlier.
+    min_words: the minimum if `config` has none.
+    paired: whether texts are equal only under the same context, since the meaning of questions and of the texts of
+        pairs depends on it.
     """
 
     def __init__(
@@ -93,10 +95,10 @@ class Filter:
         return row.label, *(answer.text for answer in row.answers)
 
     def reason(self, row: Example) -> str | None:
-        """Return why a row is rejected, None for one that is accepted (and remembered).
+        """Return the reason to reject a row, or None if it is accepted (and remembered).
 
-        The reasons of repeated texts are duplicate and label_conflict. Raises `UserError` for a filter of the user's
-        that returns something else than a reason.
+        The reasons for repeated texts are duplicate and label_conflict. Raises `UserError` for a filter of the user's
+        that returns anything but a reason or None.
         """
         for name, reject in self.filters:
             reason = reject(row, self.config)
@@ -112,14 +114,14 @@ class Filter:
 
 
 def holds(text: str, answer: str) -> bool:
-    """Tell whether a text holds an answer as whole words, whatever their case."""
+    """Return whether a text contains an answer as whole words, ignoring case."""
     return holds_words(key(text), key(answer))
 
 
 def parse_and_filter(
     row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter
 ) -> tuple[Example, str | None]:
-    """Parse a continuation into `row` and filter it: return the row with its text, and the reject reason or None."""
+    """Parse a continuation into `row` and filter it; return the row with its text, and the reject reason or None."""
     text, reason = parse(continuation, rule)
     counters = {label: round(value, 5) for label, value in continuation.counter_logprob.items()}
     row = replace(row, text=text, logprob=round(continuation.logprob, 5), counter_logprob=counters)

@@ -1,4 +1,4 @@
-"""Stage 2: requests in, accepted rows out, until every label has its quota."""
+"""Generate synthetic rows: request texts from the PLM and filter them until every label has its quota."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ from zerogen.template import render, shortened
 class Generator:
     """Writes the synthetic rows of a task, chunk by chunk, into a journal.
 
-    A chunk asks equally often for every label. What a chunk holds depends on (configuration, seed, chunk index) and on
-    the chunks before it (a text that they hold is rejected), never on how many rows are wanted: of each label, the rows
-    for n = 1,000 are the first of those for n = 2,000. A writer that writes several chunks at once may leave more of
-    them than `n` needs; the rows are the same. `plm` is called when the first chunk has to be written.
+    A chunk holds the same number of requests for every label. Its content depends on (configuration, seed, chunk index)
+    and on the chunks before it (texts that they hold are rejected), never on the number of rows requested: for each
+    label, the rows for n = 1,000 are the first of those for n = 2,000. A writer that writes several chunks at once may
+    leave more chunks than `n` needs; the rows are the same.
 
-    given: reads the contexts that the PLM does not write, see `given_contexts`; called when they are first asked for.
-    contexts: what the task's contexts come from, None for a task without.
+    plm: returns the writer; called when the first chunk has to be written.
+    context_source: reads the contexts that the PLM does not write, by default with `given_contexts`; called when
+        contexts are first needed.
+    contexts: the contexts of the task, None for a task without.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Generator:
         seed: int,
         journal: Journal | None = None,
         context_journal: Journal | None = None,
-        given: Callable[[], GivenContexts | AnsweredContexts] | None = None,
+        context_source: Callable[[], GivenContexts | AnsweredContexts] | None = None,
     ) -> None:
         check_decoding(decoding)
         check_filter(filters)
@@ -68,7 +70,7 @@ class Generator:
         self.task, self.plm, self.decoding, self.filters, self.seed = task, plm, decoding, filters, seed
         self.journal = journal if journal is not None else Journal()
         self.context_journal = context_journal if context_journal is not None else Journal()
-        self.given = given or partial(given_contexts, task, seed)
+        self.context_source = context_source or partial(given_contexts, task, seed)
         self.filter = Filter(filters, self.journal.rows(), task.min_words, paired=task.kind != "classification")
 
     @cached_property
@@ -78,32 +80,34 @@ class Generator:
             return None
         if context.source == "plm":
             return Contexts(self.plm, context, self.decoding, self.filters, self.seed, self.context_journal)
-        return self.given()
+        return self.context_source()
 
     def extend(self, n: int, progress: Progress | None = None) -> Iterator[Chunk]:
-        """Write chunks until each label has its share of `n` rows; yield each one after it was stored.
+        """Write chunks until each label has its share of `n` rows; yield each chunk after it is stored.
 
-        Raises `UserError` for a prompt that is too long for the PLM, and with examples when the acceptance of a label
-        that still lacks rows stays near zero.
+        Raises `UserError` for a prompt that is too long for the PLM, and, with examples of rejected texts, if the
+        acceptance rate of a label that still lacks rows stays near zero.
         """
         check_size("n", n, self.task)
         progress = progress or Progress()
         quota = quotas(n, self.task.labels)
-        have: Counter[str] = Counter()
+        accepted: Counter[str] = Counter()
         for chunk in self.journal.chunks:
-            have += chunk.accepted()
+            accepted += chunk.accepted()
         with progress.bar("accepted rows", n, "rows") as advance:
-            advance(sum(min(have[label], quota[label]) for label in quota))
-            while lacking := [label for label in quota if have[label] < quota[label]]:
-                self._check_acceptance(lacking)
+            advance(sum(min(accepted[label], quota[label]) for label in quota))
+            while unfilled := [label for label in quota if accepted[label] < quota[label]]:
+                self._check_acceptance(unfilled)
                 for chunk in self._write(progress):
                     self.journal.append(chunk)
-                    before, have = have, have + chunk.accepted()
-                    advance(sum(min(have[label], quota[label]) - min(before[label], quota[label]) for label in quota))
+                    before, accepted = accepted, accepted + chunk.accepted()
+                    advance(
+                        sum(min(accepted[label], quota[label]) - min(before[label], quota[label]) for label in quota)
+                    )
                     yield chunk
-                    # As strict as where chunks are written one by one.
-                    if lacking := [label for label in quota if have[label] < quota[label]]:
-                        self._check_acceptance(lacking)
+                    # Check after every chunk, as strictly as if chunks were written one by one.
+                    if unfilled := [label for label in quota if accepted[label] < quota[label]]:
+                        self._check_acceptance(unfilled)
                     else:  # a TAM may train next, on the same device
                         self.plm().release()
 
@@ -112,7 +116,7 @@ class Generator:
         return list(first_per_label(self.journal.rows(), quotas(n, self.task.labels)))
 
     def check(self) -> None:
-        """Raise `UserError` where a prompt leaves the PLM no room, and where contexts or answers are missing."""
+        """Raise `UserError` if a prompt leaves the PLM no room, or if contexts or answers are missing."""
         for label in self.task.labels:
             self.request(Example("", "", label))
         if self.contexts is not None:
@@ -124,15 +128,15 @@ class Generator:
         return sum(max(1, chunk_size(chunk, self.decoding.chunk_size) // each) for chunk in range(index))
 
     def drafts(self, index: int, progress: Progress | None = None) -> list[Example]:
-        """Return the rows that chunk `index` asks for, without a text: every context with every label, shuffled."""
+        """Return the rows of chunk `index` before their texts are written: every context with every label, shuffled."""
         task, start, stop = self.task, self.contexts_before(index), self.contexts_before(index + 1)
         repeats = task.context.per_label if task.context else 1
-        found: Sequence[tuple[str, Answer] | str | None] = [None] * (stop - start)
+        contexts: Sequence[tuple[str, Answer] | str | None] = [None] * (stop - start)
         if self.contexts is not None:
-            found = self.contexts.take(start, stop, progress or Progress())
+            contexts = self.contexts.take(start, stop, progress or Progress())
         drafts = []
-        for one in found:
-            context, answers = (one[0], one[1:]) if isinstance(one, tuple) else (one, ())
+        for entry in contexts:
+            context, answers = (entry[0], entry[1:]) if isinstance(entry, tuple) else (entry, ())
             drafts += [
                 Example("", "", label, context, answers=answers) for label in task.labels for _ in range(repeats)
             ]
@@ -140,7 +144,7 @@ class Generator:
         return [replace(draft, uid=f"{index:05d}-{i:04d}") for i, draft in enumerate(drafts)]
 
     def request(self, draft: Example) -> tuple[Request, bool]:
-        """Return what is asked of the PLM for a row, and whether its context had to be cut, around the answer if any.
+        """Return the request to the PLM for a row, and whether its context was cut (around the answer, if any) to fit.
 
         Raises `UserError` for a prompt that is too long for the PLM.
         """
@@ -162,14 +166,14 @@ class Generator:
         return Request(draft.uid, prompt, prompts), context != values["C"]
 
     def _write(self, progress: Progress) -> Iterator[Chunk]:
-        """Write as many chunks as the writer writes at once."""
+        """Write as many chunks as the writer handles in parallel."""
         start = len(self.journal.chunks)
-        if not start:  # who wrote an earlier chunk has checked them
+        if not start:  # otherwise the run that wrote the first chunk has checked the prompts
             self.check()
         plm = self.plm()
         chunks = [self.drafts(index, progress) for index in range(start, start + plm.parallel)]
-        asked = [[self.request(draft) for draft in drafts] for drafts in chunks]
-        works = [
+        request_lists = [[self.request(draft) for draft in drafts] for drafts in chunks]
+        chunk_requests = [
             ChunkRequest(
                 f"texts-{index:06d}",
                 [request for request, _ in requests],
@@ -179,56 +183,60 @@ class Generator:
                 self.decoding,
                 self.task.debias,
             )
-            for index, requests in enumerate(asked, start)
+            for index, requests in enumerate(request_lists, start)
         ]
-        with progress.bar("requests of this chunk", sum(len(work.requests) for work in works), "requests") as advance:
-            for index, written in enumerate(plm.write(works, advance), start):
-                cut = sum(was_cut for _, was_cut in asked[index - start])
-                yield self._to_chunk(index, chunks[index - start], works[index - start].requests, written, cut)
+        with progress.bar(
+            "requests of this chunk", sum(len(chunk.requests) for chunk in chunk_requests), "requests"
+        ) as advance:
+            for index, output in enumerate(plm.write(chunk_requests, advance), start):
+                cut = sum(was_cut for _, was_cut in request_lists[index - start])
+                yield self._to_chunk(index, chunks[index - start], chunk_requests[index - start].requests, output, cut)
 
     def _to_chunk(
-        self, index: int, drafts: Sequence[Example], requests: Sequence[Request], written: ChunkOutput, cut: int
+        self, index: int, drafts: Sequence[Example], requests: Sequence[Request], output: ChunkOutput, cut: int
     ) -> Chunk:
+        """Parse and filter what the PLM wrote for a chunk. cut: number of requests whose context was cut."""
         rows: list[Example] = []
         rejects: dict[str, Counter[str]] = {label: Counter() for label in self.task.labels}
-        shown: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         samples: list[dict[str, Any]] = []
-        for draft, request, continuation in zip(drafts, requests, written.continuations, strict=True):
+        for draft, request, continuation in zip(drafts, requests, output.continuations, strict=True):
             row, reason = parse_and_filter(draft, continuation, self.task.parse, self.filter)
             label = draft.label
             if reason is None:
                 rows.append(row)
             else:
                 rejects[label][reason] += 1
-            shown[label] += 1
-            if shown[label] <= 2 or (reason is not None and rejects[label][reason] <= 3):
+            counts[label] += 1
+            if counts[label] <= 2 or (reason is not None and rejects[label][reason] <= 3):
                 samples.append({"prompt": request.prompt, "label": label, "text": row.text, "reason": reason})
         return Chunk(
             index,
             rows,
             dict(Counter(draft.label for draft in drafts)),
-            {label: dict(counts) for label, counts in rejects.items()},
+            {label: dict(reasons) for label, reasons in rejects.items()},
             samples,
-            written.tokens,
-            written.seconds,
+            output.tokens,
+            output.seconds,
             cut,
         )
 
     def _check_acceptance(self, labels: Sequence[str]) -> None:
+        """Raise `UserError` if, over the last `filter.patience` requests of a label, hardly any text was accepted."""
         for label in labels:
-            asked = accepted = 0
+            requests = accepted = 0
             for chunk in reversed(self.journal.chunks):
-                asked += chunk.asked[label]
+                requests += chunk.asked[label]
                 accepted += chunk.accepted()[label]
-                if asked >= self.filters.patience:
+                if requests >= self.filters.patience:
                     break
-            if asked >= self.filters.patience and accepted < self.filters.min_acceptance * asked:
-                rejected = [s for s in self.journal.chunks[-1].samples if s["label"] == label and s["reason"]][:3]
-                examples = "; ".join(f"{sample['reason']}: {sample['text'][:80]!r}" for sample in rejected)
-                if any(sample["reason"] == "too_short" for sample in rejected):
+            if requests >= self.filters.patience and accepted < self.filters.min_acceptance * requests:
+                samples = [s for s in self.journal.chunks[-1].samples if s["label"] == label and s["reason"]][:3]
+                examples = "; ".join(f"{sample['reason']}: {sample['text'][:80]!r}" for sample in samples)
+                if any(sample["reason"] == "too_short" for sample in samples):
                     key = "task" if self.filters.min_words is None else "filter"
                     examples += f"; too_short has fewer words than {key}.min_words={self.filter.min_words}"
                 raise UserError(
-                    f"task '{self.task.name}': prompts.{label}: {accepted} of the last {asked} texts were accepted, "
+                    f"task '{self.task.name}': prompts.{label}: {accepted} of the last {requests} texts were accepted, "
                     f"fewer than filter.min_acceptance={self.filters.min_acceptance}; rejected were {examples}"
                 )

@@ -1,4 +1,4 @@
-"""Contexts that the PLM does not write, and what prompts leave to chance."""
+"""Contexts from gold rows or a file, which the PLM does not write, and warnings about prompts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from zerogen.gold import load_gold, read_contexts
 
 
 def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredContexts:
-    """Return the contexts of gold rows or of a file, for questions with the answers in them.
+    """Return the contexts of gold rows or of a file, with their answers for question answering.
 
-    Raises `UserError` where they cannot be read or there are none.
+    Raises `UserError` if they cannot be read, or if there are none.
     """
     assert task.context is not None
     by_gold = task.context.source == "gold"
@@ -35,7 +35,7 @@ def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredConte
 
 
 def prompt_warnings(task: TaskConfig) -> Iterator[str]:
-    """Say for which prompts a text would end by chance only, and that answers are not found as in the paper."""
+    """Yield warnings: prompts whose texts end only by chance, equal prompts, answers not found as in the paper."""
     if task.kind == "qa" and task.answers == "auto" and chosen(task.answers) == "rules":
         yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"
     if all(stop.text == '"' for stop in task.parse.stop):

@@ -1,4 +1,4 @@
-"""Gold (human-labelled) data from the Hub, from local files or from an installed package, as `Example`s."""
+"""Read gold (human-labelled) data from the Hub, local files or an installed package, as `Example`s."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from zerogen.models import BUNDLED, package_folder
 from zerogen.records import Answer, Example, derive, refuse_surrogates
 from zerogen.tables import Row, iter_rows, json_object, missing_column
 
-_MEANT_BY_YAML = {"True": {"true", "yes", "on", "y"}, "False": {"false", "no", "off", "n"}}
+# What YAML reads as a boolean, by the text of that boolean.
+_YAML_BOOLEANS = {"True": {"true", "yes", "on", "y"}, "False": {"false", "no", "off", "n"}}
 
 
 def source_of(task: TaskConfig) -> GoldConfig | None:
-    """Return the chosen gold source of a task, None for a task without gold data."""
+    """Return the gold source that a task selects, None for a task without gold data."""
     if not task.gold:
         return None
     return task.gold[task.gold_source or next(iter(task.gold))]
@@ -28,23 +29,23 @@ def source_of(task: TaskConfig) -> GoldConfig | None:
 def load_gold(task: TaskConfig, split: str) -> list[Example]:
     """Read one split (`train`, `validation` or `test`) of the task's gold data.
 
-    Texts are cleaned, labels are names; rows without a text (or, where there is one to be, a context) are left out.
-    Raises `UserError` for data that is not there, a missing column, an unmapped label value or a malformed row.
+    Texts are cleaned and labels are names; rows with a blank text (or context, if the task needs one) are left out.
+    Raises `UserError` for missing data, a missing column, an unmapped label value or a malformed row.
     """
     return read_gold(task, split)[0]
 
 
 def read_gold(task: TaskConfig, split: str) -> tuple[list[Example], int]:
-    """Return what `load_gold` does, and how many rows were left out because they have no text."""
+    """Return the rows of `load_gold`, and the number of rows left out because they are blank."""
     gold = source_of(task)
     if gold is None:
         raise UserError(f"task '{task.name}' has no gold data")
-    held_out = gold.holdout is not None and split in ("train", "validation")
-    rows, blank = _examples(task, gold, *_rows(task, gold, "train" if held_out else split), split)
-    if held_out:
-        chosen = _held_out(rows, gold)
-        rows = [row for row in rows if (row.content in chosen) == (split == "validation")]
-        rows = list({row.content: row for row in reversed(rows)}.values())[::-1]  # the first of equal texts stays
+    by_holdout = gold.holdout is not None and split in ("train", "validation")
+    rows, blank = _examples(task, gold, *_rows(task, gold, "train" if by_holdout else split), split)
+    if by_holdout:
+        validation = _validation_contents(rows, gold)
+        rows = [row for row in rows if (row.content in validation) == (split == "validation")]
+        rows = list({row.content: row for row in reversed(rows)}.values())[::-1]  # keep the first of equal texts
     if not rows:
         raise UserError(
             f"task '{task.name}': the {split} split of its gold data has no row left after gold.where"
@@ -53,38 +54,38 @@ def read_gold(task: TaskConfig, split: str) -> tuple[list[Example], int]:
     return rows, blank
 
 
-def _held_out(rows: Sequence[Example], gold: GoldConfig) -> set[tuple[str, str]]:
-    """Pick the contents of the validation split by a seeded hash: equal texts never end on both sides, nor do contexts.
+def _validation_contents(rows: Sequence[Example], gold: GoldConfig) -> set[tuple[str, str]]:
+    """Draw the contents of the validation split by a seeded hash; no text and no context is in both splits.
 
-    Whole contexts are taken until there are holdout.rows, so there may be a few more.
+    Whole contexts are rank until there are holdout.rows contents, so there may be a few more.
     """
     assert gold.holdout is not None
-    wanted, seed = gold.holdout.rows, gold.holdout.seed
+    size, seed = gold.holdout.rows, gold.holdout.seed
     groups: dict[str, dict[tuple[str, str], None]] = {}
     for row in rows:
         groups.setdefault(row.context or row.text, {})[row.content] = None
 
-    def drawn(group: str) -> bytes:
+    def rank(group: str) -> bytes:
         return hashlib.sha256(f"{seed}\0{group}".encode()).digest()
 
-    chosen: set[tuple[str, str]] = set()
-    for group in sorted(groups, key=drawn):
-        if len(chosen) >= wanted:
-            return chosen
-        chosen.update(groups[group])
-    left = "; a context must be left to train on" if rows and rows[0].context else ""
-    raise UserError(f"gold holdout.rows={wanted}: allowed is fewer than the {len(chosen)} unique texts{left}")
+    contents: set[tuple[str, str]] = set()
+    for group in sorted(groups, key=rank):
+        if len(contents) >= size:
+            return contents
+        contents.update(groups[group])
+    reason = "; a context must be left to train on" if rows and rows[0].context else ""
+    raise UserError(f"gold holdout.rows={size}: allowed is fewer than the {len(contents)} unique texts{reason}")
 
 
 def _examples(
     task: TaskConfig, gold: GoldConfig, rows: Iterable[Row], where: str, split: str
 ) -> tuple[list[Example], int]:
-    """Return the rows that `gold.where` keeps as examples, and how many of them were left out as blank."""
+    """Convert the raw rows that match `gold.where` to examples; return them and the number of blank rows left out."""
     clean = cleaner(gold.cleaning, f"task '{task.name}': gold.cleaning")
     names = {str(value): name for value, name in gold.labels.items()}
-    if not names:  # a feature's names count where they are the task's
+    if not names:  # use the names of a `datasets` feature if they are the task's
         names = {value: name for value, name in _class_names(rows, gold.label).items() if name in task.labels}
-    wanted = {
+    conditions = {
         column: {str(item) for item in (value if isinstance(value, list) else [value])}
         for column, value in gold.where.items()
     }
@@ -98,14 +99,14 @@ def _examples(
         for column in needed:
             if column not in row:
                 raise missing_column(place, column, row)
-        if not all(str(row[column]) in values for column, values in wanted.items()):
+        if not all(str(row[column]) in values for column, values in conditions.items()):
             continue
         for column in texts:
             if not isinstance(row[column], str):
                 raise UserError(f"{place}: column '{column}': {row[column]!r} is not a text")
             refuse_surrogates(row[column], f"{place}: column '{column}'")
         text, context = clean(row[gold.text]), None if gold.context is None else row[gold.context]
-        if context is not None and not by_answers:  # answers are found by their place in the passage as it is
+        if context is not None and not by_answers:  # answers are offsets into the passage as it is
             context = clean(context)
         if not text or (task.kind != "classification" and not str(context).strip()):
             blank += 1
@@ -119,20 +120,20 @@ def _examples(
         label = names.get(str(value), str(value))
         if label not in task.labels:
             raise unknown(
-                f"{place}: column '{gold.label}': label", value, list(names) or task.labels, _as_written(value, names)
+                f"{place}: column '{gold.label}': label", value, list(names) or task.labels, _yaml_hint(value, names)
             )
         examples.append(Example(uid, text, label, context))
     return examples, blank
 
 
 def _class_names(rows: Iterable[Row], column: str) -> dict[str, str]:
-    """Return the names that a `datasets` feature gives the integers of a column; none where it gives none."""
+    """Return the names that a `datasets` feature has for the integers of a column, if any."""
     names = getattr((getattr(rows, "features", None) or {}).get(column), "names", None)
     return {str(place): name for place, name in enumerate(names or ())}
 
 
-def _as_written(value: Any, names: dict[str, str]) -> str:
-    """Return how a label is written in gold.labels where its value differs from a key in how YAML reads it only."""
+def _yaml_hint(value: Any, names: dict[str, str]) -> str:
+    """Return a hint on how to write a label in gold.labels if it differs from a key only in how YAML reads it."""
 
     def same(key: str) -> bool:
         text = str(value).strip().casefold()
@@ -141,12 +142,12 @@ def _as_written(value: Any, names: dict[str, str]) -> str:
                 return True
         except ValueError:
             pass
-        return text == key.strip().casefold() or text in _MEANT_BY_YAML.get(key, ())
+        return text == key.strip().casefold() or text in _YAML_BOOLEANS.get(key, ())
 
     for key, name in names.items():
         if same(key):
             return f"; write it in quotes and as it stands in the data: labels: {{'{value}': {name}}}"
-    if names.keys() & _MEANT_BY_YAML.keys():
+    if names.keys() & _YAML_BOOLEANS.keys():
         return "; write what stands in the data, in quotes: YAML reads an unquoted yes as true"
     return ""
 
@@ -154,22 +155,22 @@ def _as_written(value: Any, names: dict[str, str]) -> str:
 _ANSWERS = "allowed is {text: [...], answer_start: [...]} as in SQuAD, or one text of the context"
 
 
-def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
+def read_answers(value: Any, context: str, where: str) -> tuple[Answer, ...]:
     """Return the reference answers of a question, spans of its context.
 
-    found: as in SQuAD, {text: [...], answer_start: [...]}, also as JSON in a text, or the text of the one answer, which
-    is where the context first holds it, as whole words if anywhere; empty for a question without an answer. Raises
-    `UserError` for anything else, and for an answer that is not at its place.
+    value: as in SQuAD, {text: [...], answer_start: [...]}, possibly as a JSON string; or the text of the only answer,
+    which is located at its first occurrence in the context as whole words, else at its first occurrence; empty for a
+    question without an answer. Raises `UserError` for anything else, and for an answer that is not at its position.
     """
-    if isinstance(found, str) and found.lstrip().startswith("{") and found.strip() not in context:
-        found = json_object(found, where)  # a cell of a CSV file
-    if isinstance(found, str):
-        text = found.strip()
+    if isinstance(value, str) and value.lstrip().startswith("{") and value.strip() not in context:
+        value = json_object(value, where)  # a cell of a CSV file
+    if isinstance(value, str):
+        text = value.strip()
         if text not in context:
             raise UserError(f"{where}: '{text}' does not stand in the context; {_ANSWERS}")
         whole = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", context)
         return (Answer(text, whole.start() if whole else context.index(text)),) if text else ()
-    texts, starts = (found.get("text"), found.get("answer_start")) if isinstance(found, dict) else (None, None)
+    texts, starts = (value.get("text"), value.get("answer_start")) if isinstance(value, dict) else (None, None)
     if (
         not isinstance(texts, list)
         or not isinstance(starts, list)
@@ -177,7 +178,7 @@ def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
         or not all(isinstance(text, str) for text in texts)
         or not all(type(start) is int for start in starts)  # True is an int, too
     ):
-        raise UserError(f"{where}: {found!r}; {_ANSWERS}")
+        raise UserError(f"{where}: {value!r}; {_ANSWERS}")
     answers = [Answer(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
     for answer in answers:
         if answer.start < 0 or context[answer.start : answer.start + len(answer.text)] != answer.text:
@@ -186,9 +187,9 @@ def read_answers(found: Any, context: str, where: str) -> tuple[Answer, ...]:
 
 
 def read_contexts(task: TaskConfig) -> list[str]:
-    """Read the file of `context.source`: .txt with one context a line, else the column that the gold data has them in.
+    """Read the file of `context.source`: a .txt with one context per line, else a table with the gold context column.
 
-    Raises `UserError` for a file that is not there or holds none, and for a missing column.
+    Raises `UserError` for a file that does not exist or holds no context, and for a missing column.
     """
     assert task.context is not None
     path = Path(task.context.source)
@@ -219,14 +220,17 @@ def read_contexts(task: TaskConfig) -> list[str]:
 
 
 def cleaner(rules: dict[str, str], where: str) -> Callable[[str], str]:
-    """Return a function that applies regex replacements in order and collapses white space."""
+    """Return a function that applies regex replacements in order and collapses white space.
+
+    where: the key of the rules, for errors. Raises `UserError` for a pattern that is not a regular expression.
+    """
     try:
-        compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules.items()]
+        patterns = [(re.compile(pattern), replacement) for pattern, replacement in rules.items()]
     except re.error as error:
         raise UserError(f"{where}: '{error.pattern!s}' is not a regular expression: {error}") from error
 
     def clean(text: str) -> str:
-        for pattern, replacement in compiled:
+        for pattern, replacement in patterns:
             text = pattern.sub(replacement, text)
         return " ".join(text.split())
 
@@ -234,7 +238,7 @@ def cleaner(rules: dict[str, str], where: str) -> Callable[[str], str]:
 
 
 def _rows(task: TaskConfig, gold: GoldConfig, split: str) -> tuple[Iterable[Row], str]:
-    """Return the raw rows of a split and the name of where they come from."""
+    """Return the raw rows of a split, and the name of their source for errors."""
     name = gold.splits.get(split, split)
     if gold.hub:
         return _hub_rows(task, gold.hub, name)
@@ -264,7 +268,7 @@ def _hub_rows(task: TaskConfig, arguments: dict[str, Any], split: str) -> tuple[
     where = f"Hub dataset '{arguments.get('path')}'"
     try:
         return datasets.load_dataset(**arguments, split=split), where
-    except Exception as error:  # whatever a dataset's files, the Hub or a proxy in between may raise
+    except Exception as error:  # a dataset's files, the Hub or a proxy may raise anything
         others = [f"task.gold_source={name}" for name, gold in task.gold.items() if gold.package]
         instead = others[0] if others else "data_dir=FOLDER for files of your own, or task=rotten_tomatoes"
         raise Unavailable(
@@ -283,18 +287,18 @@ def _folder_rows(folder: Path, split: str) -> tuple[Iterable[Row], str]:
     if not folder.is_dir():
         raise UserError(f"gold folder {folder}: there is no such folder")
     try:
-        loaded = datasets.load_from_disk(str(folder))
+        dataset = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         raise UserError(f"gold folder {folder}: not a datasets folder ({_short(error)})") from error
-    if isinstance(loaded, datasets.Dataset):
-        loaded = datasets.DatasetDict({"train": loaded})
-    if split not in loaded:
-        raise unknown(f"gold folder {folder}: split", split, list(loaded))
-    return loaded[split], f"{folder} ({split})"
+    if isinstance(dataset, datasets.Dataset):
+        dataset = datasets.DatasetDict({"train": dataset})
+    if split not in dataset:
+        raise unknown(f"gold folder {folder}: split", split, list(dataset))
+    return dataset[split], f"{folder} ({split})"
 
 
 def stratified(rows: Sequence[Example], size: int, seed: int) -> list[Example]:
-    """Draw `size` rows without replacement, labels in proportion, in the order of `stratified_order`.
+    """Draw `size` rows without replacement, in proportion to the labels, in the order of `stratified_order`.
 
     Raises `UserError` when there are fewer than `size` rows.
     """
@@ -304,13 +308,13 @@ def stratified(rows: Sequence[Example], size: int, seed: int) -> list[Example]:
 
 
 def stratified_order(rows: Sequence[Example], seed: int) -> list[Example]:
-    """Shuffle rows by a seed such that every prefix holds the labels in proportion (each to within one row)."""
+    """Shuffle rows by a seed so that every prefix holds the labels in proportion (each to within one row)."""
     by_label: dict[str, list[Example]] = {}
     for row in rows:
         by_label.setdefault(row.label, []).append(row)
-    placed = []
+    positions = []
     for label, group in by_label.items():
         Random(derive(seed, "stratified", label)).shuffle(group)
-        # Row i of a group of g stands at (i + 1/2) / g of the whole: equally spaced for every label.
-        placed += [((i + 0.5) / len(group), label, row) for i, row in enumerate(group)]
-    return [row for _, _, row in sorted(placed, key=lambda item: item[:2])]
+        # Row i of a group of g is placed at (i + 1/2) / g of the whole: the rows of each label are equally spaced.
+        positions += [((i + 0.5) / len(group), label, row) for i, row in enumerate(group)]
+    return [row for _, _, row in sorted(positions, key=lambda item: item[:2])]

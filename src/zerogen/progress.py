@@ -1,4 +1,4 @@
-"""Progress of long steps: library functions report counts and lines, the command line draws them."""
+"""Progress of long steps: silent by default, bars on a terminal, timed lines in a log."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Advance = Callable[[int], None]
 
 
 class Progress:
-    """Shows nothing: the default of library functions."""
+    """Progress that shows nothing: the default of library functions."""
 
     @contextmanager
     def bar(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
-        """Open a bar of `total` units around a block, which calls the yielded function with the units just done.
+        """Show a bar of `total` units during a block; the block calls the yielded function with the units just done.
 
-        total: None where nobody knows.
+        total: None if unknown.
         """
-        yield lambda done: None
+        yield lambda units: None
 
     @contextmanager
     def wait(self, description: str) -> Iterator[None]:
-        """Show that a block of unknown length is under way."""
+        """Show that a block of unknown length is running."""
         yield
 
     def say(self, text: str) -> None:
@@ -33,18 +33,18 @@ class Progress:
 
 
 class RichProgress(Progress):
-    """Bars with rates and remaining time on a terminal; where there is none, lines about what takes long.
+    """Bars with rates and remaining time on a terminal; elsewhere, lines about steps that take long.
 
-    times: seconds after the beginning of a block at which a line says how far it is; the last one goes on, again and
-        again. A block within another has its lines together with those of the outer one.
+    times: seconds after a block begins at which a line reports its progress; the last value repeats as the interval.
+        Lines of a nested block appear together with those of the outer block.
     """
 
     times: tuple[float, ...] = (2, 10, 30)
 
     def __init__(self, console: Any) -> None:
         self.console = console
-        self._open: list[tuple[float, Callable[[float], str]]] = []  # blocks: when they began, and what to say
-        self._saying = threading.Lock()
+        self._open: list[tuple[float, Callable[[float], str]]] = []  # open blocks: (start time, line to print)
+        self._lock = threading.Lock()
 
     @contextmanager
     def bar(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
@@ -65,9 +65,9 @@ class RichProgress(Progress):
         if not self.console.is_terminal:
             done = 0
 
-            def add(more: int) -> None:
+            def add(units: int) -> None:
                 nonlocal done
-                done += more
+                done += units
 
             def line(seconds: float) -> str:
                 of = "" if total is None else f" of {total:,}"
@@ -86,7 +86,7 @@ class RichProgress(Progress):
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(description, total=total)
-            yield lambda done: progress.advance(task, done)
+            yield lambda units: progress.advance(task, units)
 
     @contextmanager
     def wait(self, description: str) -> Iterator[None]:
@@ -99,45 +99,45 @@ class RichProgress(Progress):
 
     @contextmanager
     def _lines(self, line: Callable[[float], str]) -> Iterator[None]:
-        """Say `line(seconds)` at the times of a block, for logs."""
+        """Print `line(seconds)` at the scheduled times of a block, for logs."""
         block = (time.monotonic(), line)
         with nullcontext() if self._open else self._clock():
             self._open.append(block)
             try:
                 yield
             finally:
-                with self._saying:  # nothing is said of a block that has ended
+                with self._lock:  # print nothing about a block that has ended
                     self._open.remove(block)
 
     @contextmanager
     def _clock(self) -> Iterator[None]:
-        """Let a thread say lines during the outermost block, also while it computes a single thing."""
-        ended = threading.Event()
-        failed: list[BaseException] = []
-        thread = threading.Thread(target=self._tell, args=(ended, failed), daemon=True)
+        """Print lines from a thread during the outermost block, even while it is in a single long computation."""
+        end = threading.Event()
+        errors: list[BaseException] = []
+        thread = threading.Thread(target=self._print_lines, args=(end, errors), daemon=True)
         thread.start()
         try:
             yield
         finally:
-            ended.set()
+            end.set()
             thread.join()
-        if failed:  # such as a pipe that nobody reads any more
-            raise failed[0]
+        if errors:  # such as a pipe that nobody reads any more
+            raise errors[0]
 
-    def _tell(self, ended: threading.Event, failed: list[BaseException]) -> None:
-        """Say at the times of the outermost block how far all blocks are that began early enough."""
+    def _print_lines(self, end: threading.Event, errors: list[BaseException]) -> None:
+        """Print, at the scheduled times of the outermost block, the progress of every block that began early enough."""
         started = time.monotonic()
         try:
             for after in chain(self.times, count(2 * self.times[-1], self.times[-1])):
-                if ended.wait(max(0.0, started + after - time.monotonic())):
+                if end.wait(max(0.0, started + after - time.monotonic())):
                     return
-                with self._saying:
+                with self._lock:
                     for began, line in tuple(self._open):
                         if began <= started + after - self.times[0]:
                             self.say(line(time.monotonic() - began))
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
 
     def say(self, text: str) -> None:
-        # A line of a log stays one: whoever searches it looks for paths.
+        # Do not wrap lines of a log: people search them for paths.
         self.console.print(text, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)

@@ -1,4 +1,4 @@
-"""The records that flow from prompt to training row, and the seeds that belong to them."""
+"""Frozen records that flow from prompt to training row (`Example` and others), and the derivation of seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zerogen.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A string that ends a row; `keep` says whether it stays in the text."""
+    """A string that ends a text; `keep` says whether it stays in the text."""
 
     text: str
     keep: bool = False
@@ -19,7 +19,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One text to be written by the PLM.
+    """A request for one text from the PLM.
 
     counters: label to counter-prompt, for self-debiasing.
     """
@@ -31,13 +31,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What the PLM wrote behind a prompt.
+    """The text that the PLM wrote after a prompt.
 
-    text: up to the stop string, which is part of it only where its `Stop` keeps it.
-    finish: "stop" (a stop string), "eos" (end of text) or "length" (the token limit).
-    tokens: number of sampled tokens, the last one included.
+    text: up to the stop string, which is included only if its `Stop` keeps it.
+    finish_reason: "stop" (a stop string), "eos" (end of text) or "length" (the token limit).
+    tokens: number of sampled tokens, including the last one.
     logprob: mean natural-log probability of those tokens under the PLM itself (temperature 1, no truncation).
-    counter_logprob: label to the same behind the request's counter-prompts.
+    counter_logprob: label to the same mean after the request's counter-prompts.
     """
 
     text: str
@@ -59,9 +59,10 @@ class Answer:
 class Example:
     """A labelled text: a gold row (`logprob` None) or a synthetic one. A missing label is the empty string.
 
-    context: what the text was written about; the other text of a pair; the passage that answers a question.
-    answers: references of a question, spans of the context; a question that it does not answer has none.
-    weight: of the row in the training loss. scores: what was found out about the row, by the name of the score.
+    context: the subject of the text; the other text of a pair; or the passage that answers a question.
+    answers: reference answers of a question, spans of the context; empty if the context does not answer it.
+    weight: weight of the row in the training loss.
+    scores: name of a score to its value for the row.
     """
 
     uid: str
@@ -76,16 +77,16 @@ class Example:
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Example:
-        """Rebuild one from what `dataclasses.asdict` and JSON have made of it."""
+        """Rebuild an example from the fields that `dataclasses.asdict` and JSON turned it into."""
         return cls(**{**fields, "answers": tuple(Answer(**answer) for answer in fields.get("answers", ()))})
 
     @property
     def content(self) -> tuple[str, str]:
-        """What two rows share that say the same."""
+        """(context, text), equal for rows that say the same."""
         return self.context or "", self.text
 
 
-Input = str | tuple[str, str]  # what a TAM reads: a text, or a text and its context
+Input = str | tuple[str, str]  # the input of a TAM: a text, or (text, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +98,13 @@ class Prediction:
 
     @classmethod
     def of(cls, probabilities: dict[str, float]) -> Prediction:
-        """Predict the most probable label; of equal ones the first."""
+        """Predict the most probable label; the first of equally probable ones."""
         return cls(max(probabilities, key=probabilities.__getitem__), probabilities)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerPrediction:
-    """A predicted answer, its place in the context (-1 where it is none of it), and its probability among the best."""
+    """A predicted answer, its start in the context (-1 if not in it), and its probability among the best answers."""
 
     text: str
     start: int
@@ -111,20 +112,20 @@ class AnswerPrediction:
 
 
 def refuse_surrogates(text: str, where: str) -> None:
-    """Raise `UserError` for a text with half a surrogate pair, which no tokenizer and no file in UTF-8 takes.
+    """Raise `UserError` for a text with half a surrogate pair, which no tokenizer and no UTF-8 file accepts.
 
-    where: names the text's place. Such halves come from JSON's `\\ud83d` escapes and from bytes that were not decoded.
+    where: the place of the text, for errors. Such halves come from JSON's `\\ud83d` escapes and from undecodable bytes.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = ord(text[error.start])
-        if 0xDC80 <= half <= 0xDCFF:  # how Python hands on a byte that it could not decode
+        if 0xDC80 <= half <= 0xDCFF:  # Python's stand-in for a byte that it could not decode
             raise UserError(f"{where}: not UTF-8 text (it holds the byte 0x{half - 0xDC00:02X})") from None
         raise UserError(f"{where}: holds U+{half:04X}, half of a surrogate pair, which is no character") from None
 
 
 def derive(seed: int, *path: int | str) -> int:
-    """Derive an independent 63-bit seed from the run's `seed` and the place that draws (stage, index, ...)."""
+    """Derive an independent 63-bit seed from the run's `seed` and the path of the draw (stage, index, ...)."""
     digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""What the PLM thinks of the rows that it wrote: asked once, while it is loaded, and kept beside the pool."""
+"""The PLM's scores of generated rows (confidence, margin, log-probability), computed once, stored in the pool."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ from zerogen.runs.identity import short_hash
 if TYPE_CHECKING:
     from zerogen.plm.model import Plm
 
-# What `Example.scores` may hold of a row: its confidence, and that of each label as `confidence/LABEL`; its margin over
-# the counter-prompts, as far as it was written with some; its mean log-probability per token.
+# Names in `Example.scores`: the confidence in the row's label, and in each label as `confidence/LABEL`; the margin over
+# the counter-prompts, if the row was written with any; the mean log-probability per token.
 SCORES = ("confidence", "margin", "logprob")
 
 
 @dataclass(frozen=True)
 class Confidences:
-    """How probable the PLM finds each label of each row, by uid and label, and the seconds it took to say so."""
+    """The probability of each label of each row under the PLM, by uid and label, and the seconds that it took."""
 
     by_row: dict[str, dict[str, float]]
     seconds: float
 
     def of(self, row: Example) -> float:
-        """Return how probable the row's own label is."""
+        """Return the probability of the row's own label."""
         return self.by_row[row.uid][row.label]
 
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """A file of what a PLM thinks of sets of rows, one set a line; it lies in the pool that the rows are from.
+    """A file of `Confidences` of sets of rows, one set per line, in the folder of the pool that the rows are from.
 
-    A set was scored at once, in the order of its rows: batches of other rows round differently.
+    A set is identified by all its rows and their order: batches of other rows round differently.
     """
 
     path: Path
 
     def read(self, rows: Sequence[Example], among_others: bool = False) -> Confidences | None:
-        """Return what was found of exactly these rows; None where they were not scored.
+        """Return the confidences of exactly these rows; None if they were not scored.
 
-        among_others: a set that holds more rows will do.
+        among_others: also accept a larger set that contains these rows.
         """
-        wanted, larger = _name(rows), None
+        name, superset = _name(rows), None
         for line in self._lines():
-            found = Confidences(line["rows"], line["seconds"])
-            if line["set"] == wanted:
-                return found
-            if among_others and all(row.label in found.by_row.get(row.uid, ()) for row in rows):
-                larger = found
-        return larger
+            entry = Confidences(line["rows"], line["seconds"])
+            if line["set"] == name:
+                return entry
+            if among_others and all(row.label in entry.by_row.get(row.uid, ()) for row in rows):
+                superset = entry
+        return superset
 
     def add(self, rows: Sequence[Example], confidences: Confidences) -> None:
-        """Append what was found of rows; the line is there whole or not at all."""
+        """Append the confidences of a set of rows as one line."""
         fields = {"set": _name(rows), "seconds": confidences.seconds, "rows": confidences.by_row}
         append_line(json.dumps(fields, ensure_ascii=False), self.path)
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines that are whole; what is damaged is asked of the PLM again."""
+        """Yield the valid lines; rows of damaged lines are scored again."""
         if not self.path.is_file():
             return
         for line in self.path.read_bytes().splitlines():
@@ -77,23 +77,24 @@ class ScoreFile:
 
 
 def _name(rows: Sequence[Example]) -> str:
+    """Return the name of a set of rows: a hash of their content and order."""
     return short_hash([[row.uid, row.label, row.context, row.text] for row in rows])
 
 
 def confidences(plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Progress) -> Confidences | None:
-    """Ask the PLM how probable the labels of rows are; None where there is nothing to compare."""
+    """Compute the probability of each label of each row under the PLM; None if there is nothing to compare."""
     from zerogen.plm.confidence import label_probabilities
 
     started = time.perf_counter()
-    found = label_probabilities(plm, task, rows, progress)
-    if found is None:
+    probabilities = label_probabilities(plm, task, rows, progress)
+    if probabilities is None:
         return None
-    by_row = {row.uid: probabilities for row, probabilities in zip(rows, found, strict=True)}
+    by_row = {row.uid: by_label for row, by_label in zip(rows, probabilities, strict=True)}
     return Confidences(by_row, round(time.perf_counter() - started, 2))
 
 
 def margin(row: Example) -> float | None:
-    """Return the mean log-probability per token after the row's own prompt, minus the highest after another label's.
+    """Return the mean log-probability per token after the row's own prompt minus the highest after a counter-prompt.
 
     None for a row that was written without counter-prompts.
     """
@@ -103,7 +104,7 @@ def margin(row: Example) -> float | None:
 
 
 def with_scores(rows: Sequence[Example], confidences: Confidences | None) -> list[Example]:
-    """Return rows that carry what is known of them, by the names in `SCORES`."""
+    """Return rows with their available scores, by the names in `SCORES`."""
     scored = []
     for row in rows:
         scores = {"margin": margin(row), "logprob": row.logprob}

@@ -1,4 +1,4 @@
-"""Which generated rows are trained on, under which label and with which weight."""
+"""Selections: choose, relabel or weigh generated rows before training, each one function in a table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from zerogen.errors import UserError, unknown
 from zerogen.records import Example
 from zerogen.scores import SCORES
 
-# A selection takes rows with their scores and the task, and returns those to train on, in this order: each as it was,
-# or with another label or weight (`dataclasses.replace`). The scores that it reads stand in its attribute `needs`.
+# A selection takes rows with their scores, and the task; it returns the rows to train on, in training order, each
+# unchanged or with another label or weight (`dataclasses.replace`). Its attribute `needs` names the scores it reads.
 Selection = Callable[[Sequence[Example], TaskConfig], Sequence[Example]]
 
 SELECTIONS: dict[str, str] = {"all": "zerogen.select.all_rows"}
@@ -25,19 +25,22 @@ def all_rows(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
 
 
 def selections(names: Sequence[str]) -> list[tuple[str, Selection]]:
-    """Return the selections with these names. Raises `UserError` for one that is unknown or needs an unknown score."""
-    found = [(name, load("select", name, SELECTIONS)) for name in names]
-    for name, selection in found:
+    """Return (name, selection) for each name. Raises `UserError` if one is unknown or needs an unknown score."""
+    pairs = [(name, load("select", name, SELECTIONS)) for name in names]
+    for name, selection in pairs:
         if not callable(selection):
             raise UserError(f"select={name}: is no function")
         for score in _needs(selection):
             if score not in SCORES:
                 raise UserError(f"select={name}: needs the score '{score}'; there are {', '.join(SCORES)}")
-    return found
+    return pairs
 
 
 def check_select(config: Config) -> None:
-    """Check the names in `select`, which imports code of the user's own, against the rest of the configuration."""
+    """Check `select` against the rest of the configuration; this imports the user's own selections.
+
+    Raises `UserError` if a selection is unknown, or has no rows or no scores to work on.
+    """
     if not config.select:
         return
     scores, setting = needs(config.select), config.setting.name
@@ -57,16 +60,16 @@ def _needs(selection: Any) -> Sequence[str]:
 
 
 def select(names: Sequence[str], rows: Sequence[Example], task: TaskConfig) -> list[Example]:
-    """Apply selections one after the other.
+    """Apply selections in order.
 
-    Raises `UserError` where one returns rows that it was not given, a label or weight that cannot be, or none of a
-    label.
+    Raises `UserError` if one returns rows that it was not given, a row twice, an invalid label or weight, or leaves no
+    row with a weight above 0 for a label.
     """
     for name, selection in selections(names):
-        known = {row.uid for row in rows}
+        input_uids = {row.uid for row in rows}
         rows = list(selection(rows, task))
         uids = [row.uid for row in rows]
-        if not set(uids) <= known or len(set(uids)) != len(uids):
+        if not set(uids) <= input_uids or len(set(uids)) != len(uids):
             raise UserError(f"select={name}: returned rows that it was not given, or one of them twice")
         for row in rows:
             if row.label not in task.labels:

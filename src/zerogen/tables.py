@@ -1,4 +1,4 @@
-"""Rows of .jsonl, .csv and .parquet files, one after the other, each a dictionary of its columns."""
+"""Read rows of .jsonl, .csv and .parquet files one at a time, each as a dictionary from column to value."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from zerogen.config import FILE_ENDINGS
 from zerogen.errors import UserError, nearest
 
 Row = dict[str, Any]
-_SEPARATORS = {";": "';'", "\t": '"\\t"', "|": "'|'", ",": "','"}  # as YAML has them
+_SEPARATORS = {";": "';'", "\t": '"\\t"', "|": "'|'", ",": "','"}  # separator: how YAML writes it
 
 
 def iter_rows(path: Path, separator: str = ",") -> Iterator[Row]:
-    """Yield the rows of a .jsonl, .csv or .parquet file; a CSV file's values are all texts.
+    """Yield the rows of a .jsonl, .csv or .parquet file; all values of a CSV file are strings.
 
-    separator: what stands between the columns of a CSV file. Raises `UserError` for a missing file, an unknown ending,
-    two columns of one name, and on the way for a malformed row (with its line) and for a file without rows.
+    separator: the character between the columns of a CSV file. Raises `UserError` at once for a missing file or an
+    unknown ending; while iterating, for a repeated column, a malformed row (with its line) or a file without rows.
     """
     if not path.exists() or path.is_dir():
         near = nearest(path.name, [file.name for file in path.parent.glob("*") if file.is_file()])
@@ -47,7 +47,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _refuse_twins(file.schema_arrow.names, str(path))
+            _refuse_duplicates(file.schema_arrow.names, str(path))
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
@@ -62,9 +62,9 @@ def _text(path: Path, separator: str) -> Iterator[Row]:
 
 
 def json_rows(lines: Iterable[str], where: object) -> Iterator[tuple[int, Row]]:
-    """Yield the number of each line that is not empty, and its JSON object.
+    """Yield (line number, JSON object) for each line that is not blank.
 
-    where: names the lines' place. Raises `UserError` for a line that is not a JSON object, or has a key twice.
+    where: the file of the lines, for errors. Raises `UserError` for a line that is not a JSON object or repeats a key.
     """
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -72,16 +72,16 @@ def json_rows(lines: Iterable[str], where: object) -> Iterator[tuple[int, Row]]:
 
 
 def json_object(text: str, where: str) -> Row:
-    """Return a JSON object. Raises `UserError` for anything else, and for one that has a key twice."""
+    """Parse a JSON object. Raises `UserError` for anything else, and for an object that repeats a key."""
 
-    def once(pairs: list[tuple[str, Any]]) -> Row:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            _refuse_twins([key for key, _ in pairs], where)
-        return found
+    def to_row(pairs: list[tuple[str, Any]]) -> Row:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            _refuse_duplicates([key for key, _ in pairs], where)
+        return row
 
     try:
-        value = json.loads(text, object_pairs_hook=once)
+        value = json.loads(text, object_pairs_hook=to_row)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
     except RecursionError as error:
@@ -94,26 +94,26 @@ def json_object(text: str, where: str) -> Row:
 
 
 def _csv(lines: Iterable[str], path: Path, separator: str) -> Iterator[Row]:
-    csv.field_size_limit((1 << 31) - 1)  # the largest that every platform takes; Python's own is 131,072
-    # Strict: else a quote that nobody closes swallows the lines after it without a word.
+    csv.field_size_limit((1 << 31) - 1)  # the largest that every platform accepts; Python's default is 131,072
+    # Strict, because otherwise an unclosed quote silently swallows the lines after it.
     reader = csv.reader(lines, delimiter=separator, strict=True)
     header: list[str] | None = None
     while True:
-        began = reader.line_num + 1
+        start = reader.line_num + 1
         try:
             values = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"{path}:{began}: not CSV ({_csv_reason(error)})") from error
+            raise UserError(f"{path}:{start}: not CSV ({_csv_reason(error)})") from error
         if values is None:
             return
         if header is None:
             header = values or None  # an empty line may come first
-            _refuse_twins(values, str(path))
-        elif values:  # else it is an empty line
+            _refuse_duplicates(values, str(path))
+        elif values:  # otherwise an empty line
             if len(values) != len(header):
                 hint = separator_hint(header)
                 raise UserError(
-                    f"{path}:{began}: the header has {len(header)} columns, this row {len(values)}{hint}; a text that "
+                    f"{path}:{start}: the header has {len(header)} columns, this row {len(values)}{hint}; a text that "
                     "holds a separator stands in double quotes"
                 )
             yield dict(zip(header, values, strict=True))
@@ -128,15 +128,15 @@ def _csv_reason(error: csv.Error) -> str:
     return text
 
 
-def _refuse_twins(names: Sequence[str], where: str) -> None:
-    """Raise `UserError` for a column that is there twice: which of the two is meant nobody knows."""
+def _refuse_duplicates(names: Sequence[str], where: str) -> None:
+    """Raise `UserError` for a repeated column name: which of the two is meant is unknown."""
     for place, name in enumerate(names):
-        if name and name in names[:place]:  # a spreadsheet may have columns without a name
+        if name and name in names[:place]:  # a spreadsheet may have several columns without a name
             raise UserError(f"{where}: column '{name}' is there twice; rename or remove one")
 
 
 def missing_column(where: str, column: str, row: Row) -> UserError:
-    """Build the error for a `column` that is not among those of `row`; where: file and row."""
+    """Return the error for a `column` that is missing from `row`. where: file and row."""
     names = [str(name) for name in row]
     hint = separator_hint(names) or nearest(column, names)
     if ".csv" in where and not hint:
@@ -145,7 +145,7 @@ def missing_column(where: str, column: str, row: Row) -> UserError:
 
 
 def separator_hint(names: Sequence[str]) -> str:
-    """Return a hint for a CSV file whose one column's name holds another separator."""
+    """Return a hint if a CSV file has a single column whose name contains another separator, else nothing."""
     if len(names) == 1:
         for sign, quoted in _SEPARATORS.items():
             if sign in names[0]:
@@ -154,7 +154,7 @@ def separator_hint(names: Sequence[str]) -> str:
 
 
 def as_cell(value: object) -> str:
-    """Return a value as a cell of a CSV file."""
+    """Return a value as the text of a CSV cell: JSON for lists and dictionaries, an empty cell for None."""
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Tasks: what a task file must hold, and how one is read without Hydra."""
+"""Load task definitions without Hydra, and check that their fields are valid together."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from zerogen.records import refuse_surrogates
 from zerogen.template import placeholders
 from zerogen.yaml_files import read_yaml, texts_of, typed
 
-# Of load_dataset's arguments those that say which data: the split is ours, and a token must not be written to a file.
+# The arguments of load_dataset that select data; not the split, which we set, nor a token, which no file may hold.
 HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "cache_dir")
 
 T = TypeVar("T")
 KINDS = ("classification", "pair", "qa")
 ANSWERS = ("auto", "spacy", "rules", "gold")
-QUESTION = "question"  # the key of a prompt in question answering
+QUESTION = "question"  # the only label in question answering, and so the key of its prompt
 
 
 def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answers: str | None) -> None:
-    """Let the keys of a run that say where data comes from replace what the task says. Raises `UserError`."""
+    """Replace the data sources of a task with those of the run's keys data_dir, contexts and answers, if set.
+
+    Raises `UserError` for a key that the task has no use for, and for files that do not exist.
+    """
     if data_dir is not None:
         if not task.gold:
             raise UserError(f"data_dir={data_dir}: task '{task.name}' has no gold source that names the columns")
@@ -59,7 +62,7 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
 
 
 def expand_paths(task: TaskConfig) -> None:
-    """Replace the `~` of the task's files by the home folder. Raises `UserError` for one that is nobody's."""
+    """Replace `~` in the task's paths with the home folder. Raises `UserError` for a user who does not exist."""
     for name, gold in task.gold.items():
         where = f"task '{task.name}': gold.{name}"
         gold.files = {split: expanded(path, f"{where}.files.{split}") for split, path in gold.files.items()}
@@ -70,22 +73,22 @@ def expand_paths(task: TaskConfig) -> None:
 
 
 def conf_dir() -> Path:
-    """Return the folder of the configuration groups: inside an installed wheel, else in the checkout."""
+    """Return the folder of the configuration groups: inside the installed package, else in the checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parents[1] / "conf"
 
 
 def bundled_option(group: str, name: str, schema: type[T]) -> T | None:
-    """Read a bundled option of a configuration group, None where there is none of that name."""
+    """Read a bundled option of a configuration group; return None if there is none of that name."""
     path = conf_dir() / group / f"{name}.yaml"
     return typed(read_yaml(path), schema, str(path)) if path.is_file() else None
 
 
 def load_task(name: str | Path) -> TaskConfig:
-    """Read a task by the name of a bundled one or from a YAML file, and check it.
+    """Load a bundled task by its name, or a task from a YAML file, and check it.
 
-    Raises `UserError` for an unknown name, a malformed file, or a field that is wrong.
+    Raises `UserError` for an unknown name, a malformed file, or an invalid field.
     """
     path = Path(expanded(str(name), "task"))
     if path.suffix not in (".yaml", ".yml"):
@@ -99,7 +102,7 @@ def load_task(name: str | Path) -> TaskConfig:
 
 
 def normalise_task(task: TaskConfig) -> None:
-    """Check labels, prompts and gold sources against each other, and give questions their one label.
+    """Check labels, prompts and gold sources against each other, and give question answering its only label.
 
     Raises `UserError` naming task, field and value.
     """
@@ -110,7 +113,7 @@ def normalise_task(task: TaskConfig) -> None:
     if task.kind not in KINDS:
         raise unknown(f"{where}: kind", task.kind, KINDS)
     if task.kind == "qa" and task.labels in ([], [QUESTION]):
-        task.labels = [QUESTION]  # all that the PLM writes
+        task.labels = [QUESTION]  # the PLM writes nothing else
     _check_labels(task, where)
     context = {"C"} if task.kind != "classification" else set[str]()
     answer = {"Y"} if task.kind == "qa" else set[str]()
@@ -141,7 +144,7 @@ def _check_labels(task: TaskConfig, where: str) -> None:
 def _check_prompts(
     task: TaskConfig, where: str, field: str, prompts: dict[str, str], needed: set[str], allowed: set[str]
 ) -> None:
-    """Check that there is a prompt for each label, or none at all, which the setting that needs them says."""
+    """Check that there is a prompt for each label, or none at all: the setting that needs prompts refuses none."""
     for label in task.labels if prompts else ():
         if label not in prompts:
             hint = nearest(label, prompts)
@@ -158,8 +161,8 @@ def _check_prompts(
             options = [f"<{option}>" for option in sorted(allowed)]
             raise unknown(f"{where}: {field}.{label}: placeholder", f"<{name}>", options)
         if needed - names:
-            lacking = " and ".join(f"<{name}>" for name in sorted(needed - names))
-            raise UserError(f"{where}: {field}.{label}: '{prompt}' must hold {lacking}")
+            missing = " and ".join(f"<{name}>" for name in sorted(needed - names))
+            raise UserError(f"{where}: {field}.{label}: '{prompt}' must hold {missing}")
         if field == "prompts" and "C" in names and task.context is None:
             raise UserError(f"{where}: {field}.{label} holds <C>, but the task has no context.source or context.prompt")
 
@@ -167,12 +170,12 @@ def _check_prompts(
 def _check_context(task: TaskConfig, where: str) -> None:
     if task.context is None:
         return
-    written = task.context.source == "plm"
-    if written and task.kind == "qa":
+    by_plm = task.context.source == "plm"
+    if by_plm and task.kind == "qa":
         raise UserError(
             f"{where}: context.source=plm: question answering needs given passages; allowed are gold or a file"
         )
-    if written and (not task.context.prompt or placeholders(task.context.prompt)):
+    if by_plm and (not task.context.prompt or placeholders(task.context.prompt)):
         raise UserError(
             f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders, behind "
             "which the PLM writes contexts; or let context.source say where they are"
@@ -192,9 +195,9 @@ def _check_sizes(task: TaskConfig, where: str) -> None:
         raise UserError(f"{where}: allowed is min_words >= 0 and answer_tokens >= 1")
     if task.max_new_tokens < 1:
         raise UserError(f"{where}: max_new_tokens={task.max_new_tokens}: allowed is 1 or more")
-    least = {"classification": 3, "pair": 8, "qa": 16}[task.kind]  # a token of each text beside the special ones
-    if task.max_length < least:
-        raise UserError(f"{where}: max_length={task.max_length}: allowed is {least} or more for kind {task.kind}")
+    minimum = {"classification": 3, "pair": 8, "qa": 16}[task.kind]  # the special tokens, and a token of each text
+    if task.max_length < minimum:
+        raise UserError(f"{where}: max_length={task.max_length}: allowed is {minimum} or more for kind {task.kind}")
     if task.parse.fallback not in ("none", "sentence"):
         raise unknown(f"{where}: parse.fallback", task.parse.fallback, ("none", "sentence"))
     if not task.parse.stop or not all(stop.text for stop in task.parse.stop):
@@ -202,10 +205,10 @@ def _check_sizes(task: TaskConfig, where: str) -> None:
 
 
 def _check_gold(gold: GoldConfig, where: str, task: TaskConfig) -> None:
-    given = [key for key in ("hub", "files", "folder", "package") if getattr(gold, key)]
-    if len(given) != 1:
+    sources = [key for key in ("hub", "files", "folder", "package") if getattr(gold, key)]
+    if len(sources) != 1:
         raise UserError(
-            f"{where} has {' and '.join(given) or 'no source'}; allowed is one of hub, files, folder, package"
+            f"{where} has {' and '.join(sources) or 'no source'}; allowed is one of hub, files, folder, package"
         )
     if gold.hub:
         if "path" not in gold.hub:

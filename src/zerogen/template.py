@@ -1,4 +1,4 @@
-"""Prompt templates: `<C>` is the context, `<X>` the text, `<Y>` the answer."""
+"""Prompt templates: fill `<C>` (context), `<X>` (text) and `<Y>` (answer), shortened to a token budget."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from functools import cache
 
 _PLACEHOLDER = re.compile(r"<(\w+)>")
 _BROKEN = "\ufffd"
-_FAR = 8  # characters per token of the budget: a text with more is hardly ever short enough
-_SEAM = 200  # characters at an end of a text that what a template puts there may be tokenized with
+_FAR = 8  # characters per token of the budget; a longer text hardly ever fits
+_SEAM = 200  # characters at each end of a text whose tokens may depend on the template around it
 
 
 def placeholders(template: str) -> list[str]:
-    """Return the names between angle brackets, in order."""
+    """Return the names in angle brackets, in order."""
     return _PLACEHOLDER.findall(template)
 
 
 def render(template: str, values: Mapping[str, str]) -> str:
-    """Fill all placeholders in one pass, so that a `<X>` inside a value stays as it is."""
+    """Fill all placeholders in one pass, so that a `<X>` inside a value stays unchanged."""
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
@@ -31,11 +31,11 @@ def shortened(
     decode: Callable[[list[int]], str],
     around: tuple[int, int] = (0, 0),
 ) -> str:
-    """Return the value named `cut`, shortened so that each template, filled, takes at most `budget` tokens.
+    """Return the value named `cut`, shortened so that each filled template takes at most `budget` tokens.
 
-    So all templates of a row hold the same part of it. around: characters (start, end) of the value that stay, with as
-    much as fits on both sides of them; by default its beginning stays. Raises ValueError when the rest of a template
-    alone is longer than the budget.
+    All templates of a row then hold the same part of it. around: characters (start, end) of the value to keep, with as
+    much as fits on both sides; by default, keep its beginning. Raises ValueError if a template without the value is
+    already longer than the budget.
     """
     encode = cache(encode)
 
@@ -45,7 +45,7 @@ def shortened(
     value, (start, end) = values[cut], around
     over = 0
     if len(value) > _FAR * budget + 2 * _SEAM:
-        # How many tokens a template adds depends on the ends of the text alone: it is tokenized once, not with each.
+        # The number of tokens a template adds depends only on the ends of the text, so tokenize the whole text once.
         ends = value[:_SEAM] + value[-_SEAM:]
         over = len(encode(value)) - len(encode(ends)) + excess(ends)
     if over <= 0:
@@ -53,14 +53,14 @@ def shortened(
     if over <= 0:
         return value
     before, after = encode(value[:start]) if start else [], encode(value[end:])
-    # Cutting may merge tokens at the seam differently, so the result is measured again.
+    # Tokens at the seam may merge differently after the cut, so measure the result again.
     while over > 0 and (before or after):
         left = max(len(before) + len(after) - over, 0)
         first = min(len(before), max(left // 2, left - len(after)))
         before, after = before[len(before) - first :], after[: left - first]
-        # A character of several tokens may be cut in two: what is left of it is no character.
-        kept = decode(before).lstrip(_BROKEN) + value[start:end] + decode(after).rstrip(_BROKEN)
-        over = excess(kept)
+        # Cutting through a character of several tokens leaves replacement characters: remove them.
+        shorter = decode(before).lstrip(_BROKEN) + value[start:end] + decode(after).rstrip(_BROKEN)
+        over = excess(shorter)
     if over > 0:
         raise ValueError(f"the prompt without <{cut}> is {over} tokens over its budget of {budget}")
-    return kept
+    return shorter

@@ -1,4 +1,4 @@
-"""Words of a text, also where its script has no spaces between them: there each character counts as one."""
+"""Split text into words; in scripts without spaces between words, each character counts as one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Literal
 
 Script = Literal["spaced", "han", "kana", "other"]
 
-_SHARE = 0.3  # of letters: where half is said in either script, since a Han character says as much as two or three
-_KANA_SHARE = 0.1  # of Japanese letters; a Chinese text may quote one
+# Share of letters from which on a text is unspaced: a Han character says as much as two or three letters, so at 0.3
+# about half of the content is in either script.
+_SHARE = 0.3
+_KANA_SHARE = 0.1  # share of kana among Han and kana from which on a text is Japanese; a Chinese one may quote some
 
 
 def _of(category: str, *blocks: tuple[int, int]) -> str:
-    """Return the characters of Unicode blocks whose category begins so: L for letters, M for marks above or below."""
-    points = (chr(point) for first, last in blocks for point in range(first, last + 1))
-    return "".join(point for point in points if unicodedata.category(point)[0] == category)
+    """Return the characters of Unicode blocks in a major category: L for letters, M for combining marks."""
+    characters = (chr(point) for first, last in blocks for point in range(first, last + 1))
+    return "".join(character for character in characters if unicodedata.category(character)[0] == category)
 
 
 _BLOCKS = (
@@ -38,7 +40,7 @@ _OTHER = _of("L", *_BLOCKS)
 _UNSPACED = _HAN + _KANA + _OTHER
 _CHARACTER = f"[{_UNSPACED}][{_of('M', (0x3099, 0x309A), *_BLOCKS)}]*"
 
-_INSIDE = rf"[^\W{_UNSPACED}]"  # what is part of a word as long as white space or punctuation make it
+_INSIDE = rf"[^\W{_UNSPACED}]"  # a character of a word that white space or punctuation delimits
 _any_unspaced = re.compile(f"[{_UNSPACED}]")
 _any_word = re.compile(r"\w")
 _words = re.compile(rf"{_CHARACTER}|[^\s{_UNSPACED}]+")
@@ -51,7 +53,7 @@ _han, _kana, _other = (re.compile(f"[{letters}]") for letters in (_HAN, _KANA, _
 def words(text: str) -> list[str]:
     """Split a text at white space and around each character of a script without spaces: Han, kana, Thai, Lao, ...
 
-    In a text that has such characters, punctuation alone is no word: it stands apart because they do.
+    In a text with such characters, punctuation alone is not a word: it stands apart only because they do.
     """
     if not _unspaced(text):
         return text.split()
@@ -59,12 +61,12 @@ def words(text: str) -> list[str]:
 
 
 def bare_words(text: str) -> list[str]:
-    """Split a text into the same words, case and punctuation aside; `isn't` is two."""
+    """Split a text like `words`, but casefolded and without any punctuation; `isn't` gives two words."""
     return _bare_words.findall(text.casefold())
 
 
 def holds_words(text: str, part: str) -> bool:
-    """Tell whether a text holds another one as whole words."""
+    """Return whether a text contains `part` as whole words."""
     start = text.find(part)
     while start >= 0:
         end = start + len(part)
@@ -75,10 +77,10 @@ def holds_words(text: str, part: str) -> bool:
 
 
 def script(texts: Sequence[str]) -> Script:
-    """Tell in which script the texts as a whole are written, by their letters.
+    """Return the script in which the texts as a whole are written, judging by their letters.
 
-    `spaced` has spaces between words, as most scripts do. Of the others, `kana` is Japanese, Han characters included,
-    `han` Chinese, and `other` Thai, Lao, Khmer, Burmese, Tibetan and the like.
+    `spaced` has spaces between words, as most scripts do. Of the rest, `kana` is Japanese (including its Han
+    characters), `han` is Chinese, and `other` is Thai, Lao, Khmer, Burmese, Tibetan and the like.
     """
     if not any(map(_unspaced, texts)):
         return "spaced"

@@ -1,4 +1,4 @@
-"""YAML files as plain values, and those as typed ones. What stands in them is text: nothing is interpolated."""
+"""Read YAML files as plain values, without interpolation, and convert them to typed configurations."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file as dictionaries, lists, texts, numbers, booleans and None, as OmegaConf understands them.
+    """Read a YAML file as dictionaries, lists, strings, numbers, booleans and None, as OmegaConf understands them.
 
-    Raises `UserError` that names the file, and the line where it is known, for one that is not UTF-8 or not YAML.
+    Raises `UserError`, naming the file and, if known, the line, for a file that is missing, not UTF-8 or not YAML.
     """
-    from omegaconf._utils import get_yaml_loader  # what `OmegaConf.load` reads by: 1e3 is a number, keys differ
+    from omegaconf._utils import get_yaml_loader  # the loader of `OmegaConf.load`: 1e3 is a number, no key comes twice
 
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -41,9 +41,9 @@ def read_yaml(path: Path) -> Any:
 
 
 def typed(value: Any, schema: type[T], where: str) -> T:
-    """Return a plain value as an instance of a schema class. Raises `UserError` for what the schema does not allow.
+    """Convert a plain value to an instance of a schema class. Raises `UserError` if the schema does not allow it.
 
-    where: names the value's place.
+    where: the file or key of the value, for errors.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -51,30 +51,30 @@ def typed(value: Any, schema: type[T], where: str) -> T:
     if not isinstance(value, dict):
         raise UserError(f"{where}: holds no keys and values")
     try:
-        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), literal(value)))
+        instance = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), literal(value)))
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
-    assert isinstance(found, schema)
-    return found
+    assert isinstance(instance, schema)
+    return instance
 
 
 def literal(value: Any) -> Any:
-    """Return a value whose texts OmegaConf gives back as they are: a `${price}` in them is no interpolation."""
-    # Of backslashes before ${ each pair is one, and a single one takes away its meaning.
+    """Escape the texts of a value so that OmegaConf returns them unchanged: `${price}` is then no interpolation."""
+    # Before ${, OmegaConf reads a pair of backslashes as one, and a single backslash as an escape of the ${.
     return _with_texts(value, lambda text: re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + "\\${", text))
 
 
 def as_text(value: Any) -> Any:
-    """Return what `literal` made a value of; an interpolation that it did not see becomes text, too."""
+    """Undo `literal`; an interpolation that was never escaped becomes text, too."""
 
-    def halved(match: re.Match[str]) -> str:
+    def unescape(match: re.Match[str]) -> str:
         return match[1][: len(match[1]) // 2] + "${"
 
-    return _with_texts(value, lambda text: re.sub(r"(\\*)\\\$\{", halved, text))
+    return _with_texts(value, lambda text: re.sub(r"(\\*)\\\$\{", unescape, text))
 
 
 def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a value with every text in nested dictionaries and lists changed, but not the keys."""
+    """Return a value with `change` applied to every text in nested dictionaries and lists, except keys."""
     if isinstance(value, dict):
         return {key: _with_texts(item, change) for key, item in value.items()}
     if isinstance(value, list):
@@ -83,7 +83,7 @@ def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def texts_of(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every text in nested dictionaries and lists, those of keys too, with its dotted place."""
+    """Yield (dotted key, text) for every text in nested dictionaries and lists, including keys."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):

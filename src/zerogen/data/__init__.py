@@ -1,0 +1,1 @@
+"""Texts to predict, read from the command line, files or tables, and predictions, written as lines."""

@@ -1,4 +1,4 @@
-"""Predictions as lines: tab-separated text, JSON lines or CSV."""
+"""Write predictions as lines of tab-separated text, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -18,26 +18,30 @@ from zerogen.tables import Row, as_cell
 class PredictionWriter:
     """Writes a line per item: label (or answer), probability and text, as tab-separated text, JSON or CSV.
 
-    JSON also says where an answer begins in its context, -1 for none. Of a table, JSON and CSV have all columns, and
-    after them label and probability, or answer, probability and start; `predicted_label` and so on where the table has
-    a column of such a name itself.
+    JSON also holds the start of an answer in its context, -1 for none. For a table, JSON and CSV hold all its columns,
+    then label and probability, or answer, probability and start; `predicted_label` and so on if the table already has a
+    column with one of these names.
     """
 
     def __init__(self, style: str, kind: str, file: TextIO, where: str = "") -> None:
         self.style, self.file, self.where = style, file, where
         self.text = "question" if kind == "qa" else "text"
         self.names = ["answer", "probability", "start"] if kind == "qa" else ["label", "probability"]
-        self.columns: list[str] = []  # of the first row
+        self.columns: list[str] = []  # columns of the first row
         self.count = 0
 
-    def __call__(self, found: Sequence[tuple[Item, Prediction | AnswerPrediction | None]]) -> None:
-        """Write items with their predictions. Raises `UserError` for a row with columns that the first one lacks."""
-        for item, prediction in found:
+    def __call__(self, pairs: Sequence[tuple[Item, Prediction | AnswerPrediction | None]]) -> None:
+        """Write items with their predictions, None where there is none.
+
+        Raises `UserError` for a row with a column that the first row lacks, if it is to be written as CSV or has the
+        name of a prediction's column.
+        """
+        for item, prediction in pairs:
             self.count += 1
             values = _values(prediction, len(self.names))
             if self.style == "text":
                 probability = "" if values[1] is None else f"{values[1]:.4f}"
-                # A line each, and three columns, whatever the texts hold.
+                # One line with three columns, whatever the texts hold.
                 self.file.write("\t".join((_one_line(values[0] or ""), probability, _one_line(item.text))) + "\n")
                 continue
             row = self._of_table(item.row, values) if item.row is not None else self._of_line(item.text, values)
@@ -65,13 +69,13 @@ class PredictionWriter:
         return row | dict(zip(self.names, values, strict=True))
 
 
-def _values(found: Prediction | AnswerPrediction | None, count: int) -> list[Any]:
-    """Return the values of a prediction in their order; `count` times None for none."""
-    if found is None:
+def _values(prediction: Prediction | AnswerPrediction | None, count: int) -> list[Any]:
+    """Return the values of a prediction in column order; `count` times None if there is no prediction."""
+    if prediction is None:
         return [None] * count
-    if isinstance(found, AnswerPrediction):
-        return [found.text, round(found.probability, 4), found.start]
-    return [found.label, round(found.probabilities[found.label], 4)]
+    if isinstance(prediction, AnswerPrediction):
+        return [prediction.text, round(prediction.probability, 4), prediction.start]
+    return [prediction.label, round(prediction.probabilities[prediction.label], 4)]
 
 
 def _csv_line(cells: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Texts to predict, as they come: from a command line, from lines of a file or a pipe, from a table."""
+"""Read texts to predict from the command line, lines of a file or pipe, or a table, and group them in blocks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from zerogen.errors import UserError, nearest
 from zerogen.records import Input, refuse_surrogates
 from zerogen.tables import Row, as_cell, json_rows, missing_column
 
-# Inputs predicted at a time: the first answer comes soon, the many later ones fast.
+# Inputs predicted at a time: small blocks first for a quick first answer, then large ones for throughput.
 _BLOCKS = (1, 16, 64, 256, 1024)
-_CHARACTERS = 1 << 20  # of a block's texts, from which on it is full
+_CHARACTERS = 1 << 20  # characters of text at which a block is full
 _BYTES = 1 << 16  # read at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What is predicted, and what is shown beside.
+    """An input to predict, and what to show next to its prediction.
 
-    given: what the model reads; None for a blank text. text: the one that is shown. row: all
-    columns of a table's row, None where there is no table.
+    given: the input of the model, None for a blank text.
+    text: the text to show.
+    row: all columns of a table's row, None if there is no table.
     """
 
     given: Input | None
@@ -36,9 +37,9 @@ class Item:
 
 
 def opened(path: Path | None) -> tuple[int, str]:
-    """Open a file, or a pipe by its path, or standard input (None): its descriptor, and its name for messages.
+    """Open a file or a named pipe, or standard input (None); return its descriptor, and its name for messages.
 
-    Raises `UserError` where that cannot be.
+    Raises `UserError` if it cannot be opened.
     """
     if path is None:
         if sys.stdin is None:
@@ -56,18 +57,18 @@ def opened(path: Path | None) -> tuple[int, str]:
 
 
 class Lines(Iterator[str]):
-    """The lines of a file, a pipe or a terminal, as they come. where: its name for messages.
+    """The lines of a file, a pipe or a terminal, as they arrive. where: its name for messages.
 
-    Lines end at a newline only: a text may hold a line separator of Unicode's. Iterating raises `UserError` for what is
-    not UTF-8, and where there is no line at all.
+    Only a newline ends a line: a text may hold Unicode's line separators. Iterating raises `UserError` for a line that
+    is not UTF-8, and if there is no line at all.
     """
 
     def __init__(self, descriptor: int, where: str) -> None:
         self.descriptor, self.where = descriptor, where
-        self.number = 0  # of the line that was yielded last
-        self._ready: deque[bytes] = deque()
-        self._filled = 0  # of those, how many are not blank
-        self._begun: list[bytes] = []  # pieces of a line whose end was not read yet
+        self.number = 0  # number of the line that was yielded last
+        self._ready: deque[bytes] = deque()  # complete lines that were not yielded yet
+        self._ready_texts = 0  # number of lines in `_ready` that are not blank
+        self._pieces: list[bytes] = []  # pieces of a line whose end was not read yet
         self._ended = False
 
     def __next__(self) -> str:
@@ -79,7 +80,7 @@ class Lines(Iterator[str]):
             raise StopIteration
         self.number += 1
         line = self._ready.popleft().removesuffix(b"\r")
-        self._filled -= bool(line.strip())
+        self._ready_texts -= bool(line.strip())
         if self.number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         try:
@@ -88,38 +89,38 @@ class Lines(Iterator[str]):
             raise UserError(f"{self.where}:{self.number}: not UTF-8 text ({error})") from error
 
     def must_wait(self) -> bool:
-        """Say whether no line is there yet that holds anything; whether one will come is not known."""
-        while not self._filled and not self._ended and self._readable(0):
+        """Return whether the next line that is not blank has not arrived yet; one may never come."""
+        while not self._ready_texts and not self._ended and self._readable(0):
             self._read()
-        return not self._filled and not self._ended
+        return not self._ready_texts and not self._ended
 
     def _readable(self, seconds: float | None) -> bool:
         return bool(select.select([self.descriptor], [], [], seconds)[0])
 
     def _read(self) -> None:
-        self._readable(None)  # a terminal that another program has set not to block would fail
+        self._readable(None)  # else reading fails on a terminal that another program has set to non-blocking
         try:
             read = os.read(self.descriptor, _BYTES)
         except OSError as error:
             raise UserError(f"{self.where}: cannot be read ({error.strerror})") from error
         first, *others = read.split(b"\n")
-        self._begun.append(first)
+        self._pieces.append(first)
         for piece in others:
             self._end_line()
-            self._begun.append(piece)
+            self._pieces.append(piece)
         self._ended = not read
-        if self._ended and any(self._begun):
+        if self._ended and any(self._pieces):
             self._end_line()
 
     def _end_line(self) -> None:
-        line = b"".join(self._begun)
-        self._begun.clear()
+        line = b"".join(self._pieces)
+        self._pieces.clear()
         self._ready.append(line)
-        self._filled += bool(line.strip())
+        self._ready_texts += bool(line.strip())
 
 
 def items_of_texts(texts: Sequence[str], kind: str, contexts: Sequence[str]) -> Iterator[Item]:
-    """Yield what a TAM of a kind reads of TEXTs. Raises `UserError` where they need contexts and there are none."""
+    """Yield the items of TEXTs for a TAM of a kind. Raises `UserError` if it needs contexts and there are none."""
     if kind != "classification" and not contexts:
         name = "question" if kind == "qa" else "text"
         raise UserError(f"--context: this model reads a {name} and a context; give the context")
@@ -128,20 +129,20 @@ def items_of_texts(texts: Sequence[str], kind: str, contexts: Sequence[str]) -> 
 
 
 def _item(text: str, context: str | None) -> Item:
-    """Return what is predicted for a text of its own or about a context: nothing where it is blank."""
+    """Return the item of a text, with its context if there is one; its input is None if the text is blank."""
     return Item(None if not text.strip() else text if context is None else (text, context), text)
 
 
 def items_of_lines(lines: Iterable[str], kind: str, contexts: Sequence[str], where: str) -> Iterator[Item]:
-    """Yield what a TAM of a kind reads of lines: each a text, or JSON with the text and its context.
+    """Yield the items of lines for a TAM of a kind: each line is a text, or JSON with a text and its context.
 
-    contexts: one that goes with every line, or none. where: names the lines' place. Raises `UserError` for a line that
-    is not JSON with the two texts.
+    contexts: one context for every line, or none. where: the file of the lines, for errors. Raises `UserError` for a
+    line that should be JSON with the two texts and is not.
     """
     if kind == "classification":
         yield from (_item(line, None) for line in lines)
         return
-    if contexts:  # every line is a text of its own
+    if contexts:  # every line is a text
         yield from (_item(line, contexts[0]) for line in lines)
         return
     name = "question" if kind == "qa" else "text"
@@ -163,17 +164,17 @@ def rows_of_table(
     context_column: str | None,
     contexts: Sequence[str],
 ) -> Iterator[Item]:
-    """Yield what a TAM of a kind reads of the rows of a table; nothing is read of one with a blank text.
+    """Yield the items of a table's rows for a TAM of a kind; the input of a row with a blank text is None.
 
-    contexts: one that goes with every row, or none for that of the column. where: names the table. Raises `UserError`
-    for a column that is not there, and for a value in one that is not a text.
+    contexts: one context for every row, or none to read the column. where: the table, for errors. Raises `UserError`
+    for a missing column, and for a value in a column to read that is not a text.
     """
     columns: list[str] = []
     for number, row in enumerate(rows, 1):
         place = f"{where}: row {number}"
         if not columns:
-            asked = "question" if kind == "qa" and ("question" in row or "text" not in row) else "text"
-            columns = [text_column or asked]
+            default = "question" if kind == "qa" and ("question" in row or "text" not in row) else "text"
+            columns = [text_column or default]
             if kind != "classification" and not contexts:
                 columns.append(context_column or "context")
         for column in columns:
@@ -182,15 +183,18 @@ def rows_of_table(
             if not isinstance(row[column], str):
                 raise UserError(f"{place}: column '{column}': {row[column]!r} is not a text")
         for column, value in row.items():
-            # Of all columns, since all are written.
+            # Check all columns, since all are written.
             refuse_surrogates(f"{column}{as_cell(value)}", f"{place}: column '{column}'")
         texts = [*(row[column] for column in columns), *contexts]
-        given: Input = texts[0] if kind == "classification" else (texts[0], texts[1])
-        yield Item(given if all(map(str.strip, texts)) else None, texts[0], row)
+        model_input: Input = texts[0] if kind == "classification" else (texts[0], texts[1])
+        yield Item(model_input if all(map(str.strip, texts)) else None, texts[0], row)
 
 
 def blocks(items: Iterable[Item], must_wait: Callable[[], bool]) -> Iterator[list[Item]]:
-    """Yield items in lists that grow; a list also ends where the next item would have to be waited for."""
+    """Yield items in lists of growing size; end a list early rather than wait for the next item.
+
+    must_wait: returns whether the next item has not arrived yet.
+    """
     items = iter(items)
     for size in chain(_BLOCKS, repeat(_BLOCKS[-1])):
         block: list[Item] = []

@@ -1,4 +1,4 @@
-"""The evaluator: a model trained on gold rows, which judges the labels of synthetic ones."""
+"""The evaluator: a TAM trained on gold rows, against which the labels of synthetic rows are checked."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from zerogen.task import bundled_option, conf_dir
 if TYPE_CHECKING:
     from zerogen.tam.tam import Tam
 
-_EVALUATOR_SEED = 42  # that of a run which names none: a SUPERVISED run of the user's is reused
+_EVALUATOR_SEED = 42  # the default seed of a run, so that the user's own SUPERVISED run is reused
 
 
 def evaluator_run(run: Run) -> Run:
-    """Return the SUPERVISED run whose TAM judges the rows of `run`: all gold training rows, always the same seed.
+    """Return the SUPERVISED run whose TAM checks the rows of `run`: it uses all gold training rows and a fixed seed.
 
-    Raises `UserError` for an evaluator that is neither an option, a Hub id nor a folder.
+    Raises `UserError` for an evaluator that is neither a bundled option, a Hub id nor a folder.
     """
     config, name = run.config, str(run.config.correctness.evaluator)
     tam = bundled_option("tam", name, TamConfig)
@@ -42,7 +42,7 @@ def evaluator_run(run: Run) -> Run:
             dataset=None,
             log_every=None,
             train=True,
-            command=[],  # which asked for something else
+            command=[],  # the user's command started another run
         ),
         run.devices[:1],
         run.progress,
@@ -51,14 +51,18 @@ def evaluator_run(run: Run) -> Run:
 
 
 def require_weights(what: str, group: str, name: str, *others: str) -> None:
-    """Refuse a name of weights that is neither a Hub id nor a folder: the Hub would be asked for a misspelt option."""
+    """Raise `UserError` for weights that are neither a Hub id nor a path, such as a misspelt option.
+
+    Otherwise the Hub would be asked for them. what: the key; group: the configuration group of its options; others:
+    further allowed values, for the message.
+    """
     if "/" not in name and ":" not in name and not Path(name).exists():
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         raise unknown(what, name, [*options, "a Hub id (owner/name)", "a folder or .gguf file", *others])
 
 
 def require_measures(run: Run) -> None:
-    """Find out that rows cannot be measured as asked before hours of generation. Raises `UserError`."""
+    """Raise `UserError`, before hours of generation, if rows cannot be measured as the configuration says."""
     from zerogen.metrics.diversity import tokenizer
     from zerogen.runs.supervised import gold_training_rows
 
@@ -70,7 +74,7 @@ def require_measures(run: Run) -> None:
 
 
 def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
-    """Return the evaluator and the result of its run, which is trained once and then reused."""
+    """Return the evaluator and the result of its run; train it if it is not finished yet, else reuse it."""
     from zerogen.loggers import Csv
     from zerogen.report import present
     from zerogen.report.results import finished, write_run
@@ -79,7 +83,7 @@ def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
 
     other = evaluator_run(run)
     folder = other.folder()
-    with exclusive(folder, run.progress):  # of runs that need it at once, one trains it
+    with exclusive(folder, run.progress):  # if several runs need it at once, only one trains it
         result = finished(other)
         if result is None:
             other.log = Csv(folder)

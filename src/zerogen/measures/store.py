@@ -1,4 +1,4 @@
-"""Measures in a run folder: what was measured before stays, what was not is measured."""
+"""Measure the rows of a finished run and store the measures in its folder, reusing those that still apply."""
 
 from __future__ import annotations
 
@@ -23,74 +23,77 @@ _FIGURES = ("agreement", "probability", "confidence", "uncalibrated", "margin")
 
 
 def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
-    """Measure the rows in the folder of a finished run and write what was found there; None where there are none.
+    """Measure the rows in the folder of a finished run and write the measures there; None if it holds no rows.
 
-    What was measured before as the configuration says, or where it says nothing, stays.
+    Keep earlier measures that were made under the same settings, and those that the configuration switches off.
     """
     task = run.config.task.name
     path = folder / f"{task}-dataset.jsonl"
     if not path.is_file():
         return None
     rows = load_synthetic(str(path), run.config.task, {})
-    asked, kept = _asked_for(run, rows), dict[str, Any]()
-    earlier, known = _earlier(run, folder, rows)
+    settings, cached_measures = _measure_settings(run, rows), dict[str, Any]()
+    earlier, cached_lines = _earlier(run, folder, rows)
     if earlier is not None:
-        before = earlier["asked_for"]
-        # A key that is newer than the file had its default.
+        earlier_settings = earlier["asked_for"]
+        # A key that is newer than the file had its default value.
         defaults = {name: asdict(getattr(Config(), name)) for name in PARTS}
         same = [
             part
             for part in PARTS
-            if asked[part] is None or (before[part] is not None and asked[part] == defaults[part] | before[part])
+            if settings[part] is None
+            or (earlier_settings[part] is not None and settings[part] == defaults[part] | earlier_settings[part])
         ]
         if len(same) == len(PARTS):
             return earlier
-        kept = {part: earlier[part] for part in same}
-        kept["seconds"] = earlier["seconds"]
-        asked |= {part: before[part] for part in same}
-    measures, lines = measure(run, rows, kept, known)
-    measures["asked_for"] = {"format": MEASURES_FORMAT, "dataset": digest(str(path)), **asked}
-    (folder / MEASURES).unlink(missing_ok=True)  # never beside rows that it is not about
+        cached_measures = {part: earlier[part] for part in same}
+        cached_measures["seconds"] = earlier["seconds"]
+        settings |= {part: earlier_settings[part] for part in same}
+    measures, lines = measure(run, rows, cached_measures, cached_lines)
+    measures["asked_for"] = {"format": MEASURES_FORMAT, "dataset": digest(str(path)), **settings}
+    (folder / MEASURES).unlink(missing_ok=True)  # old measures must never lie beside new lines
     write_jsonl(lines, folder / MEASURED_ROWS)
     write_whole(json.dumps(measures, indent=2, ensure_ascii=False) + "\n", folder / MEASURES)
     return measures
 
 
 def _earlier(run: Run, folder: Path, rows: Sequence[Example]) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """Return what was measured before of the rows, and of each of them; nothing where a part of it is damaged."""
-    found, path = read_measures(folder, run.config.task.name), folder / MEASURED_ROWS
-    if found is None or not path.is_file() or found["asked_for"].get("format") != MEASURES_FORMAT:
+    """Return the earlier measures of the rows and their lines; (None, []) if there are none or a part is damaged."""
+    measures, path = read_measures(folder, run.config.task.name), folder / MEASURED_ROWS
+    if measures is None or not path.is_file() or measures["asked_for"].get("format") != MEASURES_FORMAT:
         return None, []
     uids = {row.uid for row in rows}
     try:
         lines = read_lines(path)
-        sound = all(_is_of(line, uids) for line in lines)
+        valid = all(_is_valid(line, uids) for line in lines)
     except UserError:
-        sound = False
-    if not sound:
+        valid = False
+    if not valid:
         run.progress.say(f"{path}: is damaged, so the rows are measured again")
         return None, []
-    return found, lines
+    return measures, lines
 
 
-def _is_of(line: dict[str, Any], uids: set[str]) -> bool:
-    """Tell whether a line says of one of the rows what `measure` says."""
+def _is_valid(line: dict[str, Any], uids: set[str]) -> bool:
+    """Return whether a line is about one of the rows and has the fields that `measure` writes."""
     figures = [line[name] for name in _FIGURES if name in line]
-    judged = "agreement" not in line or "evaluator" in line
+    complete = "agreement" not in line or "evaluator" in line
     uid = line.get("uid")
-    return isinstance(uid, str) and uid in uids and judged and all(isinstance(one, int | float) for one in figures)
+    return isinstance(uid, str) and uid in uids and complete and all(isinstance(one, int | float) for one in figures)
 
 
-def _asked_for(run: Run, rows: Sequence[Example]) -> dict[str, Any]:
-    """Return what each part of the measures of given rows depends on, None for one that is off."""
+def _measure_settings(run: Run, rows: Sequence[Example]) -> dict[str, Any]:
+    """Return the settings that each part of the measures of rows depends on, None for a part that is off."""
     from zerogen.metrics.diversity import tokenizer_of
 
     config = run.config
-    judged = config.correctness.evaluator is not None
-    # By the name that `auto` stands for: what was measured with that one stays.
+    has_evaluator = config.correctness.evaluator is not None
+    # Store the tokenizer that `auto` stands for, so that measures made under its own name are reused.
     name = tokenizer_of(config.diversity.tokenizer, [row.text for row in rows])
     return {
         "diversity": asdict(config.diversity) | {"tokenizer": name},
-        "correctness": asdict(config.correctness) | {"trained": evaluator_run(run).folder().name} if judged else None,
+        "correctness": asdict(config.correctness) | {"trained": evaluator_run(run).folder().name}
+        if has_evaluator
+        else None,
         "confidence": asdict(config.confidence) if config.confidence.rows else None,
     }

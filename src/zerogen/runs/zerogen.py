@@ -1,4 +1,4 @@
-"""ZEROGEN: the PLM writes the training set, the TAM learns from nothing else, gold rows only evaluate."""
+"""The ZEROGEN setting: the TAM learns only from rows that the PLM writes; gold rows serve only for evaluation."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 def zerogen(run: Run) -> Outcome:
-    """Train a fresh TAM on the first rows at every multiple of `log_every` and on all of them; record the trend.
+    """Train a fresh TAM on the first rows at every multiple of `log_every`, and on all rows; return the outcome.
 
-    A row's way: it is generated, scored by the PLM while that is loaded, selected, trained on.
+    Each row is generated, scored by the PLM while it is loaded, selected, and then trained on.
     """
     config = run.config
     if config.tam.checkpoint:
         return run.evaluate_checkpoint()
-    if config.train:  # missing gold data and a missing TAM are found before hours of generation
+    if config.train:  # fail on missing gold data or a missing TAM before hours of generation
         _ = run.gold
         run.require_tam()
     outcome = Outcome()
@@ -51,12 +51,15 @@ def zerogen(run: Run) -> Outcome:
 
 
 def trend_sizes(n: int, log_every: int | None, known: Collection[int] = ()) -> list[int]:
-    """Return the training-set sizes: every multiple of `log_every` below `n` that is not `known`, and `n`."""
+    """Return the sizes to train on: every multiple of `log_every` below `n` that is not in `known`, and `n`.
+
+    known: sizes that were evaluated earlier.
+    """
     return [*(size for size in range(log_every, n, log_every) if size not in known), n] if log_every else [n]
 
 
 def existing_sets(run: Run) -> Iterator[list[Example]]:
-    """Yield training sets of growing size from an existing synthetic file; each is stratified by label."""
+    """Yield training sets of growing size from an existing synthetic dataset; each is stratified by label."""
     config = run.config
     with run.stage("load"):
         rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels, run.progress)
@@ -68,7 +71,7 @@ def existing_sets(run: Run) -> Iterator[list[Example]]:
 
 
 def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
-    """Yield training sets of growing size as the PLM writes them; each is a prefix of the next, label by label."""
+    """Yield training sets of growing size as the PLM writes them; for each label, one is a prefix of the next."""
     config = run.config
     sizes = trend_sizes(config.n, config.log_every, run.known)
     with ExitStack() as stack:
@@ -79,30 +82,30 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
             rows = generator.rows(size)
             account(run, outcome, generator, rows)
             last = size == sizes[-1]
-            if last and len(run.devices) > 1:  # their processes need not wait while this one scores
+            if last and len(run.devices) > 1:  # end the other processes, which need not wait while this one scores
                 stack.close()
             if last or config.select:
                 rows = scored(run, rows, plm, last)
-            if last:  # the PLM's memory is free while the last TAM trains
+            if last:  # free the PLM's memory while the last TAM trains
                 stack.close()
             yield rows
 
 
 class _Pool:
-    """The rows of a run's pool, which grows from one size of the trend to the next."""
+    """The pool of a run, which grows from one size of the trend to the next."""
 
     def __init__(self, run: Run, plm: Callable[[], Writer]) -> None:
         self.run, self.plm, self.folder = run, plm, run.pool_folder()
-        self.shown = False  # whether the first texts were
-        self.start: int | None = None  # how many chunks an earlier run has left
-        self.given = cache(partial(given_contexts, run.config.task, run.config.seed))  # read once, also for a trend
+        self.shown = False  # whether the first texts were shown
+        self.start: int | None = None  # number of chunks left by earlier runs
+        self.given = cache(partial(given_contexts, run.config.task, run.config.seed))  # read once for all sizes
 
     def grow_to(self, size: int, first: bool) -> Generator:
-        """Return a generator whose pool holds rows enough for `size`. first: no smaller size came before."""
+        """Return a generator whose pool holds enough rows for `size`. first: whether this is the first size."""
         run, folder = self.run, self.folder
         written = Journal.open(folder / "texts.jsonl")
         if len(list(first_per_label(written.rows(), quotas(size, run.config.task.labels)))) < size:
-            # A PLM that cannot be had and a prompt that is too long are found before anything is written.
+            # Fail on an unavailable PLM or a prompt that is too long before anything is written.
             self._generator().check()
             for warning in prompt_warnings(run.config.task) if first else ():
                 run.progress.say(warning)
@@ -111,7 +114,7 @@ class _Pool:
             generator = self._generator(texts, contexts)
             reused, have = len(texts.chunks), len(generator.rows(size))
             self.start = reused if self.start is None else self.start
-            if reused == self.start > 0 and have < size:  # else it goes on from its own
+            if reused == self.start > 0 and have < size:  # otherwise it continues its own rows
                 run.progress.say(f"going on from the {have:,} rows that are in {folder}")
             for _ in chain([None], generator.extend(size, run.progress)):
                 if not self.shown and texts.chunks:
@@ -129,7 +132,7 @@ class _Pool:
 
 
 def account(run: Run, outcome: Outcome, generator: Generator, rows: Sequence[Example]) -> None:
-    """Record what the chunks that hold `rows` cost, even if an earlier run wrote them, and what was rejected."""
+    """Record the cost and rejects of the chunks that hold `rows` in `run` and `outcome`, whichever run wrote them."""
     chunks = used_chunks(generator.journal.chunks, rows)
     context = run.config.task.context
     contexts = generator.contexts if context is not None and context.source == "plm" else None
@@ -148,9 +151,9 @@ def account(run: Run, outcome: Outcome, generator: Generator, rows: Sequence[Exa
 
 
 def scored(run: Run, rows: list[Example], plm: Callable[[], Writer], last: bool) -> list[Example]:
-    """Return rows with their scores; the PLM is asked for its confidence where a selection or the measures need it.
+    """Return rows with their scores; compute the PLM's confidence if a selection or the measures need it.
 
-    What it says is kept in the pool, where the measures read it. last: these are the rows that will be measured.
+    Confidences are stored in the pool, where the measures read them. last: whether these rows will be measured.
     """
     config = run.config
     for_measures = config.confidence.rows if last else 0
@@ -169,13 +172,13 @@ def scored(run: Run, rows: list[Example], plm: Callable[[], Writer], last: bool)
 
 
 def first_outputs(chunk: Chunk, task: TaskConfig) -> str:
-    """Describe two prompts of each label, what the PLM wrote after them, and what became of all that it wrote."""
+    """Return text that shows two prompts and outputs of each label, and the number of rejected texts by reason."""
     lines = []
     for label in task.labels:
         for sample in [sample for sample in chunk.samples if sample["label"] == label][:2]:
             verdict = f"rejected: {sample['reason']}" if sample["reason"] else "accepted"
             prompt = sample["prompt"]
-            if len(prompt) > 300:  # a passage in the middle
+            if len(prompt) > 300:  # shorten a passage in the middle
                 prompt = f"{prompt[:120]} ... {prompt[-160:]}"
             lines += [f"[{label}, {verdict}] {prompt}", f"    -> {sample['text']}"]
     rejects = ", ".join(f"{reason} {count:,}" for reason, count in count_rejects([chunk]).items())
