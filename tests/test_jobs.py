@@ -9,7 +9,7 @@ from zerogen.console import reporting_errors
 from zerogen.errors import UserError
 from zerogen.jobs import _in_process, expand
 from zerogen.process import devices_of
-from zerogen.runs.zerogen import points
+from zerogen.runs.zerogen import trend_sizes
 
 
 def test_seeds_become_runs_of_their_own() -> None:
@@ -61,4 +61,4 @@ def die() -> None:
 def test_training_sets_have_exact_multiples_and_the_end(
     n: int, log_every: int | None, known: tuple[int, ...], expected: list[int]
 ) -> None:
-    assert points(n, log_every, known) == expected
+    assert trend_sizes(n, log_every, known) == expected

@@ -36,6 +36,7 @@ from zerogen.task import bundled_option, conf_dir, load_task, override
 from zerogen.yaml_files import read_yaml, typed
 
 if TYPE_CHECKING:
+    from zerogen.runs.result import Result
     from zerogen.tam.tam import Tam
 
 _EVALUATOR_SEED = 42  # that of a run which names none: a SUPERVISED run of the user's is reused
@@ -210,6 +211,7 @@ def evaluator_run(run: Run) -> Run:
             eval_limit=None,
             dataset=None,
             log_every=None,
+            metrics=[],
             train=True,
             command=[],  # which asked for something else
         ),
@@ -238,11 +240,11 @@ def require_measures(run: Run) -> None:
         gold_training_rows(other)
 
 
-def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
+def evaluator(run: Run) -> tuple[Tam, Result]:
     """Return the evaluator and the result of its run, which is trained once and then reused."""
     from zerogen.loggers import Csv
     from zerogen.report import present
-    from zerogen.report.results import finished, write_run
+    from zerogen.runs.store import finished, write_run
     from zerogen.runs.supervised import supervised
     from zerogen.tam.tam import load_tam
 
@@ -259,9 +261,8 @@ def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
 
 
 def _agreement(
-    run: Run, tam: Tam, gold: dict[str, Any], rows: Sequence[Example]
+    run: Run, tam: Tam, gold: Result, rows: Sequence[Example]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    from zerogen.metrics import scalars
     from zerogen.metrics.correctness import agreement, correctness
     from zerogen.records import AnswerPrediction
 
@@ -272,11 +273,11 @@ def _agreement(
         said = found.text if isinstance(found, AnswerPrediction) else found.label
         lines.append({"uid": row.uid, "evaluator": said, "agreement": agreed, "probability": round(probability, 5)})
     return {
-        "evaluator": gold["tam"],
-        "folder": gold["folder"],
-        "gold": scalars(gold["metrics"]),
-        "gold_rows": gold["n_eval"],
-        "trained_on": gold["n_train"],
+        "evaluator": gold.tam,
+        "folder": str(gold.folder),
+        "gold": gold.scalars,
+        "gold_rows": gold.n_eval,
+        "trained_on": gold.n_train,
         **correctness(rows, predictions, run.config.task.labels),
     }, lines
 

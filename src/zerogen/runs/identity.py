@@ -90,7 +90,7 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
         "tam": changes(tam),
         "trainer": changes(config.trainer),
         "half": uses_bfloat16(tam.dtype, device),
-        "vectors": digest(str(vectors)),
+        "vectors": digest(tam.vectors or ""),
         "words": digest(str(word_list(vectors) or "")) if vectors.suffix == ".npy" else "",
     }
 
