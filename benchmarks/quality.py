@@ -25,7 +25,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from zerogen import load_gold, load_task
 from zerogen.answers import rule_spans
@@ -33,6 +32,7 @@ from zerogen.config import TaskConfig
 from zerogen.metrics import evaluate, scalars
 from zerogen.records import Answer, AnswerPrediction, Prediction
 from zerogen.runs.identity import POOL_FORMAT, RUN_FORMAT
+from zerogen.runs.result import Result
 from zerogen.task import override
 
 NOWHERE = Answer("", -1)
@@ -43,7 +43,7 @@ def named(tam: str, options: argparse.Namespace) -> str:
     return f"{tam}-{options.vectors.stem}" if tam == "lstm" and options.vectors else tam
 
 
-def run_cell(options: argparse.Namespace, task: str, setting: str, tam: str, n: int, seed: int) -> dict[str, Any]:
+def run_cell(options: argparse.Namespace, task: str, setting: str, tam: str, n: int, seed: int) -> Result:
     """Run a cell with the command line, or read what an earlier run of the same code stored."""
     path = options.cells / f"{task}-{setting}-{named(tam, options)}-{n}-{seed}-{POOL_FORMAT}.{RUN_FORMAT}.json"
     if not path.is_file():
@@ -57,8 +57,7 @@ def run_cell(options: argparse.Namespace, task: str, setting: str, tam: str, n: 
         results = [Path(line) / "result.json" for line in done.stdout.splitlines()]
         (result,) = (result for result in results if result.is_file())
         path.write_text(result.read_text(encoding="utf-8"), encoding="utf-8")
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return stored
+    return Result.of(json.loads(path.read_text(encoding="utf-8")), str(path))
 
 
 def trivial(task: TaskConfig, seeds: Sequence[int]) -> dict[str, list[dict[str, float]]]:
@@ -145,12 +144,12 @@ def main() -> None:
             for tam in options.tams[:1] if setting == "prompting" else options.tams:
                 for n in options.sizes if setting == "zerogen" else [0]:
                     cells = [run_cell(options, name, setting, tam, n, seed) for seed in seeds]
-                    asked = sum(cell["requests"] for cell in cells)
-                    rejected = sum(sum(cell["rejects"].values()) for cell in cells)
+                    asked = sum(cell.requests for cell in cells)
+                    rejected = sum(sum(cell.rejects.values()) for cell in cells)
                     title = setting if setting == "prompting" else f"{setting}, {named(tam, options)}"
-                    found = [scalars(cell["metrics"]) for cell in cells]
+                    found = [cell.scalars for cell in cells]
                     accepted = f"{1 - rejected / asked:.0%}" if asked else ""
-                    print(line(title, f"{cells[0]['n_train']:,}", found, accepted), flush=True)
+                    print(line(title, f"{cells[0].n_train:,}", found, accepted), flush=True)
 
 
 if __name__ == "__main__":

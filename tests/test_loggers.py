@@ -65,7 +65,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def run(config: Config) -> Path:
-    return Path(run_one(config, Console(quiet=True))["folder"])
+    return run_one(config, Console(quiet=True)).folder
 
 
 def records(place: Path) -> Iterator[Any]:

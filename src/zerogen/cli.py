@@ -31,7 +31,7 @@ from zerogen.task import conf_dir, expand_paths, normalise_task, override
 from zerogen.yaml_files import as_text, literal
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from zerogen.runs.result import Result
 
 # Words of OmegaConf's messages, and what they ask for.
 _KINDS = {
@@ -216,6 +216,10 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
     normalise_task(result.task)
     check(result)
     check_select(result)
+    if result.metrics:
+        from zerogen.metrics import further_metrics
+
+        further_metrics(result.metrics, result.task.kind)
     return result
 
 
@@ -301,7 +305,6 @@ def _run(configs: list[Config]) -> None:
     if busy is not None and not configs[0].dry_run:  # which says so itself
         console.print(busy, highlight=False, markup=False, soft_wrap=True)
     from zerogen.jobs import expand, run_all
-    from zerogen.report.table import results_table
 
     if configs[0].dry_run:
         from zerogen.dryrun import dry_run
@@ -313,40 +316,12 @@ def _run(configs: list[Config]) -> None:
     for config, group in zip(configs, groups, strict=True):
         if config.seeds is not None and len(group) < len(config.seeds):
             console.print(f"setting={config.setting.name} draws nothing here: one run stands for all seeds")
-    results: list[dict[str, Any]] = []
+    from zerogen.report.terminal import report
+
+    results: list[Result] = []
     try:
         for result in run_all([config for group in groups for config in group], console):
             results.append(result)
     finally:  # what was finished is shown, also when a later job fails
         if results:
-            console.print(results_table(results))
             report(groups, results, Path(configs[0].output_dir), console)
-
-
-def report(groups: list[list[Config]], results: list[dict[str, Any]], folder: Path, console: Console) -> None:
-    """Print the table over several runs and the paths of what was written."""
-    from zerogen.report.page import write_report
-    from zerogen.report.results import write_aggregate
-
-    left, aggregates = list(results), []
-    for group in groups:
-        mine, left = left[: len(group)], left[len(group) :]
-        if len(group) == len(mine) > 1:
-            aggregates.append(write_aggregate(mine)["path"])
-    folders = list(dict.fromkeys(Path(result["folder"]) for result in results))
-    pages = [str(place / "report.html") for place in folders]
-    if len(folders) > 1:
-        from zerogen.report.grid import grid
-        from zerogen.report.overview import write_overview
-        from zerogen.report.runs import read_run, read_runs
-        from zerogen.table import print_table
-
-        for place in folders:  # the first ones were written before there was another run to compare with
-            write_report(place)
-        console.print()
-        print_table(grid([read_run(place) for place in folders]), console)
-        console.print()
-        write_overview(grid(read_runs([folder], skip=True)), folder / "overview.html")
-        pages.append(str(folder / "overview.html"))
-    for path in [*pages, *aggregates, str(folder / "results.csv")]:
-        console.print(path, highlight=False, markup=False, soft_wrap=True)

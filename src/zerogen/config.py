@@ -335,6 +335,8 @@ class Config:
     """seeded stratified sample of the training rows (of the synthetic file, or of gold in setting=supervised)"""
     eval_limit: int | None = None
     """stratified sample of the gold rows that results are reported on, the same for every seed"""
+    metrics: list[str] = field(default_factory=list)
+    """further metrics to report: your own as [module:attribute], each a zerogen.metrics.Metric"""
     train: bool = True
     """false: with tam.checkpoint=FOLDER only evaluate; in setting=zerogen without it only generate"""
     output_dir: str = "outputs"
@@ -502,6 +504,10 @@ def check(config: Config) -> None:
         raise UserError(
             f"setting={setting}: task '{config.task.name}' has no gold data (task.gold); "
             "without any, setting=zerogen still generates and trains"
+        )
+    if config.metrics and not config.task.gold:
+        raise UserError(
+            f"metrics=[{','.join(config.metrics)}]: are about gold rows; task '{config.task.name}' has none (task.gold)"
         )
     if config.dataset and setting != "zerogen":
         raise UserError(f"dataset={config.dataset}: setting={setting} does not read it; allowed is setting=zerogen")

@@ -131,8 +131,8 @@ class Probes:
         """Tell what is there for one run and return what it will take."""
         from zerogen.loggers import require_logger
         from zerogen.process import devices_of, require_writable
-        from zerogen.report.results import asked_for, finished
         from zerogen.runs.run import Run
+        from zerogen.runs.store import asked_for, finished
 
         require_writable(Path(config.output_dir))
         require_logger(config)
@@ -342,7 +342,7 @@ class Probes:
     def _generate(self, run: Run, expected: Expected) -> Probed | None:
         """Write 32 texts, tell two prompts of each label and what came of them, and what `n` rows will take."""
         from zerogen.given import prompt_warnings
-        from zerogen.metrics.correctness import wilson_interval
+        from zerogen.metrics.intervals import wilson_interval
         from zerogen.pool import Journal, quotas
         from zerogen.runs.zerogen import first_outputs
         from zerogen.template import render
@@ -429,7 +429,7 @@ class Probes:
         self, run: Run, rows: Sequence[Example], size: int, gold: dict[str, list[Example]], expected: Expected
     ) -> None:
         from zerogen.measures.evaluator import evaluator_run
-        from zerogen.report.results import asked_for, finished
+        from zerogen.runs.store import asked_for, finished
 
         other = evaluator_run(run)
         judged = min(run.config.correctness.rows, size)
@@ -452,7 +452,7 @@ class Probes:
         expected.seconds["correctness"] = mine.predict * judged
 
     def _summary(self, run: Run, expected: Expected) -> None:
-        from zerogen.report.results import peak_memory_mb
+        from zerogen.runs.store import peak_memory_mb
 
         if expected.seconds:
             stages = ", ".join(f"{stage} {_time(seconds)}" for stage, seconds in expected.seconds.items())

@@ -18,6 +18,7 @@ from zerogen.process import Stopped, devices_of, require_writable, share_cores, 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from zerogen.runs.result import Result
     from zerogen.runs.run import Run
 
 
@@ -30,8 +31,11 @@ def expand(config: Config) -> list[Config]:
     return [replace(config, seed=seed, seeds=None) for seed in config.seeds]
 
 
-def run_one(config: Config, console: Console) -> dict[str, Any]:
-    """Run one setting on one task with one seed, write its files and return its result."""
+def run_one(config: Config, console: Console, pages: bool = True) -> Result:
+    """Run one setting on one task with one seed, write its files and return its result.
+
+    pages: write its report and cards, too. A command of several runs does that when all of them are there.
+    """
     from zerogen.files import exclusive
     from zerogen.progress import RichProgress
     from zerogen.runs.run import Run
@@ -40,65 +44,85 @@ def run_one(config: Config, console: Console) -> dict[str, Any]:
     run = Run(config, devices_of(config.gpu, config.processes), RichProgress(console))
     # Of two runs with one folder the second waits, and then finds what the first has made.
     with exclusive(run.folder(), run.progress):
-        return _run_alone(run, console)
+        return _run_alone(run, console, pages)
 
 
-def _run_alone(run: Run, console: Console) -> dict[str, Any]:
-    from zerogen.loggers import recorded
-    from zerogen.measures.evaluator import require_measures
+def _run_alone(run: Run, console: Console, pages: bool) -> Result:
     from zerogen.report import present
-    from zerogen.report.results import (
-        add_line,
-        finished,
-        read_trend,
-        write_config,
-        write_result,
-        write_run,
-        write_trend,
-    )
-    from zerogen.runs.run import Outcome
+    from zerogen.runs.store import finished
 
-    config = run.config
     earlier = finished(run)
     if earlier is not None:
-        run.progress.say(f"already there, nothing done: {run.folder()} (delete the folder to run again)")
-        if earlier["evaluator"]:  # now it is asked for itself
-            earlier |= {"evaluator": False, "command": config.command}
-            write_config(config, run.folder())
-            write_result(earlier)
-        add_line(Path(config.output_dir) / "results.csv", earlier, run.progress)
-        _measure(run)
-        present(run.folder())
-        return earlier
+        result = _reuse(run, earlier)
+        if pages:
+            present(run.folder())
+        return result
+    try:
+        return _run_setting(run, pages)
+    except Stopped:
+        say_how_to_go_on(run, console)
+        raise
+
+
+def _reuse(run: Run, earlier: Result) -> Result:
+    """Return the result of a finished run, with what is asked for now and was not then."""
+    from zerogen.report import present_evaluator
+    from zerogen.runs.store import add_metrics, write_config
+    from zerogen.runs.summaries import add_line
+
+    config = run.config
+    result = add_metrics(run, earlier)
+    done = "nothing done" if result is earlier else "only metrics computed, from its predictions"
+    run.progress.say(f"already there, {done}: {run.folder()} (delete the folder to run again)")
+    if result.evaluator:  # now it is asked for itself
+        result = replace(result, evaluator=False, command=config.command)
+        write_config(config, run.folder())
+        result.write()
+    add_line(Path(config.output_dir) / "results.csv", result, run.progress)
+    present_evaluator(_measure(run))
+    return result
+
+
+def _run_setting(run: Run, pages: bool) -> Result:
+    """Run a setting, record its course and write its files."""
+    from zerogen.loggers import recorded
+    from zerogen.measures.evaluator import require_measures
+    from zerogen.metrics import rehearse
+    from zerogen.report import present, present_evaluator
+    from zerogen.runs.run import Outcome
+    from zerogen.runs.store import write_run
+    from zerogen.runs.summaries import read_trend, write_trend
+
+    config = run.config
     trend = run.folder() / "trend.csv"
     grows = config.setting.name == "zerogen" and config.train
     known: dict[int, dict[str, float]] = {}
     for (n, _, name), value in read_trend(trend).items() if grows else ():
         known.setdefault(n, {})[name] = value
     run.known = frozenset(known)
-    try:
-        with recorded(config, run.folder(), run.names(), run.progress) as log:
-            run.log = log
-            for n, metrics in known.items():
-                log.point(n, metrics, ())
+    with recorded(config, run.folder(), run.names(), run.progress) as log:
+        run.log = log
+        for n, metrics in known.items():
+            log.point(n, metrics, ())
 
-            def point(outcome: Outcome) -> None:
-                if grows and outcome.trend:
-                    # On disk as soon as it is known, so that a stopped run does not train it again.
-                    write_trend(trend, config.seed, outcome.trend)
-                log.point(outcome.size or outcome.n_train, outcome.metrics, outcome.rows)
+        def point(outcome: Outcome) -> None:
+            if grows and outcome.trend:
+                # On disk as soon as it is known, so that a stopped run does not train it again.
+                write_trend(trend, config.seed, outcome.trend)
+            log.point(outcome.size or outcome.n_train, outcome.metrics, outcome.rows)
 
-            run.on_point = point
-            if config.setting.name == "zerogen" and not config.tam.checkpoint:
-                require_measures(run)
-            result = write_run(run, _setting(config.setting.name)(run))
-            measures = _measure(run)
+        run.on_point = point
+        if run.further_metrics and (config.train or config.tam.checkpoint):
+            rehearse(config.task, run.gold, run.further_metrics)
+        if config.setting.name == "zerogen" and not config.tam.checkpoint:
+            require_measures(run)
+        result = write_run(run, _setting(config.setting.name)(run))
+        measures = _measure(run)
+        present_evaluator(measures)
+        if pages or log.uploads:
             present(run.folder())
-            log.finish(result, measures)
-            return result
-    except Stopped:
-        say_how_to_go_on(run, console)
-        raise
+        log.finish(result, measures)
+        return result
 
 
 def _measure(run: Run) -> dict[str, Any] | None:
@@ -146,8 +170,8 @@ def title(config: Config) -> str:
     return f"setting={config.setting.name} task={config.task.name} seed={config.seed}"
 
 
-def run_all(configs: Sequence[Config], console: Console) -> Iterator[dict[str, Any]]:
-    """Run configurations one after the other and yield their results.
+def run_all(configs: Sequence[Config], console: Console) -> Iterator[Result]:
+    """Run configurations one after the other and yield their results; a single one also writes its pages.
 
     Several run each in a fresh process, so that the peak memory of one is not that of another. Raises
     `ChildFailed` with the exit code of the first one that fails.
@@ -163,7 +187,7 @@ def run_all(configs: Sequence[Config], console: Console) -> Iterator[dict[str, A
         yield _in_process(config)
 
 
-def _in_process(config: Config) -> dict[str, Any]:
+def _in_process(config: Config) -> Result:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     share_cores()  # as it is now; the process takes over what is decided
@@ -172,9 +196,9 @@ def _in_process(config: Config) -> dict[str, Any]:
     sender.close()
     try:
         try:
-            result: dict[str, Any] = receiver.recv()
+            result: Result | None = receiver.recv()
         except EOFError:
-            result = {}
+            result = None
         process.join()
     except Stopped as stopped:
         # Ctrl-C reaches the whole foreground group; a signal to this process alone must be passed on.
@@ -185,7 +209,7 @@ def _in_process(config: Config) -> dict[str, Any]:
             process.terminate()
             process.join()
         raise
-    if process.exitcode != 0 or not result:
+    if process.exitcode != 0 or result is None:
         raise ChildFailed(process.exitcode or 1, title(config))
     return result
 
@@ -195,5 +219,5 @@ def _child(config: Config, sender: Connection) -> None:
 
     stop_on_signals()
     with reporting_errors():
-        sender.send(run_one(config, make_console()))
+        sender.send(run_one(config, make_console(), pages=False))
     sys.exit(0)

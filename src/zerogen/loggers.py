@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from zerogen.config import LOGGER_MODES, Config, keys_of
@@ -20,12 +20,17 @@ from zerogen.process import Stopped
 from zerogen.progress import Progress
 from zerogen.records import Example
 
+if TYPE_CHECKING:
+    from zerogen.runs.result import Result
+
 PROJECT = "ZeroGen"
 _SHOWN = 50  # texts in a sample table
 
 
 class Log:
     """Records nothing: the default of a run that no command started."""
+
+    uploads = False  # whether it takes the files of the run folder, pages included
 
     def training(self, rows: int, going_on: bool) -> list[Any]:
         """Return Lightning's loggers for a training on so many rows.
@@ -37,7 +42,7 @@ class Log:
     def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
         """Record the metrics of a TAM that was trained on n rows; rows are those, empty where they are known before."""
 
-    def finish(self, result: dict[str, Any], measures: dict[str, Any] | None) -> None:
+    def finish(self, result: Result, measures: dict[str, Any] | None) -> None:
         """Record what a finished run has come to, and what was measured of its rows."""
 
     def close(self, code: int) -> None:
@@ -89,6 +94,8 @@ class TensorBoard(Csv):
 class Wandb(Csv):
     """Also records a run of Weights & Biases: trend, losses, sample texts, measures, and the files as an artifact."""
 
+    uploads = True
+
     def __init__(self, folder: Path, config: Config, models: tuple[str, str], mode: str, progress: Progress) -> None:
         super().__init__(folder)
         import wandb
@@ -122,27 +129,27 @@ class Wandb(Csv):
     def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
         import wandb
 
-        found: dict[str, Any] = {"n": n}
+        logged: dict[str, Any] = {"n": n}
         for name, value in scalars(metrics).items():
             self._run.define_metric(f"trend/{name}", step_metric="n")
-            found[f"trend/{name}"] = value
+            logged[f"trend/{name}"] = value
         if rows:
             some = rows[:: max(1, len(rows) // _SHOWN)][:_SHOWN]
-            found["samples"] = wandb.Table(
+            logged["samples"] = wandb.Table(
                 columns=["label or answer", "text", "context", "logprob", "uid"],
                 data=[
                     [row.answers[0].text if row.answers else row.label, row.text, row.context, row.logprob, row.uid]
                     for row in some
                 ],
             )
-        self._run.log(found)
+        self._run.log(logged)
 
-    def finish(self, result: dict[str, Any], measures: dict[str, Any] | None) -> None:
+    def finish(self, result: Result, measures: dict[str, Any] | None) -> None:
         import wandb
 
-        for name, value in scalars(result["metrics"]).items():
+        for name, value in result.scalars.items():
             self._run.summary[name] = value
-        self._run.summary.update({"n_train": result["n_train"], "n_eval": result["n_eval"]})
+        self._run.summary.update({"n_train": result.n_train, "n_eval": result.n_eval})
         if measures is not None:
             self._run.summary.update({name: measures[name] for name in ("diversity", "correctness", "confidence")})
         artifact = wandb.Artifact(artifact_name(self.folder.name), "run")

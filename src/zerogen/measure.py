@@ -25,6 +25,7 @@ from zerogen.measures.rows import describe, measure
 from zerogen.measures.store import measure_run
 from zerogen.progress import Progress, RichProgress
 from zerogen.records import Example
+from zerogen.report import present, present_evaluator
 from zerogen.report.runs import MEASURES
 from zerogen.runs.run import Run
 from zerogen.task import bundled_option, load_task, override
@@ -96,17 +97,18 @@ def _measured(run: Run, options: Any) -> tuple[dict[str, Any], list[Path]]:
     """Measure a run or a file; return the measures and the files written."""
     place: Path = options.place
     if not _is_run(place):
-        return measure(run, _read(place, run.config, bool(options.task), run.progress))[0], []
+        measures, _ = measure(run, _read(place, run.config, bool(options.task), run.progress))
+        present_evaluator(measures)
+        return measures, []
     with exclusive(place, run.progress):
-        measures = measure_run(run, place)
-    if measures is None:
+        found = measure_run(run, place)
+    if found is None:
         raise UserError(f"{place}: holds no synthetic rows; only runs of setting=zerogen have some")
+    present_evaluator(found)
     written = [place / MEASURES]
     if (place / "result.json").is_file():
-        from zerogen.report import present
-
         written.append(present(place))
-    return measures, written
+    return found, written
 
 
 def _is_run(place: Path) -> bool:

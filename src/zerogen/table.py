@@ -7,74 +7,33 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from zerogen.console import ArgumentParser, ending_with_the_reader, make_console, reporting_errors
 from zerogen.errors import UserError
 from zerogen.report.grid import CAPTION, Grid, grid
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
-def print_table(found: Grid, console: Console) -> None:
-    """Print a table as wide as the console; columns that do not fit follow in another one below."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    names = ["setting", "PLM", "TAM"]
-    variants = any(row.variant for row in found.rows)
-    columns = found.shown()
-    if columns:
-        console.print(CAPTION, highlight=False)
-    while columns:
-        console.print()
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
-        for name in [*names, *(["with"] if variants else [])]:
-            table.add_column(name, overflow="fold")
-        head = 2 * len(names) + sum(
-            max(len(name), *(len(row.names[i]) for row in found.rows)) for i, name in enumerate(names)
-        )
-        left = console.width - head - (20 if variants else 0)
-        taken: list[tuple[str, str]] = []
-        for column in columns:
-            width = 2 + max(len(found.header(column)), *(len(found.text(row, column)) for row in found.rows))
-            if taken and width > left:
-                break
-            left -= width
-            taken.append(column)
-        columns = columns[len(taken) :]
-        for column in taken:
-            table.add_column(Text(found.header(column)), justify="right", no_wrap=True)
-        for row in found.rows:
-            cells = [found.text(row, column) for column in taken]
-            if any(cells):
-                table.add_row(*map(Text, [*row.names, *([", ".join(row.variant)] if variants else []), *cells]))
-        console.print(table)
-    for note in found.notes:
-        console.print(note, markup=False, highlight=False)
+from zerogen.report.terminal import print_table
+from zerogen.runs.result import Result
 
 
-def _lines(found: Grid, plus_minus: str) -> Iterable[list[str]]:
-    variants = any(row.variant for row in found.rows)
-    columns = found.shown()
-    yield ["setting", "PLM", "TAM", *(["with"] if variants else []), *map(found.header, columns)]
-    for row in found.rows:
-        texts = [found.text(row, column, plus_minus) for column in columns]
+def _lines(summary: Grid, plus_minus: str) -> Iterable[list[str]]:
+    variants = any(row.variant for row in summary.rows)
+    columns = summary.shown()
+    yield ["setting", "PLM", "TAM", *(["with"] if variants else []), *map(summary.header, columns)]
+    for row in summary.rows:
+        texts = [summary.text(row, column, plus_minus) for column in columns]
         yield [*row.names, *([", ".join(row.variant)] if variants else []), *texts]
 
 
-def markdown(found: Grid) -> str:
+def markdown(summary: Grid) -> str:
     """Return a table in GitHub's Markdown."""
     escaped = str.maketrans({sign: f"\\{sign}" for sign in "\\|`*_[]"} | {"<": "&lt;", "&": "&amp;"})
-    lines = [f"| {' | '.join(cell.translate(escaped) for cell in line)} |" for line in _lines(found, "±")]
-    names = 4 if any(row.variant for row in found.rows) else 3
-    lines.insert(1, "|" + " --- |" * names + " ---: |" * len(found.shown()))
-    return "\n".join([*lines, "", CAPTION + ".", *found.notes]) + "\n"
+    lines = [f"| {' | '.join(cell.translate(escaped) for cell in line)} |" for line in _lines(summary, "±")]
+    names = 4 if any(row.variant for row in summary.rows) else 3
+    lines.insert(1, "|" + " --- |" * names + " ---: |" * len(summary.shown()))
+    return "\n".join([*lines, "", CAPTION + ".", *summary.notes]) + "\n"
 
 
-def latex(found: Grid) -> str:
+def latex(summary: Grid) -> str:
     """Return a tabular that needs the package booktabs."""
     escaped = str.maketrans(
         {character: f"\\{character}" for character in "&%$#_{}"}
@@ -86,12 +45,12 @@ def latex(found: Grid) -> str:
             "`": r"\textasciigrave{}",
         }
     )
-    header, *lines = [" & ".join(cell.translate(escaped) for cell in line) + r" \\" for line in _lines(found, "±")]
-    names = 4 if any(row.variant for row in found.rows) else 3
+    header, *lines = [" & ".join(cell.translate(escaped) for cell in line) + r" \\" for line in _lines(summary, "±")]
+    names = 4 if any(row.variant for row in summary.rows) else 3
     return "\n".join(
         [
-            *(f"% {note}" for note in [CAPTION, *found.notes]),
-            rf"\begin{{tabular}}{{{'l' * names}{'r' * len(found.shown())}}}",
+            *(f"% {note}" for note in [CAPTION, *summary.notes]),
+            rf"\begin{{tabular}}{{{'l' * names}{'r' * len(summary.shown())}}}",
             r"\toprule",
             header,
             r"\midrule",
@@ -103,18 +62,18 @@ def latex(found: Grid) -> str:
     )
 
 
-def as_csv(found: Grid) -> str:
+def as_csv(summary: Grid) -> str:
     """Return one line per row, task and metric, with the seeds it is over; shares of 1."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = "setting plm tam variant task metric mean standard_deviation n seeds n_train n_eval evaluated_on"
     writer.writerow(names.split())
-    for row in found.rows:
-        for task, metric in found.columns:
-            cell = found.cells.get((row, task, metric))
+    for row in summary.rows:
+        for task, metric in summary.columns:
+            cell = summary.cells.get((row, task, metric))
             if cell is None:
                 continue
-            results = [run.result for run in found.runs[row, task]]
+            results = [run.result for run in summary.runs[row, task] if run.result.seed in cell.seeds]
             models = [row.setting, row.plm, row.tam, json.dumps(row.variant) if row.variant else ""]
             figures = [f"{cell.mean:.6f}", "" if cell.spread is None else f"{cell.spread:.6f}"]
             seeds = [len(cell.seeds), " ".join(map(str, cell.seeds))]
@@ -123,9 +82,9 @@ def as_csv(found: Grid) -> str:
     return text.getvalue()
 
 
-def _each(results: Sequence[dict[str, Any]], key: str) -> str:
+def _each(results: Sequence[Result], key: str) -> str:
     """Return the value that all results have, or those of each seed, apart by spaces."""
-    values = [str(result[key]) for result in results]
+    values = [str(getattr(result, key)) for result in results]
     return values[0] if len(set(values)) == 1 else " ".join(values)
 
 
@@ -146,15 +105,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         from zerogen.report.runs import read_runs
 
-        found = grid(read_runs(options.runs))
+        summary = grid(read_runs(options.runs))
         if options.format == "terminal":
-            print_table(found, make_console())
+            print_table(summary, make_console())
         else:
-            print(formats[options.format](found), end="")
+            print(formats[options.format](summary), end="")
         if options.html:
             from zerogen.report.overview import write_overview
 
-            write_overview(found, options.html)
+            write_overview(summary, options.html)
             if options.format == "terminal":
                 print(options.html)
 

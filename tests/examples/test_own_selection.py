@@ -11,6 +11,7 @@ from zerogen.config import Config, GoldConfig, PlmConfig, SettingConfig, TamConf
 from zerogen.console import make_console
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
+from zerogen.runs.result import Result
 from zerogen.runs.run import Run
 from zerogen.select import check_select
 
@@ -40,10 +41,10 @@ def config(tmp_path: Path, tiny_causal: Path, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def run(config: Config) -> tuple[dict[str, object], list[dict[str, object]]]:
+def run(config: Config) -> tuple[Result, list[dict[str, object]]]:
     check(config)
     result = run_one(config, make_console())
-    dataset = Path(str(result["folder"])) / "toy-dataset.jsonl"
+    dataset = result.folder / "toy-dataset.jsonl"
     return result, [json.loads(line) for line in dataset.read_text().splitlines()]
 
 
@@ -59,14 +60,14 @@ def test_the_surest_half_is_trained_on(config: Config, monkeypatch: pytest.Monke
     config.task.parse.fallback = "sentence"
     whole, rows = run(config)
     assert loads == ["plm"]  # it writes and scores, and is not loaded again to measure
-    pool = {path.name: path.read_bytes() for path in Path(str(whole["pool"])).iterdir() if path.is_file()}
+    pool = {path.name: path.read_bytes() for path in Path(str(whole.pool)).iterdir() if path.is_file()}
     config.select = ["surest:surest"]
     result, chosen = run(config)
     assert loads == ["plm"]
-    assert (result["n_train"], whole["n_train"]) == (10, 20)
-    assert result["folder"] != whole["folder"] and result["pool"] == whole["pool"]
-    assert {path.name: path.read_bytes() for path in Path(str(whole["pool"])).iterdir() if path.is_file()} == pool
-    lines = (Path(str(whole["folder"])) / "measured-rows.jsonl").read_text().splitlines()
+    assert (result.n_train, whole.n_train) == (10, 20)
+    assert result.folder != whole.folder and result.pool == whole.pool
+    assert {path.name: path.read_bytes() for path in Path(str(whole.pool)).iterdir() if path.is_file()} == pool
+    lines = (whole.folder / "measured-rows.jsonl").read_text().splitlines()
     sure = {line["uid"]: line["uncalibrated"] for line in map(json.loads, lines)}
     for label in ("bad", "good"):
         own = [row for row in rows if row["label"] == label]

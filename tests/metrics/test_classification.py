@@ -1,12 +1,25 @@
+from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-from zerogen.metrics.classification import classification_metrics, macro_f1_interval
+from zerogen.config import TaskConfig
+from zerogen.metrics import evaluate
+from zerogen.metrics.classification import macro_f1_interval
+from zerogen.records import Example, Prediction
 
 LABELS = ["a", "b", "c"]
+
+
+def records(gold: Sequence[str], predicted: Sequence[str]) -> tuple[list[Example], list[Prediction]]:
+    return [Example("", "", label) for label in gold], [Prediction(label, {}) for label in predicted]
+
+
+def classification_metrics(gold: Sequence[str], predicted: Sequence[str], labels: list[str]) -> dict[str, Any]:
+    return evaluate(TaskConfig(labels=labels), *records(gold, predicted))
 
 
 def test_numbers_by_hand() -> None:
@@ -41,7 +54,7 @@ def test_the_interval_is_that_of_resampled_rows() -> None:
         drawn = random.choices(rows, k=len(rows))
         values.append(classification_metrics(*map(list, zip(*drawn, strict=True)), LABELS)["macro_f1"])
     values.sort()
-    interval = macro_f1_interval([list(row.values()) for row in metrics["confusion"].values()])
+    interval = macro_f1_interval(*records(gold, predicted), LABELS)
     assert interval is not None
     low, high = interval
     assert low < metrics["macro_f1"] < high
@@ -49,4 +62,4 @@ def test_the_interval_is_that_of_resampled_rows() -> None:
 
 
 def test_predictions_that_are_all_right_have_no_interval() -> None:
-    assert macro_f1_interval([[9, 0], [0, 0]]) is None
+    assert macro_f1_interval(*records("a" * 9, "a" * 9), ["a", "b"]) is None

@@ -2,7 +2,8 @@ from random import Random
 
 import pytest
 
-from zerogen.metrics.correctness import agreement, calibrate, calibrated, correctness, mean, quarters, wilson_interval
+from zerogen.metrics.correctness import agreement, calibrate, calibrated, correctness, quarters
+from zerogen.metrics.intervals import mean, wilson_interval
 from zerogen.records import Answer, AnswerPrediction, Example, Prediction
 
 

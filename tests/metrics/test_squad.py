@@ -1,8 +1,19 @@
 """Exact match and F1, against values worked out by hand from SQuAD's definition."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
-from zerogen.metrics.squad import exact_match, f1, normalise, squad_metrics
+from zerogen.config import TaskConfig
+from zerogen.metrics import evaluate
+from zerogen.metrics.squad import exact_match, f1, normalise
+from zerogen.records import Answer, AnswerPrediction, Example
+
+
+def squad_metrics(references: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, Any]:
+    rows = [Example("", "", "question", answers=tuple(Answer(text, -1) for text in answers)) for answers in references]
+    return evaluate(TaskConfig(kind="qa"), rows, [AnswerPrediction(text, -1, 1.0) for text in predicted])
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class Made:
 
 
 def result_of(config: Config) -> Path:
-    return Path(run_one(config, Console(quiet=True))["folder"])
+    return run_one(config, Console(quiet=True)).folder
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -10,8 +11,13 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from tests.report.conftest import HOSTILE, Made
 from zerogen.report.cards import dataset_card, model_card
-from zerogen.report.runs import read_run
+from zerogen.report.runs import FinishedRun, read_run
 from zerogen.tam.tam import load_tam
+
+
+def changed(run: FinishedRun, **result: Any) -> FinishedRun:
+    """A run with other values in its result."""
+    return replace(run, result=replace(run.result, **result))
 
 
 def test_the_dataset_has_a_card_that_loads_with_it(made: Made) -> None:
@@ -70,8 +76,7 @@ def test_a_card_names_a_base_that_others_can_have(
 
 
 def test_a_card_without_gold_data_claims_nothing(made: Made) -> None:
-    run = read_run(made.folder)
-    run.result.update(metrics={}, n_eval=0, evaluated_on=None, heldout_accuracy=0.75)
+    run = changed(read_run(made.folder), metrics={}, n_eval=0, evaluated_on=None, heldout_accuracy=0.75)
     text = model_card(run)
     assert ModelCard(text).data.eval_results is None
     assert "Not known" in text
@@ -79,8 +84,7 @@ def test_a_card_without_gold_data_claims_nothing(made: Made) -> None:
 
 
 def test_prompts_and_labels_do_not_end_what_they_stand_in(made: Made) -> None:
-    run = read_run(made.folder)
-    run.result.update(plm="tiny", weights={"plm": "tiny@1"}, requests=9)
+    run = changed(read_run(made.folder), plm="tiny", weights={"plm": "tiny@1"}, requests=9)
     run.config["task"]["prompts"] = {"a|b": "``<script>``: "}
     run.config["task"]["labels"] = [*run.config["task"]["labels"], "a|b"]
     text = dataset_card(run)
@@ -89,8 +93,7 @@ def test_prompts_and_labels_do_not_end_what_they_stand_in(made: Made) -> None:
 
 
 def test_prompts_stand_in_the_card_as_they_are(made: Made) -> None:
-    run = read_run(made.folder)
-    run.result.update(plm="tiny", weights={"plm": "tiny@1"}, requests=9, rejects={"too_short": 3})
+    run = changed(read_run(made.folder), plm="tiny", weights={"plm": "tiny@1"}, requests=9, rejects={"too_short": 3})
     run.config["task"]["prompts"] = {"bad": 'A "<C>" | `tick`:\n\n'}
     text = dataset_card(run)
     assert r'`` "A \"<C>\" | `tick`:\n\n" ``' in text

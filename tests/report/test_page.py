@@ -35,9 +35,10 @@ from zerogen.errors import UserError
 from zerogen.records import Answer, Example
 from zerogen.report.__main__ import main
 from zerogen.report.page import command, embedded, rejects, sample, trend, write_report
-from zerogen.report.results import read_trend
 from zerogen.report.runs import read_run
 from zerogen.runs.identity import digest
+from zerogen.runs.result import Result
+from zerogen.runs.summaries import read_trend
 from zerogen.task import normalise_task
 
 SIGNS = {"\u0000": "\u2400", "\u0007": "\u2407", "\u202e": "[U+202E]", "\u202c": "[U+202C]"}
@@ -164,7 +165,7 @@ def test_hostile_names_and_configuration_are_shown_as_text(
     assert page.locator("[aria-label='Agreement of the evaluator'] tbody th").all_text_contents() == ["all", *labels]
     assert page.locator("#correct ~ ul li").count() > 0
     assert page.locator("pre").all_text_contents() == [
-        command(json.loads((folder / "result.json").read_text())),
+        command(read_run(folder).result),
         (folder / "config.yaml").read_text(),
     ]
     page.locator("#list summary").first.click()
@@ -431,7 +432,7 @@ def test_generated_rows_have_their_prompt_and_rejected_ones_a_reason(
     )
     folder = result_of(config)
     result = json.loads((folder / "result.json").read_text())
-    found = rejects(folder, read_config(folder), result)
+    found = rejects(folder, read_run(folder).result)
     assert found
     assert {one["reason"]: one["count"] for one in found} == result["rejects"]
     for one in found:
@@ -579,15 +580,15 @@ def test_an_evaluator_s_run_becomes_one_s_own_when_it_is_asked_for(made: Made, t
         setting=SettingConfig("supervised"),
         tam=TamConfig(**keys["tam"]),
         trainer=TrainerConfig(**keys["trainer"]),
-        seed=before.result["seed"],
+        seed=before.result.seed,
         dataset=None,
         command=["setting=supervised"],
         output_dir=str(outputs),
     )
     assert Path(result_of(config)) == judge
     after = read_run(judge)
-    assert (after.result["evaluator"], after.result["command"]) == (False, ["setting=supervised"])
-    assert after.result["metrics"] == before.result["metrics"]
+    assert (after.result.evaluator, after.result.command) == (False, ["setting=supervised"])
+    assert after.result.metrics == before.result.metrics
     assert str(judge) in (outputs / "results.csv").read_text()
 
 
@@ -631,11 +632,11 @@ def test_a_label_is_filtered_as_it_is_written(browser: Browser, made: Made, tmp_
 
 
 def test_the_command_runs_it_again_with_its_own_seed(made: Made) -> None:
-    result = json.loads((made.folder / "result.json").read_text())
+    result = Result.of(json.loads((made.folder / "result.json").read_text()), "result.json")
     assert command(result) == "python -m zerogen task=toy seed=2"
-    assert command(result | {"command": []}) is None
+    assert command(replace(result, command=[])) is None
     words = ["experiment=sweep", "++seed=7", "+seeds=[1,2]", "logger=wandb", "logger.mode=offline", "n=9"]
-    assert command(result | {"command": words}) == "python -m zerogen experiment=sweep n=9 seeds=null seed=2"
+    assert command(replace(result, command=words)) == "python -m zerogen experiment=sweep n=9 seeds=null seed=2"
 
 
 @pytest.mark.parametrize("setting", ["prompting", "supervised"])

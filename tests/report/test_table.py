@@ -36,9 +36,10 @@ from zerogen.config import (
 from zerogen.errors import UserError
 from zerogen.report.grid import Row, grid
 from zerogen.report.overview import write_overview
-from zerogen.report.results import write_trend
 from zerogen.report.runs import read_run, read_runs
-from zerogen.table import as_csv, latex, main, markdown, print_table
+from zerogen.report.terminal import print_table
+from zerogen.runs.summaries import write_trend
+from zerogen.table import as_csv, latex, main, markdown
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +203,7 @@ def test_what_does_not_change_the_figures_does_not_split_a_cell(tmp_path: Path, 
         "correctness": CorrectnessConfig(None),
         "confidence": ConfidenceConfig(rows=1),
         "logger": LoggerConfig("tensorboard"),
+        "metrics": ["own:metric"],
     }
     generates: dict[str, Any] = {
         "n": 100,
@@ -333,3 +335,18 @@ def test_runs_of_earlier_versions_are_named_or_left_out(sweep: Path) -> None:
 def test_a_run_given_twice_counts_once(sweep: Path) -> None:
     runs = read_runs([sweep, sweep / "films", sweep / "films" / "p"])
     assert len(runs) == len(list(sweep.rglob("result.json")))
+
+
+def test_a_further_metric_has_a_column_over_the_runs_that_have_it(tmp_path: Path) -> None:
+    said = {"mcc": {"source": "own:MCC@0", "title": "Matthews correlation", "column": "MCC", "interval": None}}
+    for seed, mcc in enumerate((0.5, None, 0.7)):
+        metrics = {"accuracy": 0.8} | ({"mcc": mcc} if mcc else {})
+        path = finished(tmp_path, f"{seed}", metrics, of("supervised", "films", seed=seed)) / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | ({"further_metrics": said} if mcc else {})))
+    found = grid(read_runs([tmp_path]))
+    assert [found.header(column) for column in found.shown()] == ["films", "films MCC"]
+    (row,) = found.rows
+    cells = [found.cells[row, *column] for column in found.shown()]
+    assert [cell.seeds for cell in cells] == [(0, 1, 2), (0, 2)]
+    assert cells[1].mean == pytest.approx(0.6)
+    assert [line["seeds"] for line in csv.DictReader(io.StringIO(as_csv(found)))] == ["0 1 2", "0 2"]

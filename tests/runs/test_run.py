@@ -12,9 +12,11 @@ from zerogen.config import Config, ContextConfig, GoldConfig, HoldoutConfig, Plm
 from zerogen.errors import UserError
 from zerogen.progress import Progress
 from zerogen.records import AnswerPrediction, Prediction
-from zerogen.report.results import add_line, asked_for, finished
 from zerogen.runs.identity import run_key
+from zerogen.runs.migration import former_run_key
 from zerogen.runs.run import Outcome, Run, describe
+from zerogen.runs.store import asked_for, finished
+from zerogen.runs.summaries import add_line
 
 CPU = [torch.device("cpu")]
 Change = Callable[[Config, Path], None]
@@ -155,7 +157,7 @@ def done(folder: Path, **changes: object) -> Run:
 
 def test_a_result_is_found_again(tmp_path: Path) -> None:
     found = finished(done(tmp_path))
-    assert found is not None and found["n_train"] == 10
+    assert found is not None and found.n_train == 10
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,8 @@ def test_a_table_of_results_that_cannot_be_read_is_put_aside(tmp_path: Path, con
         def say(self, text: str) -> None:
             self.said += text
 
-    result = finished(done(tmp_path)) or {}
+    result = finished(done(tmp_path))
+    assert result is not None
     told = Told()
     (tmp_path / "results.csv").write_bytes(content)
     add_line(tmp_path / "results.csv", result, told)
@@ -198,7 +201,13 @@ def test_a_table_of_results_that_cannot_be_read_is_put_aside(tmp_path: Path, con
 
 def test_a_separator_that_is_the_default_renames_no_folder(tmp_path: Path) -> None:
     one = Run(replace(config(tmp_path), setting=SettingConfig("supervised")), CPU)
-    before = run_key(one.config, one.device)
-    assert "separator" not in before["gold"]
+    assert "separator" not in run_key(one.config, CPU[0])["gold"]
     gold(one.config).separator = ";"
-    assert run_key(one.config, one.device)["gold"]["separator"] == ";"
+    assert run_key(one.config, CPU[0])["gold"]["separator"] == ";"
+
+
+def test_further_metrics_rename_no_folder(tmp_path: Path) -> None:
+    plain = replace(config(tmp_path), setting=SettingConfig("supervised"))
+    further = replace(plain, metrics=["own:metric"])
+    assert run_key(further, CPU[0]) == run_key(plain, CPU[0])
+    assert former_run_key(further, CPU[0]) == former_run_key(plain, CPU[0]) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zerogen.config import SettingConfig, TamConfig, TrainerConfig
 from zerogen.errors import unknown
@@ -13,6 +13,7 @@ from zerogen.runs.run import Run
 from zerogen.task import bundled_option, conf_dir
 
 if TYPE_CHECKING:
+    from zerogen.runs.result import Result
     from zerogen.tam.tam import Tam
 
 _EVALUATOR_SEED = 42  # the default seed of a run, so that the user's own SUPERVISED run is reused
@@ -41,6 +42,8 @@ def evaluator_run(run: Run) -> Run:
             eval_limit=None,
             dataset=None,
             log_every=None,
+            metrics=[],
+            select=[],
             train=True,
             command=[],  # the user's command started another run
         ),
@@ -73,11 +76,10 @@ def require_measures(run: Run) -> None:
         gold_training_rows(other)
 
 
-def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
+def evaluator(run: Run) -> tuple[Tam, Result]:
     """Return the evaluator and the result of its run; train it if it is not finished yet, else reuse it."""
     from zerogen.loggers import Csv
-    from zerogen.report import present
-    from zerogen.report.results import finished, write_run
+    from zerogen.runs.store import finished, write_run
     from zerogen.runs.supervised import supervised
     from zerogen.tam.tam import load_tam
 
@@ -89,5 +91,4 @@ def evaluator(run: Run) -> tuple[Tam, dict[str, Any]]:
             other.log = Csv(folder)
             run.progress.say(f"training the evaluator, {other.config.tam.name}, on gold rows")
             result = write_run(other, supervised(other))
-            present(folder)
         return load_tam(folder / "tam", other.device, other.config.tam.dtype), result

@@ -15,6 +15,7 @@ from zerogen.runs.run import Run
 from zerogen.scores import ScoreFile, confidences, margin
 
 if TYPE_CHECKING:
+    from zerogen.runs.result import Result
     from zerogen.tam.tam import Tam
 
 PARTS = ("diversity", "correctness", "confidence")
@@ -121,13 +122,12 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def _agreement(
-    run: Run, tam: Tam, gold: dict[str, Any], rows: Sequence[Example]
+    run: Run, tam: Tam, gold: Result, rows: Sequence[Example]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the agreement of rows' labels with the evaluator `tam`, and a line for each row.
 
     gold: the result of the evaluator's own run.
     """
-    from zerogen.metrics import scalars
     from zerogen.metrics.correctness import agreement, correctness
     from zerogen.records import AnswerPrediction
 
@@ -138,11 +138,11 @@ def _agreement(
         value = prediction.text if isinstance(prediction, AnswerPrediction) else prediction.label
         lines.append({"uid": row.uid, "evaluator": value, "agreement": agrees, "probability": round(probability, 5)})
     return {
-        "evaluator": gold["tam"],
-        "folder": gold["folder"],
-        "gold": scalars(gold["metrics"]),
-        "gold_rows": gold["n_eval"],
-        "trained_on": gold["n_train"],
+        "evaluator": gold.tam,
+        "folder": str(gold.folder),
+        "gold": gold.scalars,
+        "gold_rows": gold.n_eval,
+        "trained_on": gold.n_train,
         **correctness(rows, predictions, run.config.task.labels),
     }, lines
 

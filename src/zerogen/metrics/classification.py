@@ -1,46 +1,74 @@
-"""Accuracy, macro-F1 and the confusion matrix of a classifier."""
+"""Accuracy, macro F1 and the confusion matrix of a classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from zerogen.metrics.intervals import wilson_interval
+from zerogen.metrics.metric import Metric
+from zerogen.records import Example, Prediction
 
-def classification_metrics(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
-    """Compare predicted with gold labels.
 
-    Returns accuracy and macro_f1 as shares of 1 and confusion as {gold label: {predicted label: count}}. The F1 of a
-    label is 2 TP / (2 TP + FP + FN), 0 where it is neither in the gold data nor predicted; macro_f1 is the plain mean
-    over `labels`. Raises ValueError for no rows or unequal lengths.
+def confusion_matrix(
+    rows: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Count rows by gold label and predicted label. Raises ValueError for no rows or unequal lengths."""
+    if not rows or len(rows) != len(predictions):
+        raise ValueError(f"cannot compare {len(rows)} gold labels with {len(predictions)} predicted ones")
+    confusion = {label: dict.fromkeys(labels, 0) for label in labels}
+    for row, prediction in zip(rows, predictions, strict=True):
+        confusion[row.label][prediction.label] += 1
+    return confusion
+
+
+def accuracy(rows: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]) -> float:
+    """Return the share of rows whose label is predicted."""
+    return _hits(rows, predictions) / len(rows)
+
+
+def macro_f1(rows: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]) -> float:
+    """Return the plain mean of F1 over the labels.
+
+    The F1 of a label is 2 TP / (2 TP + FP + FN), 0 where it is neither in the gold data nor predicted.
     """
-    if not gold or len(gold) != len(predicted):
-        raise ValueError(f"cannot compare {len(gold)} gold labels with {len(predicted)} predicted ones")
-    confusion = {row: dict.fromkeys(labels, 0) for row in labels}
-    for row, column in zip(gold, predicted, strict=True):
-        confusion[row][column] += 1
+    confusion = confusion_matrix(rows, predictions, labels)
     f1 = []
     for label in labels:
-        hits = confusion[label][label]
         in_gold = sum(confusion[label].values())
         in_predicted = sum(confusion[row][label] for row in labels)
-        f1.append(2 * hits / (in_gold + in_predicted) if in_gold + in_predicted else 0.0)
-    accuracy = sum(confusion[label][label] for label in labels) / len(gold)
-    return {"accuracy": accuracy, "macro_f1": sum(f1) / len(f1), "confusion": confusion}
+        f1.append(2 * confusion[label][label] / (in_gold + in_predicted) if in_gold + in_predicted else 0.0)
+    return sum(f1) / len(f1)
 
 
-def macro_f1_interval(confusion: Sequence[Sequence[int]], draws: int = 2000) -> list[float] | None:
+def accuracy_interval(rows: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]) -> list[float]:
+    """Return Wilson's 95 % interval of the accuracy."""
+    interval: list[float] = wilson_interval(_hits(rows, predictions), len(rows))["interval"]
+    return interval
+
+
+def macro_f1_interval(
+    rows: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str], draws: int = 2000
+) -> list[float] | None:
     """Return a 95 % interval of macro F1: percentiles over resampled rows (the bootstrap of Efron, 1979).
 
-    confusion: counts by gold label and predicted label. Drawing rows with replacement draws its cells from a
-    multinomial distribution; the draws are the same every time. None where they are all alike, of which the bootstrap
-    can tell nothing: of predictions that are all right, say.
+    Drawing rows with replacement draws the cells of the confusion matrix from a multinomial distribution; the draws
+    are the same every time. None where they are all alike, of which the bootstrap can tell nothing: of predictions
+    that are all right, say.
     """
-    counts = np.asarray(confusion)
-    rows = counts.sum()
-    cells = np.random.default_rng(0).multinomial(rows, counts.ravel() / rows, draws).reshape(draws, *counts.shape)
+    counts = np.array([list(row.values()) for row in confusion_matrix(rows, predictions, labels).values()])
+    cells = np.random.default_rng(0).multinomial(len(rows), counts.ravel() / len(rows), draws)
+    cells = cells.reshape(draws, *counts.shape)
     hits, of = cells.diagonal(axis1=1, axis2=2), cells.sum(1) + cells.sum(2)
     values = np.divide(2 * hits, of, out=np.zeros(hits.shape), where=of > 0).mean(1)
     low, high = np.percentile(values, [2.5, 97.5])
     return [float(low), float(high)] if low < high else None
+
+
+def _hits(rows: Sequence[Example], predictions: Sequence[Prediction]) -> int:
+    return sum(row.label == prediction.label for row, prediction in zip(rows, predictions, strict=True))
+
+
+ACCURACY = Metric("accuracy", "accuracy", accuracy, accuracy_interval)
+MACRO_F1 = Metric("macro_f1", "F1", macro_f1, macro_f1_interval, full_title="macro F1", hub="f1", in_tables=False)

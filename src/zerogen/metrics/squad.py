@@ -6,7 +6,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+
+from zerogen.metrics.intervals import mean
+from zerogen.metrics.metric import Metric
+from zerogen.records import AnswerPrediction, Example
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -33,20 +36,37 @@ def f1(predicted: str, reference: str) -> float:
     return 2 * common / (len(ours) + len(theirs))
 
 
-def squad_metrics(references: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, Any]:
-    """Compare predicted answers with the references of each question; the best reference counts.
+def best_scores(
+    score: Callable[[str, str], float], rows: Sequence[Example], predictions: Sequence[AnswerPrediction]
+) -> list[float]:
+    """Return the score of each predicted answer against the best of its row's references.
 
-    A question without references has none to find: an empty prediction is right. Returns exact_match and f1 as shares
-    of 1. Raises ValueError for no rows or unequal lengths.
+    A question without references has none to find: an empty prediction is right. Raises ValueError for no rows or
+    unequal lengths.
     """
-    if not references or len(references) != len(predicted):
-        raise ValueError(f"cannot compare {len(references)} gold rows with {len(predicted)} predictions")
+    if not rows or len(rows) != len(predictions):
+        raise ValueError(f"cannot compare {len(rows)} gold rows with {len(predictions)} predictions")
+    return [
+        max(score(prediction.text, reference) for reference in [answer.text for answer in row.answers] or [""])
+        for row, prediction in zip(rows, predictions, strict=True)
+    ]
 
-    def mean(score: Callable[[str, str], float]) -> float:
-        best = [
-            max(score(answer, one) for one in found or [""])
-            for found, answer in zip(references, predicted, strict=True)
-        ]
+
+def _metric(name: str, title: str, score: Callable[[str, str], float], column: str) -> Metric:
+    """Return the metric that is the mean of a score over rows."""
+
+    def compute(rows: Sequence[Example], predictions: Sequence[AnswerPrediction], labels: Sequence[str]) -> float:
+        best = best_scores(score, rows, predictions)
         return sum(best) / len(best)
 
-    return {"exact_match": mean(exact_match), "f1": mean(f1)}
+    def interval(
+        rows: Sequence[Example], predictions: Sequence[AnswerPrediction], labels: Sequence[str]
+    ) -> list[float]:
+        bounds: list[float] = mean(best_scores(score, rows, predictions))["interval"]
+        return bounds
+
+    return Metric(name, title, compute, interval, kinds=("qa",), column=column)
+
+
+EXACT_MATCH = _metric("exact_match", "exact match", exact_match, "EM")
+F1 = _metric("f1", "F1", f1, "F1")

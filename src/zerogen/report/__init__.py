@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 def present(folder: Path) -> Path:
@@ -12,3 +13,11 @@ def present(folder: Path) -> Path:
 
     write_cards(folder)
     return write_report(folder)
+
+
+def present_evaluator(measures: dict[str, Any] | None) -> None:
+    """Write the page and card of the run that trained the evaluator of some measures, where it has none yet."""
+    correctness = measures and measures["correctness"]
+    folder = Path(correctness["folder"]) if correctness else None
+    if folder is not None and (folder / "result.json").is_file() and not (folder / "report.html").is_file():
+        present(folder)

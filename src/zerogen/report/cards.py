@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from zerogen.files import write_whole
-from zerogen.metrics import MAIN, scalars
+from zerogen.metrics import metric_of
 from zerogen.report.page import headline, template
-from zerogen.report.runs import Finished, read_lines, read_measures, read_run
+from zerogen.report.runs import FinishedRun, read_lines, read_measures, read_run
 
 _SIZES = (
     (1_000, "n<1K"),
@@ -31,7 +31,7 @@ def write_cards(folder: Path) -> None:
         write_whole(model_card(run), folder / "tam" / "README.md")
 
 
-def dataset_card(run: Finished) -> str:
+def dataset_card(run: FinishedRun) -> str:
     """Return what is in a synthetic dataset, how it was made and what was measured of it."""
     from huggingface_hub import DatasetCardData
 
@@ -54,7 +54,7 @@ def dataset_card(run: Finished) -> str:
     )
 
 
-def model_card(run: Finished) -> str:
+def model_card(run: FinishedRun) -> str:
     """Return what a TAM predicts, what it learned from, how good it is and what it is for."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -62,24 +62,24 @@ def model_card(run: Finished) -> str:
     start: str | None = tam["model"] if tam["kind"] == "encoder" else None
     if start is not None and Path(start).exists():  # a folder of this machine says nothing to others
         start = None
-    split = (result["evaluated_on"] or "/").partition("/")[2]
+    split = (result.evaluated_on or "/").partition("/")[2]
     data = ModelCardData(
         model_name=f"{run.task} {tam['name']}",
         base_model=None if start is None or start.startswith("package:") else start,
         library_name="transformers" if tam["kind"] == "encoder" else "zerogen",
         pipeline_tag=_category(run),
-        tags=["zerogen", *(["synthetic"] if result["setting"] == "zerogen" else [])],
+        tags=["zerogen", *(["synthetic"] if result.setting == "zerogen" else [])],
         eval_results=[
             EvalResult(
                 task_type=_category(run),
                 dataset_type=run.task,
                 dataset_name=run.task,
                 dataset_split=split,
-                metric_type="f1" if name == "macro_f1" else name,
-                metric_name="macro F1" if name == "macro_f1" else MAIN[name],
+                metric_type=metric_of(name, result.further_metrics).hub,
+                metric_name=metric_of(name, result.further_metrics).full_title,
                 metric_value=round(value, 4),
             )
-            for name, value in scalars(result["metrics"]).items()
+            for name, value in result.scalars.items()
         ]
         or None,
     )
@@ -92,17 +92,17 @@ def model_card(run: Finished) -> str:
     )
 
 
-def _shared(run: Finished) -> dict[str, Any]:
+def _shared(run: FinishedRun) -> dict[str, Any]:
     context = run.config["task"]["context"]
     file = Path(context["source"]).name if context and context["source"] not in ("plm", "gold") else None
     return {"result": run.result, "task": run.config["task"], "trainer": run.config["trainer"], "context_file": file}
 
 
-def _category(run: Finished) -> str:
+def _category(run: FinishedRun) -> str:
     return "question-answering" if run.config["task"]["kind"] == "qa" else "text-classification"
 
 
-def _counted(run: Finished) -> tuple[int, dict[str, int]]:
+def _counted(run: FinishedRun) -> tuple[int, dict[str, int]]:
     counts = dict.fromkeys(run.config["task"]["labels"], 0)
     lines = read_lines(run.folder / f"{run.task}-dataset.jsonl")
     for line in lines:

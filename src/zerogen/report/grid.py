@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from zerogen.metrics import MAIN, scalars
-from zerogen.report.runs import Finished, latest, spread, variants
+from zerogen.metrics import OWN, Reported, metric_of
+from zerogen.report.runs import FinishedRun, latest, spread, variants
 
 CAPTION = (
     "Accuracy on gold rows in percent, of questions exact match (EM) and F1: mean ± standard deviation over "
     "seeds (number of seeds)"
 )
 _ORDER = ("supervised", "prompting", "zerogen")
-_SHOWN = ("accuracy", "exact_match", "f1")  # macro F1 is in the CSV only
 
 
 @dataclass(frozen=True)
@@ -42,22 +41,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows x (task, metric), the runs of each row and task, and what a reader must know."""
+    """Rows x (task, metric), the runs of each row and task, and what a reader must know.
+
+    further: what the runs say of metrics beside those of their kind of task.
+    """
 
     rows: list[Row]
     columns: list[tuple[str, str]]
     cells: dict[tuple[Row, str, str], Cell]
-    runs: dict[tuple[Row, str], list[Finished]]
+    runs: dict[tuple[Row, str], list[FinishedRun]]
     notes: list[str]
+    further: Mapping[str, Reported]
 
     def header(self, column: tuple[str, str]) -> str:
-        """Name a column: the task, and of questions the metric."""
+        """Name a column: the task, and the metric where it is not the accuracy."""
         task, metric = column
-        return f"{task} {'EM' if metric == 'exact_match' else 'F1'}" if metric != "accuracy" else task
+        return task if metric == "accuracy" else f"{task} {metric_of(metric, self.further).column}"
 
     def shown(self) -> list[tuple[str, str]]:
         """Return the columns that a table for people has."""
-        return [column for column in self.columns if column[1] in _SHOWN]
+        return [column for column in self.columns if metric_of(column[1], self.further).in_tables]
 
     def text(self, row: Row, column: tuple[str, str], plus_minus: str = "±") -> str:
         """Return a cell in percent as `78.4 ± 0.6 (3)`, empty where there is none."""
@@ -68,50 +71,57 @@ class Grid:
         return f"{100 * cell.mean:.1f}{spread} ({len(cell.seeds)})"
 
 
-def grid(runs: Sequence[Finished]) -> Grid:
+def grid(runs: Sequence[FinishedRun]) -> Grid:
     """Arrange runs in a table: a row for each setting, PLM and TAM (and for what else differs), a column per task.
 
     Runs that differ in their seed alone share a cell; those that do not count (`latest`) are left out.
     """
     notes = []
-    asked = [run for run in runs if not run.result["evaluator"]]
-    reported = [run for run in asked if scalars(run.result["metrics"])]
-    counted = latest(reported)
+    own = [run for run in runs if not run.result.evaluator]
+    with_figures = [run for run in own if run.result.scalars]
+    counted = latest(with_figures)
     for number, reason in (
-        (len(runs) - len(asked), "they trained an evaluator of synthetic rows"),
-        (len(asked) - len(reported), "they were not evaluated on gold rows"),
-        (len(reported) - len(counted), "a later one has the same configuration and seed"),
+        (len(runs) - len(own), "they trained an evaluator of synthetic rows"),
+        (len(own) - len(with_figures), "they were not evaluated on gold rows"),
+        (len(with_figures) - len(counted), "a later one has the same configuration and seed"),
     ):
         if number:
             notes.append(f"runs left out because {reason}: {number}")
-    cells: dict[tuple[Row, str], dict[int, Finished]] = {}
+    by_seed: dict[tuple[Row, str], dict[int, FinishedRun]] = {}
     for run, variant in zip(counted, variants(counted), strict=True):
-        cells.setdefault((Row(*run.models, variant), run.task), {})[run.result["seed"]] = run
-    kept = {key: [seeds[seed] for seed in sorted(seeds)] for key, seeds in cells.items()}
-    tasks = sorted({task for _, task in kept})
-    found: dict[tuple[Row, str, str], Cell] = {}
-    for (row, task), mine in kept.items():
-        for metric in scalars(mine[0].result["metrics"]):
-            values = [run.result["metrics"][metric] for run in mine]
-            mean, deviation = spread(values)
-            found[row, task, metric] = Cell(
-                mean, deviation if len(mine) > 1 else None, tuple(run.result["seed"] for run in mine)
-            )
+        by_seed.setdefault((Row(*run.models, variant), run.task), {})[run.result.seed] = run
+    runs_of_cell = {key: [seeds[seed] for seed in sorted(seeds)] for key, seeds in by_seed.items()}
+    tasks = sorted({task for _, task in runs_of_cell})
+    cells: dict[tuple[Row, str, str], Cell] = {}
+    for (row, task), of_cell in runs_of_cell.items():
+        for metric in dict.fromkeys(metric for run in of_cell for metric in run.result.scalars):
+            values = {run.result.seed: run.result.metrics[metric] for run in of_cell if metric in run.result.scalars}
+            mean, deviation = spread(list(values.values()))
+            cells[row, task, metric] = Cell(mean, deviation if len(values) > 1 else None, tuple(values))
     for task in tasks:
         on = sorted(
             {
-                f"{run.result['n_eval']:,} of {run.result['evaluated_on']}"
-                for (_, of), mine in kept.items()
-                for run in mine
+                f"{run.result.n_eval:,} of {run.result.evaluated_on}"
+                for (_, of), of_cell in runs_of_cell.items()
+                for run in of_cell
                 if of == task
             }
         )
         if len(on) > 1:
             notes.append(f"{task}: not all runs were reported on the same gold rows ({'; '.join(on)})")
+    further = {name: said for run in counted for name, said in run.result.further_metrics.items()}
     return Grid(
-        sorted({row for row, _ in kept}, key=lambda row: (_ORDER.index(row.setting), row.plm, row.tam, row.variant)),
-        [(task, metric) for task in tasks for metric in MAIN if any((row, task, metric) in found for row, _ in kept)],
-        found,
-        kept,
+        sorted(
+            {row for row, _ in runs_of_cell}, key=lambda row: (_ORDER.index(row.setting), row.plm, row.tam, row.variant)
+        ),
+        [
+            (task, metric)
+            for task in tasks
+            for metric in [*OWN, *further]
+            if any((row, task, metric) in cells for row, _ in runs_of_cell)
+        ],
+        cells,
+        runs_of_cell,
         notes,
+        further,
     )

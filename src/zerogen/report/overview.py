@@ -9,25 +9,25 @@ from typing import Any
 from urllib.parse import quote
 
 from zerogen.files import write_whole
-from zerogen.metrics import MAIN
+from zerogen.metrics import metric_of
 from zerogen.report.grid import CAPTION, Grid, Row
 from zerogen.report.page import template
 from zerogen.report.plots import Curve, Level, svg, trend_figure
 from zerogen.report.runs import curve
 
 
-def write_overview(found: Grid, path: Path) -> None:
+def write_overview(summary: Grid, path: Path) -> None:
     """Write the page; links to reports are relative to it."""
-    tasks = dict.fromkeys(task for task, _ in found.columns)
+    tasks = dict.fromkeys(task for task, _ in summary.columns)
     page = template("overview.html.jinja").render(
         title="Runs",
         caption=CAPTION,
-        grid=found,
-        variants=any(row.variant for row in found.rows),
-        trends=[one for task in tasks if (one := _trend(found, task)) is not None],
+        grid=summary,
+        variants=any(row.variant for row in summary.rows),
+        trends=[one for task in tasks if (one := _trend(summary, task)) is not None],
         links={
-            key: [(run.result["seed"], _link(run.folder / "report.html", path)) for run in runs]
-            for key, runs in found.runs.items()
+            key: [(run.result.seed, _link(run.folder / "report.html", path)) for run in runs]
+            for key, runs in summary.runs.items()
         },
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,21 +39,22 @@ def _link(report: Path, page: Path) -> str | None:
     return quote(Path(os.path.relpath(report, page.absolute().parent)).as_posix()) if report.is_file() else None
 
 
-def _trend(found: Grid, task: str) -> dict[str, Any] | None:
+def _trend(summary: Grid, task: str) -> dict[str, Any] | None:
     """Return the plot of a task: a curve for each row of ZEROGEN, a level for each other one."""
-    metric = next(metric for of, metric in found.columns if of == task)
+    metric = next(metric for of, metric in summary.columns if of == task)
     curves, levels = list[Curve](), list[Level]()
-    for row in found.rows:
-        runs = found.runs.get((row, task))
+    for row in summary.rows:
+        runs = summary.runs.get((row, task))
         if runs is None:
             continue
         if row.setting == "zerogen":
             curves.append(curve(" ".join(_words(row)), runs, metric))
         else:
-            levels.append(Level(" ".join(_words(row)), found.cells[row, task, metric].mean))
+            levels.append(Level(" ".join(_words(row)), summary.cells[row, task, metric].mean))
     if not any(len(one.sizes) for one in curves):
         return None
-    return {"task": task, "metric": MAIN[metric], "figure": svg(trend_figure(curves, levels, MAIN[metric]))}
+    title = metric_of(metric).title
+    return {"task": task, "metric": title, "figure": svg(trend_figure(curves, levels, title))}
 
 
 def _words(row: Row) -> Iterator[str]:

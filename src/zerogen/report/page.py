@@ -15,15 +15,14 @@ import yaml
 from zerogen.dataset import unique
 from zerogen.errors import UserError
 from zerogen.files import write_whole
-from zerogen.metrics import MAIN, scalars
-from zerogen.metrics.classification import macro_f1_interval
-from zerogen.metrics.correctness import mean, wilson_interval
+from zerogen.metrics import OWN, metric_of
 from zerogen.metrics.diversity import unsaid
-from zerogen.metrics.squad import exact_match, f1
+from zerogen.metrics.squad import f1
+from zerogen.records import Example, Prediction
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
 from zerogen.report.runs import (
     MEASURED_ROWS,
-    Finished,
+    FinishedRun,
     curve,
     latest,
     main_metric,
@@ -33,6 +32,8 @@ from zerogen.report.runs import (
     read_runs,
     variants,
 )
+from zerogen.runs.result import Result
+from zerogen.runs.store import read_predictions
 from zerogen.tables import json_object
 from zerogen.words import words
 
@@ -58,20 +59,20 @@ def write_report(folder: Path) -> Path:
     lengths: dict[str, list[int]] = {label: [] for label in config["task"]["labels"]}  # in the task's order
     for row in rows:
         lengths.setdefault(row["label"] or "texts", []).append(len(words(row["text"])))
-    lengths = {label: found for label, found in lengths.items() if found}
+    lengths = {label: counts for label, counts in lengths.items() if counts}
     page = template("page.html.jinja").render(
-        title=f"{config['task']['name']}, {result['setting'].upper()}",
+        title=f"{config['task']['name']}, {result.setting.upper()}",
         result=result,
         measures=measures,
         headline=headline(folder, result),
-        names=MAIN,
+        names={name: metric_of(name).title for name in [*OWN, *_reached_by_evaluator(measures)]},
         trend=svg(figure) if figure is not None else None,
         curves=curves,
         levels=levels,
         metric=metric,
         histogram=svg(histogram_figure(lengths)) if lengths else None,
-        rejects=rejects(folder, config, result),
-        accepted=result["requests"] - sum(result["rejects"].values()),
+        rejects=rejects(folder, result),
+        accepted=result.requests - sum(result.rejects.values()),
         config_task=config["task"],
         disputed=disputed[:10],
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
@@ -121,12 +122,12 @@ def visible(text: str) -> str:
     """Show characters that show nothing, or turn what follows around, by a sign; page.js does the same."""
     return re.sub(
         "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]",
-        lambda found: (
-            chr(0x2400 + ord(found[0]))
-            if found[0] < " "
+        lambda match: (
+            chr(0x2400 + ord(match[0]))
+            if match[0] < " "
             else "\u2421"
-            if found[0] == "\u007f"
-            else f"[U+{ord(found[0]):04X}]"
+            if match[0] == "\u007f"
+            else f"[U+{ord(match[0]):04X}]"
         ),
         text,
     )
@@ -152,7 +153,7 @@ def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[d
     synthetic = read_lines(folder / f"{task['name']}-dataset.jsonl")
     uids = unique([str(row["id" if task["kind"] == "qa" else "uid"]) for row in synthetic])
     lines = {line["uid"]: line for line in read_lines(folder / MEASURED_ROWS)} if measured else {}
-    found = []
+    shown = []
     for uid, row in zip(uids, synthetic, strict=True):
         if task["kind"] == "qa":
             line = {"uid": uid, "text": row["question"], "context": row["context"], "label": ""}
@@ -164,20 +165,20 @@ def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[d
         about = dict(lines.get(line["uid"], {}))
         if "evaluator" in about:
             about["said"] = about.pop("evaluator")
-        found.append({**line, **about})
+        shown.append({**line, **about})
     if synthetic:
-        return found
+        return shown
     for row in read_lines(folder / "predictions.jsonl"):
         line = {"uid": row["uid"], "context": row.get("context", ""), "said": row["prediction"]}
         if task["kind"] == "qa":
             line |= {"text": row["question"], "label": "", "answer": " | ".join(row["answers"])}
-            line["agreement"] = _best(f1, row)
+            line["agreement"] = max(f1(row["prediction"], answer) for answer in row["answers"] or [""])
         else:
             line |= {"text": row["text"], "label": row["label"], "agreement": float(row["label"] == row["prediction"])}
             if isinstance(probability := row["probabilities"][row["label"]], float):
                 line["probability"] = probability
-        found.append(line)
-    return found
+        shown.append(line)
+    return shown
 
 
 def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
@@ -192,41 +193,58 @@ def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
         seen[row["label"]] = rank + 1
         # Van der Corput's sequence: every beginning of the order is spread evenly over the rows of a label.
         ranks.append((int(f"{rank:032b}"[::-1], 2) / 2**32, place))
-    kept, left = [], limit
+    chosen, left = [], limit
     for _, place in sorted(ranks):
         left -= sizes[place]
         if left < 0:
             break
-        kept.append(place)
-    return [rows[place] for place in sorted(kept)]
+        chosen.append(place)
+    return [rows[place] for place in sorted(chosen)]
 
 
-def headline(folder: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+def headline(folder: Path, result: Result) -> list[dict[str, Any]]:
     """Return the metrics with what people call them and a 95 % interval."""
-    found = []
-    for name, value in scalars(result["metrics"]).items():
-        if name == "accuracy":
-            interval = wilson_interval(round(value * result["n_eval"]), result["n_eval"])["interval"]
-        elif name == "macro_f1":
-            interval = macro_f1_interval([list(row.values()) for row in result["metrics"]["confusion"].values()])
-        else:
-            score = exact_match if name == "exact_match" else f1
-            lines = read_lines(folder / "predictions.jsonl")
-            interval = mean([_best(score, line) for line in lines])["interval"] if lines else None
-        found.append({"name": "macro F1" if name == "macro_f1" else MAIN[name], "value": value, "interval": interval})
-    return found
+    lines = []
+    evaluated = _evaluated(folder, result)
+    for name, value in result.scalars.items():
+        metric, interval = metric_of(name, result.further_metrics), None
+        if name in result.further_metrics:
+            interval = result.further_metrics[name].interval
+        elif metric.interval is not None and evaluated is not None:
+            interval = metric.interval(*evaluated)
+        lines.append({"name": metric.full_title, "value": value, "interval": interval})
+    return lines
 
 
-def _best(score: Any, line: dict[str, Any]) -> float:
-    return max(score(line["prediction"], answer) for answer in line["answers"] or [""])
+def _evaluated(folder: Path, result: Result) -> tuple[Sequence[Example], Sequence[Any], Sequence[str]] | None:
+    """Return gold rows, predictions and labels of a run; None where there are none.
+
+    Of labels all is in the confusion matrix, which is read sooner than the file of the predictions.
+    """
+    confusion: dict[str, dict[str, int]] | None = result.metrics.get("confusion")
+    if confusion is None:
+        read = read_predictions(folder / "predictions.jsonl")
+        return None if not read or not read[0] else (*read, [])
+    rows, predictions = list[Example](), list[Prediction]()
+    for label, counts in confusion.items():
+        for predicted, count in counts.items():
+            rows += [Example("", "", label)] * count
+            predictions += [Prediction(predicted, {})] * count
+    return rows, predictions, list(confusion)
 
 
-def rejects(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> list[dict[str, Any]]:
+def _reached_by_evaluator(measures: dict[str, Any] | None) -> Sequence[str]:
+    """Return the metrics that are known of the evaluator, maybe with some that were asked for of its run."""
+    judged = measures and measures["correctness"]
+    return list(judged["gold"]) if judged else []
+
+
+def rejects(folder: Path, result: Result) -> list[dict[str, Any]]:
     """Return each reject reason with its count and up to three examples, from the pool that the rows come from."""
-    counts: dict[str, int] = result["rejects"]
+    counts = result.rejects
     examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
     # By its name beside the run, so that outputs can move.
-    pool = folder.parent / Path(result["pool"] or "").name / "texts.jsonl"
+    pool = folder.parent / Path(result.pool or "").name / "texts.jsonl"
     if pool.is_file():
         with pool.open(encoding="utf-8", newline="\n") as file:
             # A line without an end is being written, or was when the process was killed.
@@ -234,12 +252,12 @@ def rejects(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> lis
                 for one in json_object(line, f"{pool}:{number}").get("samples", ()):
                     if one["reason"] in examples and len(examples[one["reason"]]) < _REJECTED:
                         examples[one["reason"]].append(one)
-                if all(len(found) == _REJECTED for found in examples.values()):
+                if all(len(some) == _REJECTED for some in examples.values()):
                     break
     return [{"reason": reason, "count": count, "examples": examples[reason]} for reason, count in counts.items()]
 
 
-def trend(run: Finished) -> tuple[list[Curve], list[Level], str]:
+def trend(run: FinishedRun) -> tuple[list[Curve], list[Level], str]:
     """Return the curve of a run over its seeds, the levels of other settings on the same gold rows, and the metric.
 
     The runs beside it count: those that differ from it in seed and size alone for its curve.
@@ -247,34 +265,35 @@ def trend(run: Finished) -> tuple[list[Curve], list[Level], str]:
     name = main_metric([run])
     if name is None:
         return [], [], ""
+    called = metric_of(name).title
     here = run.folder.absolute()
     others = [other for other in read_runs([here.parent], skip=True) if other.folder != here]
     beside = [run, *(other for other in latest(others) if _comparable(run, other) and not _again(run, other))]
     same = [other for other in beside[1:] if other.models == run.models and _but_size(other) == _but_size(run)]
     # Of a seed, the run of most rows: an earlier version may have had another folder for fewer.
-    largest = {other.result["seed"]: other for other in sorted(same, key=lambda other: other.result["n_train"])}
+    largest = {other.result.seed: other for other in sorted(same, key=lambda other: other.result.n_train)}
     seeds = [run, *(other for other in largest.values() if _readable(other))]
     levels: dict[str, list[float]] = {}
     for other, different in zip(beside, variants(beside), strict=True):
         setting, plm, tam = other.models
-        model, mine = (tam, run.models[2]) if setting == "supervised" else (plm, run.models[1])
-        if setting == "zerogen" or other is run or mine not in (model, "none"):
+        model, own = (tam, run.models[2]) if setting == "supervised" else (plm, run.models[1])
+        if setting == "zerogen" or other is run or own not in (model, "none"):
             continue
-        rows = other.result["n_train"]
-        words = [setting.upper(), f"{rows:,} gold rows" if rows else "", model if mine == "none" else ""]
+        rows = other.result.n_train
+        words = [setting.upper(), f"{rows:,} gold rows" if rows else "", model if own == "none" else ""]
         words += [word for word in different if not word.startswith("limit=")]
-        levels.setdefault(", ".join(filter(None, words)), []).append(other.result["metrics"][name])
+        levels.setdefault(", ".join(filter(None, words)), []).append(other.result.metrics[name])
     drawn = [Level(title, statistics.fmean(values), len(values)) for title, values in levels.items()]
-    if run.result["setting"] != "zerogen" or not run.result["n_train"]:  # or only evaluates a checkpoint
-        return [], [Level(run.result["setting"].upper(), run.result["metrics"][name]), *drawn], MAIN[name]
-    return [curve("ZEROGEN", seeds, name)], drawn, MAIN[name]
+    if run.result.setting != "zerogen" or not run.result.n_train:  # or only evaluates a checkpoint
+        return [], [Level(run.result.setting.upper(), run.result.metrics[name]), *drawn], called
+    return [curve("ZEROGEN", seeds, name)], drawn, called
 
 
-def _comparable(run: Finished, other: Finished) -> bool:
-    return all(run.result[key] == other.result[key] for key in ("task", "evaluated_on", "n_eval"))
+def _comparable(run: FinishedRun, other: FinishedRun) -> bool:
+    return all(getattr(run.result, key) == getattr(other.result, key) for key in ("task", "evaluated_on", "n_eval"))
 
 
-def _readable(run: Finished) -> bool:
+def _readable(run: FinishedRun) -> bool:
     try:
         run.points("")
     except UserError:  # a damaged neighbour
@@ -282,21 +301,21 @@ def _readable(run: Finished) -> bool:
     return True
 
 
-def _again(run: Finished, other: Finished) -> bool:
+def _again(run: FinishedRun, other: FinishedRun) -> bool:
     """Tell whether two runs have the same configuration and seed, and maybe another size."""
-    return (run.models, run.result["seed"], _but_size(run)) == (other.models, other.result["seed"], _but_size(other))
+    return (run.models, run.result.seed, _but_size(run)) == (other.models, other.result.seed, _but_size(other))
 
 
-def _but_size(run: Finished) -> dict[str, Any]:
+def _but_size(run: FinishedRun) -> dict[str, Any]:
     return {key: value for key, value in run.choices.items() if key != "n"}
 
 
-def command(result: dict[str, Any]) -> str | None:
+def command(result: Result) -> str | None:
     """Return the command line that makes a run again, None where it was not made by one."""
-    if not result["command"]:
+    if not result.command:
         return None
-    kept = [word for word in result["command"] if word.lstrip("+").partition("=")[0] not in ("seed", "seeds", "logger")]
-    kept = [word for word in kept if not word.lstrip("+").startswith("logger.")]
+    words = [word for word in result.command if word.lstrip("+").partition("=")[0] not in ("seed", "seeds", "logger")]
+    words = [word for word in words if not word.lstrip("+").startswith("logger.")]
     # An experiment may set several seeds.
-    several = ["seeds=null"] if any(word.startswith("experiment=") for word in kept) else []
-    return shlex.join(["python", "-m", "zerogen", *kept, *several, f"seed={result['seed']}"])
+    several = ["seeds=null"] if any(word.startswith("experiment=") for word in words) else []
+    return shlex.join(["python", "-m", "zerogen", *words, *several, f"seed={result.seed}"])

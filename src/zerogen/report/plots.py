@@ -107,8 +107,8 @@ def svg(figure: Figure) -> str:
     text = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "zerogen"}), _any_script():
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    found = text.getvalue()
-    return found[found.index("<svg") :].replace(_INK, "currentColor")
+    drawn = text.getvalue()
+    return drawn[drawn.index("<svg") :].replace(_INK, "currentColor")
 
 
 def png(figure: Figure, path: Path) -> None:

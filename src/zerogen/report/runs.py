@@ -1,4 +1,4 @@
-"""Finished runs as they lie on disk, and which of them differ in their seed alone."""
+"""FinishedRun runs as they lie on disk, and which of them differ in their seed alone."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 
 from zerogen.errors import UserError, unknown
-from zerogen.metrics import scalars
 from zerogen.report.plots import Curve
-from zerogen.report.results import checked, read_trend
 from zerogen.runs.identity import digest
+from zerogen.runs.result import Result
+from zerogen.runs.summaries import read_trend
 
 # What does not change the figures of a run, or is its seed.
 _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
-_IGNORED |= {"logger"}
+_IGNORED |= {"logger", "metrics"}
 # What the settings do not read.
 _UNREAD = {
     "supervised": {"plm", "decoding", "filter", "n", "dataset", "dataset_labels", "contexts", "answers"},
@@ -30,41 +30,38 @@ _UNREAD = {
 }
 # What belongs to one task and is compared among its runs only.
 _OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"}
-# What results of earlier versions do not say.
-_BEFORE = {"pool": None, "command": None, "cut": 0, "evaluator": False, "heldout_accuracy": None}
-
 
 MEASURES, MEASURED_ROWS = "measures.json", "measured-rows.jsonl"
 _NO_NUMBER = object()
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """A run folder with its result.json and config.yaml."""
 
     folder: Path
-    result: dict[str, Any]
+    result: Result
     config: dict[str, Any]
 
     @property
     def models(self) -> tuple[str, str, str]:
         """Setting, PLM and TAM, `none` for one that was not used."""
-        return self.result["setting"], self.result["plm"], self.result["tam"]
+        return self.result.setting, self.result.plm, self.result.tam
 
     @property
     def task(self) -> str:
-        return self.result["task"]
+        return self.result.task
 
     @cached_property
     def choices(self) -> dict[str, Any]:
         """What the run's figures depend on but its seed: dotted key to value."""
-        left_out = _IGNORED | _UNREAD[self.result["setting"]]
+        left_out = _IGNORED | _UNREAD[self.result.setting]
         return dict(_flat({key: value for key, value in self.config.items() if key not in left_out}))
 
     def points(self, metric: str) -> dict[int, float]:
         """Return the metric at every size of the trend."""
         trend = read_trend(self.folder / "trend.csv")
-        return {n: value for (n, seed, name), value in trend.items() if (seed, name) == (self.result["seed"], metric)}
+        return {n: value for (n, seed, name), value in trend.items() if (seed, name) == (self.result.seed, metric)}
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -75,7 +72,7 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
-def read_run(folder: Path) -> Finished:
+def read_run(folder: Path) -> FinishedRun:
     """Read the folder of a finished run. Raises `UserError` where there is none."""
     result, config = folder / "result.json", folder / "config.yaml"
     if not result.is_file() or not config.is_file():
@@ -88,28 +85,25 @@ def read_run(folder: Path) -> Finished:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{read}: cannot be read ({reason}); delete the folder to run again") from error
-    found = _BEFORE | checked(written, str(result)) | {"folder": str(folder)}
-    tokens = found.get("tokens")
-    if isinstance(tokens, int):  # as earlier versions wrote it
-        found["tokens"] = {"generate": tokens}
-    if found["setting"] not in _UNREAD:
-        raise unknown(f"{folder}: result.json: setting", found["setting"], _UNREAD)
+    said = Result.of(written, str(result), folder)
+    if said.setting not in _UNREAD:
+        raise unknown(f"{folder}: result.json: setting", said.setting, _UNREAD)
     if not isinstance(keys, dict) or not isinstance(keys.get("task"), dict):
         raise UserError(f"{folder}: config.yaml holds no configuration of a run")
-    return Finished(folder, found, keys)
+    return FinishedRun(folder, said, keys)
 
 
-def read_runs(places: Sequence[Path], skip: bool = False) -> list[Finished]:
+def read_runs(places: Sequence[Path], skip: bool = False) -> list[FinishedRun]:
     """Read run folders, and all that lie below other folders, each once.
 
     skip: leave out those that cannot be read. Raises `UserError` for one otherwise, and where there are none.
     """
     folders: dict[Path, None] = {}
     for place in places:
-        found = [place] if (place / "result.json").is_file() else sorted(p.parent for p in place.rglob("result.json"))
-        if not found:
+        there = [place] if (place / "result.json").is_file() else sorted(p.parent for p in place.rglob("result.json"))
+        if not there:
             raise UserError(f"{place}: holds no finished run, and no folder below it does")
-        folders |= {folder.absolute(): None for folder in found}
+        folders |= {folder.absolute(): None for folder in there}
     runs = []
     for folder in folders:
         try:
@@ -153,8 +147,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             for line in file:
-                found = json.loads(line, parse_constant=lambda _: _NO_NUMBER)
-                lines.append({key: value for key, value in found.items() if value is not _NO_NUMBER})
+                row = json.loads(line, parse_constant=lambda _: _NO_NUMBER)
+                lines.append({key: value for key, value in row.items() if value is not _NO_NUMBER})
     except (ValueError, AttributeError, RecursionError) as error:
         anew = (
             "python -m zerogen.measure writes it anew"
@@ -165,34 +159,34 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def latest(runs: Sequence[Finished]) -> list[Finished]:
+def latest(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     """Return those of runs whose figures count.
 
     Of runs with the same configuration and seed, the one that was written last counts; what trained an evaluator
     does not, since nobody asked for its figures.
     """
-    found: dict[str, Finished] = {}
-    for run in sorted((run for run in runs if not run.result["evaluator"]), key=_written):
+    last: dict[str, FinishedRun] = {}
+    for run in sorted((run for run in runs if not run.result.evaluator), key=_written):
         choices = {name: value for name, value in run.choices.items() if value is not None}  # as `variants` has it
-        key = json.dumps([run.models, run.task, choices, run.result["seed"]], sort_keys=True, default=str)
-        found[key] = run
-    counted = {id(run) for run in found.values()}
+        key = json.dumps([run.models, run.task, choices, run.result.seed], sort_keys=True, default=str)
+        last[key] = run
+    counted = {id(run) for run in last.values()}
     return [run for run in runs if id(run) in counted]
 
 
-def _written(run: Finished) -> float:
+def _written(run: FinishedRun) -> float:
     try:
         return (run.folder / "result.json").stat().st_mtime
     except FileNotFoundError:  # another process writes it again
         return float("inf")
 
 
-def main_metric(runs: Sequence[Finished]) -> str | None:
+def main_metric(runs: Sequence[FinishedRun]) -> str | None:
     """Return the main metric of the first run that has one."""
-    return next((name for run in runs for name in scalars(run.result["metrics"])), None)
+    return next((name for run in runs for name in run.result.scalars), None)
 
 
-def variants(runs: Sequence[Finished]) -> list[tuple[str, ...]]:
+def variants(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     """Return for each run the choices, as key=value, that tell it from others of its setting and models.
 
     A choice counts where runs of one task differ in it; one that differs between tasks alone belongs to the task.
@@ -200,8 +194,13 @@ def variants(runs: Sequence[Finished]) -> list[tuple[str, ...]]:
     different: dict[tuple[str, str, str], set[str]] = {}
     of_task: dict[tuple[tuple[str, str, str], str], set[str]] = {}
     for models, task in {(run.models, run.task): None for run in runs}:
-        mine = [run.choices for run in runs if (run.models, run.task) == (models, task)]
-        keys = {key for choices in mine for key in choices if any(c.get(key) != choices[key] for c in mine)}
+        choices_of_task = [run.choices for run in runs if (run.models, run.task) == (models, task)]
+        keys = {
+            key
+            for choices in choices_of_task
+            for key in choices
+            if any(c.get(key) != choices[key] for c in choices_of_task)
+        }
         of_task[models, task] = {key for key in keys if key.partition(".")[0] in _OF_TASK}
         different.setdefault(models, set()).update(keys - of_task[models, task])
     return [
@@ -218,7 +217,7 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value, ensure_ascii=False)
 
 
-def curve(name: str, runs: Sequence[Finished], metric: str) -> Curve:
+def curve(name: str, runs: Sequence[FinishedRun], metric: str) -> Curve:
     """Return mean and sample standard deviation of a metric over runs at each size that any of them has."""
     points: dict[int, list[float]] = {}
     for run in runs:

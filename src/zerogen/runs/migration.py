@@ -127,7 +127,7 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
     from zerogen.tam.vectors import word_list
 
     task, tam = config.task, config.tam
-    _refuse_later(config, _CONFIG)
+    _refuse_later(config, f"{_CONFIG} metrics")  # which name no folder
     _refuse_later(task, _TASK)
     gold = source_of(task)
     if gold is not None:

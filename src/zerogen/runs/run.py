@@ -15,7 +15,7 @@ from zerogen.config import Config
 from zerogen.errors import UserError
 from zerogen.gold import read_gold, source_of, stratified
 from zerogen.loggers import Log
-from zerogen.metrics import MAIN, evaluate, scalars
+from zerogen.metrics import Metric, evaluate, further_metrics, metric_of, scalars
 from zerogen.progress import Progress
 from zerogen.records import AnswerPrediction, Example, Prediction, derive
 from zerogen.runs.identity import describe_weights, pool_key, run_key, short_hash
@@ -36,11 +36,13 @@ class Outcome:
 
     cut: how many prompts held only a part of their context (or text), because the PLM has too few positions.
     trend: one entry per trained TAM: its number of training rows and its metrics.
+    titles: what people call the metrics that were asked for beside those of the task's kind.
     """
 
     n_train: int = 0
     size: int = 0  # rows before a selection: the point of the trend; 0 for one that selects none
     metrics: dict[str, Any] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
     predictions: list[Prediction | AnswerPrediction] = field(default_factory=list)
     trend: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     heldout_accuracy: float | None = None
@@ -103,6 +105,11 @@ class Run:
             self.blank[split] = blank
             self.progress.say(f"{blank:,} gold rows for {split} have no text and were left out")
         return rows
+
+    @cached_property
+    def further_metrics(self) -> dict[str, Metric]:
+        """The metrics beside those of the task's kind, by what names them. Raises `UserError`."""
+        return further_metrics(self.config.metrics, self.config.task.kind)
 
     def weights(self) -> dict[str, str | None]:
         """Return which weights the PLM and the TAM are, None for one that the setting does not use."""
@@ -188,7 +195,8 @@ class Run:
     def score(self, predictions: Sequence[Prediction | AnswerPrediction], outcome: Outcome) -> None:
         """Compare predictions with the gold rows and record the metrics."""
         outcome.predictions = list(predictions)
-        outcome.metrics = evaluate(self.config.task, self.gold, predictions)
+        outcome.metrics = evaluate(self.config.task, self.gold, predictions, self.further_metrics)
+        outcome.titles = {metric.name: metric.title for metric in self.further_metrics.values()}
         outcome.trend.append((outcome.size or outcome.n_train, outcome.metrics))
         self.on_point(outcome)
 
@@ -245,7 +253,8 @@ def describe(outcome: Outcome, evaluator: bool = False) -> str:
     if evaluator:
         said = f"evaluator, {said}"
     if outcome.metrics:
-        shown = ", ".join(f"{MAIN[name]} {value:.1%}" for name, value in scalars(outcome.metrics).items())
+        values = scalars(outcome.metrics).items()
+        shown = ", ".join(f"{outcome.titles.get(name) or metric_of(name).title} {value:.1%}" for name, value in values)
         predicted = {found.label for found in outcome.predictions if isinstance(found, Prediction)}
         only = f"; it predicts '{predicted.pop()}' only" if len(predicted) == 1 else ""
         return said + f"{shown} on {len(outcome.predictions):,} gold rows{only}"

@@ -1,0 +1,124 @@
+"""The results of a command for the terminal, and the pages over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerogen.config import Config
+from zerogen.metrics import OF_KIND, metric_of
+from zerogen.report.grid import CAPTION, Grid, grid
+from zerogen.runs.result import Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def report(groups: Sequence[Sequence[Config]], results: Sequence[Result], folder: Path, console: Console) -> None:
+    """Print what the jobs of a command have come to and the paths of what was written; write pages and aggregates.
+
+    groups: the jobs, those of the same setting that differ in their seed together. results: of the first of them.
+    folder: of all results, for the page over several of them.
+    """
+    from zerogen.report import present
+    from zerogen.runs.summaries import write_aggregate
+
+    console.print(results_table(results))
+    left, aggregates = list(results), []
+    for group in groups:
+        of_group, left = left[: len(group)], left[len(group) :]
+        if len(group) == len(of_group) > 1:
+            aggregates.append(write_aggregate(of_group))
+    folders = list(dict.fromkeys(result.folder for result in results))
+    if sum(map(len, groups)) > 1:  # only now, since each page compares its run with all others
+        for place in folders:
+            present(place)
+    pages = [place / "report.html" for place in folders]
+    if len(folders) > 1:
+        from zerogen.report.overview import write_overview
+        from zerogen.report.runs import read_run, read_runs
+
+        console.print()
+        print_table(grid([read_run(place) for place in folders]), console)
+        console.print()
+        pages.append(folder / "overview.html")
+        write_overview(grid(read_runs([folder], skip=True)), pages[-1])
+    for path in [*pages, *aggregates, folder / "results.csv"]:
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """Return a table with a line per run that fits 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, collapse_padding=True)
+    for name in ("setting", "task", "PLM", "TAM"):
+        table.add_column(name, overflow="fold")
+    several = len({result.seed for result in results}) > 1
+    columns = list(_columns(results))
+    for name in (["seed"] if several else []) + ["rows", *(title for title, _ in columns), "seconds"]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        values = [[result.scalars[name] for name in names if name in result.scalars] for _, names in columns]
+        table.add_row(
+            *("-" if name == "none" else name for name in (result.setting, result.task, result.plm, result.tam)),
+            *([str(result.seed)] if several else []),
+            f"{result.n_train:,}",
+            *(f"{value[0]:.1%}" if value else "-" for value in values),
+            f"{sum(result.seconds.values()):,.0f}",
+        )
+    return table
+
+
+def _columns(results: Sequence[Result]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield title and metrics of each column: one for the main metric of every kind of task, and so on."""
+    further = {name: said for result in results for name, said in result.further_metrics.items()}
+    reported = {name for result in results for name in result.scalars}
+    for rank in zip(*OF_KIND.values(), strict=True):
+        names = tuple(dict.fromkeys(rank))
+        shown = [name for name in names if name in reported] or names[:1]
+        yield "/".join(dict.fromkeys(metric_of(name).column for name in shown)), names
+    for name, said in further.items():
+        yield said.column, (name,)
+
+
+def print_table(summary: Grid, console: Console) -> None:
+    """Print a table as wide as the console; columns that do not fit follow in another one below."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = ["setting", "PLM", "TAM"]
+    variants = any(row.variant for row in summary.rows)
+    columns = summary.shown()
+    if columns:
+        console.print(CAPTION, highlight=False)
+    while columns:
+        console.print()
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in [*names, *(["with"] if variants else [])]:
+            table.add_column(name, overflow="fold")
+        head = 2 * len(names) + sum(
+            max(len(name), *(len(row.names[i]) for row in summary.rows)) for i, name in enumerate(names)
+        )
+        room = console.width - head - (20 if variants else 0)
+        fitting: list[tuple[str, str]] = []
+        for column in columns:
+            width = 2 + max(len(summary.header(column)), *(len(summary.text(row, column)) for row in summary.rows))
+            if fitting and width > room:
+                break
+            room -= width
+            fitting.append(column)
+        columns = columns[len(fitting) :]
+        for column in fitting:
+            table.add_column(Text(summary.header(column)), justify="right", no_wrap=True)
+        for row in summary.rows:
+            cells = [summary.text(row, column) for column in fitting]
+            if any(cells):
+                table.add_row(*map(Text, [*row.names, *([", ".join(row.variant)] if variants else []), *cells]))
+        console.print(table)
+    for note in summary.notes:
+        console.print(note, markup=False, highlight=False)

@@ -1,0 +1,114 @@
+"""result.json: what a run has come to, read and written here alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from zerogen.errors import UserError
+from zerogen.files import write_whole
+from zerogen.metrics import OWN, Reported, scalars
+
+_OPTIONAL = ("further_metrics",)  # left out where empty
+
+
+@dataclass(frozen=True)
+class Result:
+    """What result.json holds, in its order; what an earlier version did not say has a default.
+
+    plm and tam are `none` where the setting does not use one; so are their weights None. metrics: shares of 1 and, for
+    labels, `confusion` as {gold label: {predicted label: count}}; empty where there is no gold data. seconds, tokens:
+    by stage. requests, rejects: texts asked for, and those rejected by reason. cut: contexts that were too long. blank:
+    gold rows without a text, by split. asked_for: what distinguishes runs that share a folder. pool: its folder, None
+    where nothing was generated. evaluator: it was trained to judge synthetic rows, and nobody asked for its figures.
+    further_metrics: by name.
+    """
+
+    setting: str
+    task: str
+    plm: str
+    tam: str
+    weights: dict[str, str | None] = field(default_factory=dict, kw_only=True)  # its place in the file
+    seed: int
+    n_train: int
+    n_eval: int
+    evaluated_on: str | None
+    metrics: dict[str, Any]
+    best_epoch: int | None = None
+    heldout_accuracy: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    requests: int = 0
+    cut: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)
+    blank: dict[str, int] = field(default_factory=dict)
+    answers: str | None = None
+    peak_memory_mb: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    asked_for: Any = None
+    command: list[str] | None = None
+    pool: str | None = None
+    folder: Path = Path()
+    evaluator: bool = False
+    further_metrics: dict[str, Reported] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, said: Any, where: str, folder: Path | None = None) -> Result:
+        """Build one from the JSON value of a result.json.
+
+        where: names the file in errors. folder: where it lies now, since outputs may have been moved; else as it says.
+        Raises `UserError` where it is not what a run writes.
+        """
+        _check(said, where)
+        values = {one.name: said[one.name] for one in fields(cls) if one.name in said}
+        if isinstance(values.get("tokens"), int):  # as earlier versions wrote it
+            values["tokens"] = {"generate": values["tokens"]}
+        try:
+            further = {name: Reported(**one) for name, one in values.pop("further_metrics", {}).items()}
+            values["folder"] = folder or Path(values.get("folder", ""))
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"{where}: is damaged; delete it to run again") from error
+        return cls(**values, further_metrics=further)
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The metrics that are numbers, the main one first."""
+        return scalars(self.metrics)
+
+    def write(self) -> None:
+        """Write result.json into the folder of the run."""
+        said = asdict(self) | {"folder": str(self.folder)}
+        said = {key: value for key, value in said.items() if value or key not in _OPTIONAL}
+        write_whole(json.dumps(said, indent=2, ensure_ascii=False) + "\n", self.folder / "result.json")
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "setting": str,
+    "task": str,
+    "plm": str,
+    "tam": str,
+    "seed": int,
+    "n_train": int,
+    "n_eval": int,
+    "evaluated_on": (str, type(None)),
+    "metrics": dict,
+}
+
+
+def _check(said: Any, where: str) -> None:
+    """Raise `UserError` where a JSON value is not what a run writes."""
+    if not isinstance(said, dict):
+        raise UserError(f"{where}: is damaged; delete it to run again")
+    for key, kind in _TYPES.items():
+        if key not in said:
+            raise UserError(
+                f"{where}: does not say '{key}': another version of zerogen wrote it; delete it to run again"
+            )
+        if not isinstance(said[key], kind):
+            raise UserError(f"{where}: {key}={said[key]!r} is not what a run writes; delete it to run again")
+    figures = {name: value for name, value in said["metrics"].items() if name in OWN}
+    for key, values in (("metrics", figures), ("seconds", said.get("seconds", {}))):
+        if not isinstance(values, dict) or not all(type(value) in (int, float) for value in values.values()):
+            raise UserError(f"{where}: {key}={said[key]!r} is not what a run writes; delete it to run again")
