@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerogen import doors
 from zerogen.answers import provenance
 from zerogen.config import Config, GoldConfig, TaskConfig
 from zerogen.gold import source_of
@@ -85,13 +86,15 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
     from zerogen.tam.vectors import word_list
 
     tam, vectors = config.tam, Path(config.tam.vectors or "")
+    own = [doors.fingerprint(name) for name in (tam.kind, config.trainer.loss) if ":" in name]
     return {
         "weights": tam.model and fingerprint(resolve(tam.model, tam.revision, "tam.model")),
         "tam": changes(tam),
         "trainer": changes(config.trainer),
         "half": uses_bfloat16(tam.dtype, device),
-        "vectors": digest(str(vectors)),
+        "vectors": digest(tam.vectors or ""),
         "words": digest(str(word_list(vectors) or "")) if vectors.suffix == ".npy" else "",
+        **({"own": own} if own else {}),
     }
 
 
