@@ -32,7 +32,7 @@ from zerogen.config import TaskConfig
 from zerogen.metrics import scalars
 from zerogen.models import quiet_loading, resolve
 from zerogen.records import Example
-from zerogen.tam.reader import windows_of
+from zerogen.tam.spans import windows_of
 from zerogen.tam.tam import Tam, TamSpec
 from zerogen.task import override
 

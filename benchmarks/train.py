@@ -28,7 +28,7 @@ from zerogen.config import TaskConfig
 from zerogen.gold import stratified
 from zerogen.models import quiet_loading, resolve
 from zerogen.records import Example
-from zerogen.tam.data import split_heldout
+from zerogen.tam.batches import split_heldout
 from zerogen.tam.tam import Tam, TamSpec
 
 EPOCHS = 3

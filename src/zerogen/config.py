@@ -164,8 +164,9 @@ class TamConfig:
     name: str = "???"
     """Short name, part of folder names."""
     kind: str = "encoder"
-    """`encoder` (what AutoModelForSequenceClassification or AutoModelForQuestionAnswering opens) or `lstm` (with its
-    own vocabulary: a BiLSTM for a text, a two-stream BiLSTM for a pair, BiDAF for question answering)."""
+    """`encoder` (what AutoModelForSequenceClassification or AutoModelForQuestionAnswering opens), `lstm` (with its
+    own vocabulary: a BiLSTM for a text, a two-stream BiLSTM for a pair, BiDAF for question answering), or your own
+    `module:attribute`, from the working directory or installed."""
     model: str | None = None
     """Encoder weights: Hub id, folder, or `package:NAME`."""
     revision: str | None = None
@@ -211,6 +212,9 @@ class TrainerConfig:
     """Decay of a moving average of the weights, which is what is checked and kept; none by default."""
     heldout: float = 0.1
     """Share of the training rows on which the best epoch is picked, split by context and stratified by label."""
+    loss: str = "cross_entropy"
+    """Loss of each row, from its logits and its target: `cross_entropy`, or your own `module:function`. A step
+    minimises their mean, weighted where rows have weights."""
 
 
 @dataclass
@@ -407,7 +411,9 @@ def check_filter(filters: FilterConfig) -> None:
 
 
 def check_trainer(trainer: TrainerConfig) -> None:
-    """Check the bounds of training. Raises `UserError`."""
+    """Check the bounds of training, and that its loss is there. Raises `UserError`."""
+    from zerogen.tam.losses import loss_of
+
     _one_of("trainer.optimizer", trainer.optimizer, ("adamw", "adam", "adadelta"))
     _one_of("trainer.schedule", trainer.schedule, ("linear", "constant"))
     _between("trainer.lr", trainer.lr, "more than 0", trainer.lr > 0)
@@ -421,11 +427,14 @@ def check_trainer(trainer: TrainerConfig) -> None:
         _between("trainer.ema", trainer.ema, "0 < ema < 1, or null", 0 < trainer.ema < 1)
     if trainer.patience is not None:
         _between("trainer.patience", trainer.patience, "1 or more, or null", trainer.patience >= 1)
+    loss_of(trainer.loss)
 
 
-def check_tam(tam: TamConfig) -> None:
-    """Check the choices and sizes of a TAM. Raises `UserError`."""
-    _one_of("tam.kind", tam.kind, ("encoder", "lstm"))
+def check_tam(tam: TamConfig, kind: str) -> None:
+    """Check the choices and sizes of a TAM for a kind of task. Raises `UserError`."""
+    from zerogen.tam.table import tam_of
+
+    chosen = tam_of(tam.kind)
     _one_of("tam.dtype", tam.dtype, ("auto", "float32", "bfloat16"))
     if tam.dropout is not None:
         _between("tam.dropout", tam.dropout, "0 <= dropout < 1", 0 <= tam.dropout < 1)
@@ -433,10 +442,7 @@ def check_tam(tam: TamConfig) -> None:
     if tam.hidden is not None:
         _between("tam.hidden", tam.hidden, "null, or 1 or more", tam.hidden >= 1)
     _between("tam.vocabulary", tam.vocabulary, "3 or more", tam.vocabulary >= 3)
-    if tam.kind == "encoder" and tam.vectors:
-        raise UserError(f"tam.vectors={tam.vectors}: an encoder has its own; allowed with tam=lstm")
-    if tam.kind == "encoder" and not tam.model:
-        raise UserError("tam.model: has no value; an encoder needs a Hub id, a folder or package:NAME")
+    chosen.check(tam, kind)
 
 
 def check_measures(config: Config) -> None:
@@ -481,7 +487,7 @@ def check(config: Config) -> None:
     check_filter(config.filter)
     check_debias(config.task.debias)
     check_trainer(config.trainer)
-    check_tam(config.tam)
+    check_tam(config.tam, config.task.kind)
     check_measures(config)
     check_logger(config.logger)
     setting = config.setting.name

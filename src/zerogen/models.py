@@ -278,3 +278,9 @@ def _convert_gguf(source: Source) -> Source:
                 gguf.tqdm = bar
             shutil.rmtree(scratch, ignore_errors=True)
     return Source(str(target))
+
+
+def refuse_missing(report: dict[str, Any]) -> None:
+    """Raise ValueError where transformers' report of loading names weights that were not there."""
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")

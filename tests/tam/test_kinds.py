@@ -24,12 +24,12 @@ from zerogen.errors import UserError
 from zerogen.progress import Advance, Progress
 from zerogen.records import Prediction
 from zerogen.tam.bidaf import BidafForQuestionAnswering, shared_words
-from zerogen.tam.data import encode
 from zerogen.tam.fit import fit, require
+from zerogen.tam.labels import encode, order_pair
 from zerogen.tam.learner import Learner, moving_average
 from zerogen.tam.lstm import BiLstm, two_streams
-from zerogen.tam.reader import character_ids, collate_windows, windows_of
-from zerogen.tam.tam import Tam, load_tam, order_pair
+from zerogen.tam.spans import character_ids, collate_windows, windows_of
+from zerogen.tam.tam import Tam, load_tam
 from zerogen.tam.vectors import read_vectors, words_of
 
 PAIRS = TaskConfig(name="pairs", kind="pair", labels=["bad", "good"], max_length=64)

@@ -17,7 +17,8 @@ from tests.tam.test_kinds import Heard
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.tam.fit import FitReport, fit
-from zerogen.tam.learner import Classifier
+from zerogen.tam.labels import TEXT
+from zerogen.tam.learner import Learner
 from zerogen.tam.lstm import LstmForSequenceClassification
 from zerogen.tam.tam import Tam, load_tam
 
@@ -111,8 +112,8 @@ def test_the_best_epoch_is_kept(tiny_encoder: Path) -> None:
 
 def test_patience_ends_training_early(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
-    original = Classifier.training_step
-    monkeypatch.setattr(Classifier, "training_step", lambda *args: (steps.append(1), original(*args))[1])
+    original = Learner.training_step
+    monkeypatch.setattr(Learner, "training_step", lambda *args: (steps.append(1), original(*args))[1])
     trainer = TrainerConfig(lr=1e-9, epochs=10, batch_size=8, patience=2, schedule="constant")
     trained(TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32"), trainer=trainer)
     # 14 batches an epoch. The loss may still fall by rounding, the accuracy does not move: at most a few epochs count.
@@ -120,7 +121,7 @@ def test_patience_ends_training_early(tiny_encoder: Path, monkeypatch: pytest.Mo
 
 
 def test_the_schedule_warms_up_and_decays_to_zero() -> None:
-    module = Classifier(torch.nn.Linear(1, 1), TrainerConfig(warmup_ratio=0.1), steps=100)
+    module = Learner(torch.nn.Linear(1, 1), TEXT, TrainerConfig(warmup_ratio=0.1), steps=100)
     rates = [module.rate(step) for step in range(101)]
     assert rates[:10] == sorted(rates[:10])
     assert max(rates) == rates[10] == 1.0
@@ -177,17 +178,17 @@ LSTM = TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=16, hidden
 
 def stopped(path: Path, config: TamConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train until the second epoch, of which nothing is left but the checkpoint."""
-    original = Classifier.training_step
+    original = Learner.training_step
     steps: list[int] = []
 
-    def stop(self: Classifier, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+    def stop(self: Learner, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         steps.append(batch_idx)
         if steps.count(0) > 1:
             raise KeyError("stopped")
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch, pytest.raises(KeyError, match="stopped"):
-        patch.setattr(Classifier, "training_step", stop)
+        patch.setattr(Learner, "training_step", stop)
         fit(toy_rows(120), TASK, config, TRAINER, seed=1, checkpoint=path)
 
 

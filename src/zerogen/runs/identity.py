@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerogen import doors
 from zerogen.answers import provenance
 from zerogen.config import Config, GoldConfig, TaskConfig
 from zerogen.doors import fingerprint as fingerprint_of_door
@@ -92,6 +93,7 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
     from zerogen.tam.vectors import word_list
 
     tam, vectors = config.tam, Path(config.tam.vectors or "")
+    own = [doors.fingerprint(name) for name in (tam.kind, config.trainer.loss) if ":" in name]
     return {
         "weights": tam.model and fingerprint(resolve(tam.model, tam.revision, "tam.model")),
         "tam": changes(tam),
@@ -99,6 +101,7 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
         "half": uses_bfloat16(tam.dtype, device),
         "vectors": digest(tam.vectors or ""),
         "words": digest(str(word_list(vectors) or "")) if vectors.suffix == ".npy" else "",
+        **({"own": own} if own else {}),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,12 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from zerogen.tam.lstm import BiLstm, two_streams
 
+if TYPE_CHECKING:
+    from zerogen.config import TamConfig
+
 
 class BidafConfig(PretrainedConfig):
-    """Sizes of `BidafForQuestionAnswering`: word types, the characters it knows, and widths."""
+    """Sizes of `BidafForQuestionAnswering`: word types, the characters it tells apart, and widths."""
 
     model_type = "zerogen-bidaf"
 
@@ -71,7 +74,7 @@ class BidafForQuestionAnswering(PreTrainedModel):
         """Return start and end logits [B, T]; they are 0 for the question's words and for padding.
 
         input_ids, attention_mask, token_type_ids: [B, T], padded on the right; type 1 is the passage.
-        characters: [B, T, WORD_LENGTH], those of each word, see `reader.character_ids`.
+        characters: [B, T, WORD_LENGTH], those of each word, see `spans.character_ids`.
         """
         batch, length = input_ids.shape
         places, lengths = two_streams(
@@ -143,7 +146,21 @@ def shared_words(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tens
     return ((same | alike) & others).any(-1) & real
 
 
-def known_characters(texts: Iterable[str], least: int = 5) -> str:
+def untrained(
+    config: TamConfig, words: int, width: int, texts: Iterable[str]
+) -> tuple[BidafForQuestionAnswering, nn.Embedding]:
+    """Return a reader with the paper's sizes where the configuration has none, and its table of words.
+
+    words: in the vocabulary. width: of their vectors. texts: whose characters it tells apart.
+    """
+    dropout = 0.2 if config.dropout is None else config.dropout
+    model = BidafForQuestionAnswering(
+        BidafConfig(words, frequent_characters(texts), width, config.hidden or 100, dropout)
+    )
+    return model, model.words
+
+
+def frequent_characters(texts: Iterable[str], least: int = 5) -> str:
     """Return the characters that stand in texts at least `least` times, in their order."""
     counts: Counter[str] = Counter()
     for text in texts:

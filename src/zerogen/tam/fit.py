@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,14 @@ import torch
 
 from zerogen.config import TamConfig, TaskConfig, TrainerConfig, check_tam, check_trainer
 from zerogen.errors import UserError
-from zerogen.files import expanded, put_aside, writing
+from zerogen.files import put_aside, writing
 from zerogen.lightning import quiet_lightning
-from zerogen.models import load_pretrained, resolve
 from zerogen.progress import Progress
 from zerogen.records import Example, derive
-from zerogen.tam.data import Buckets, by_length, collate, encode, split_heldout
-from zerogen.tam.learner import BestEpoch, Classifier, Learner, SpanLearner
-from zerogen.tam.reader import windows_of
-from zerogen.tam.tam import Tam, TamSpec, bound, inputs_of, order_pair, spells, uses_bfloat16, window_batch
+from zerogen.tam.batches import Buckets, by_length, split_heldout
+from zerogen.tam.learner import BestEpoch, Learner
+from zerogen.tam.table import Head, head_of, tam_of
+from zerogen.tam.tam import Tam, TamSpec, bound, uses_bfloat16
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -60,55 +60,85 @@ def fit(
     One that cannot be gone on from is renamed to end in `.damaged`, and training begins again.
     loggers: Lightning's; they get loss and learning rate by step, loss and accuracy on the held-out rows by epoch.
     Same rows, configuration and seed give the same weights on the same machine; torch's global random state is left as
-    it was. Raises `UserError` when a row's label is not among the task's or there are no rows.
+    it was. Raises `UserError` when there are no rows, or one has a label that is not the task's or a weight below 0.
     """
-    check_tam(tam)
+    check_tam(tam, task.kind)
     check_trainer(trainer)
+    _check_rows(rows, task, progress)
+    device, progress = torch.device(device), progress or Progress()
+    train, heldout = split_heldout(rows, trainer.heldout, seed)
+    head = head_of(task.kind)
+    training = _Training(train, heldout, head, task, tam, trainer, seed, device, checkpoint, loggers, progress)
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), quiet_lightning():
+        try:
+            model, tokenizer, best = training.run(_left_of(checkpoint))
+        except _Damaged:
+            assert checkpoint is not None
+            aside = put_aside(checkpoint)
+            progress.say(f"{checkpoint} cannot be gone on from: kept as {aside.name}, training begins again")
+            model, tokenizer, best = training.run(None)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    unanswered = head.unanswered(rows)
+    spec = TamSpec(task.kind, list(task.order), tam.dtype, task.answer_tokens, unanswered, tam.kind)
+    # Predictions after loading are made as they were here.
+    model.config.update(head.config(task.labels) | {"zerogen": spec.saved(model.config.model_type)})
+    trained = Tam(model.to(device), tokenizer, head.labels(model.config), spec)
+    return trained, FitReport(len(train), len(heldout), best.epoch, best.accuracy)
+
+
+def require(config: TamConfig, kind: str) -> None:
+    """Raise `UserError` where the weights or vectors that training starts from cannot be had."""
+    tam_of(config.kind).require(config, kind)
+
+
+def _check_rows(rows: Sequence[Example], task: TaskConfig, progress: Progress | None) -> None:
+    """Raise `UserError` for rows that cannot be trained on, and say which labels have none."""
     if not rows:
         raise UserError("there are no rows to train on")
     for row in rows:
         if row.label not in task.labels:
             raise UserError(f"row {row.uid}: label '{row.label}' is not among {', '.join(task.labels)}")
+        if not 0 <= row.weight < math.inf:
+            raise UserError(f"row {row.uid}: weight={row.weight}: allowed is 0 or more")
     if missing := [f"'{label}'" for label in task.labels if all(row.label != label for row in rows)]:
         said = f"no training row has label {' or '.join(missing)}"
         if progress is None:
-            warnings.warn(said, stacklevel=3)  # of who called `zerogen.fit`
+            warnings.warn(said, stacklevel=4)  # of who called `zerogen.fit`
         else:
             progress.say(said)
-    device, progress = torch.device(device), progress or Progress()
-    train, heldout = split_heldout(rows, trainer.heldout, seed)
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    unanswered = task.kind == "qa" and any(not row.answers for row in rows)
-    spec = TamSpec(task.kind, list(task.order), tam.dtype, task.answer_tokens, unanswered)
 
-    def attempt(going_on: Path | None) -> tuple[Any, Any, BestEpoch]:
-        """Train to the end. Raises `_Damaged` where the checkpoint to go on from is of no spec."""
-        torch.manual_seed(derive(seed, "tam"))
-        if tam.kind == "lstm":
-            model, tokenizer = _from_scratch(tam, task, train, progress)
-        else:
-            model, tokenizer = _encoder(tam, task.labels, task.kind, task.max_length)
-        batches = _loader(model, tokenizer, train, task, trainer.batch_size, derive(seed, "batches"))
-        checks = _loader(model, tokenizer, heldout, task, trainer.batch_size, None) if heldout else None
-        learner: type[Learner] = SpanLearner if task.kind == "qa" else Classifier
-        module = learner(model, trainer, steps=len(batches) * trainer.epochs)
-        size = len(batches.dataset)
-        what = "windows" if task.kind == "qa" else "rows"
-        with progress.bar(f"training on {len(train):,} rows", size * trainer.epochs, what) as advance:
-            best, begun = BestEpoch(trainer.patience, advance), _Begun(going_on, progress, len(train))
-            lightning = pl.Trainer(
-                accelerator="gpu" if cuda else "cpu",
-                devices=cuda or 1,
-                precision="bf16-mixed" if uses_bfloat16(tam.dtype, device) else "32-true",
-                max_epochs=trainer.epochs,
-                callbacks=[best, begun, *([] if checkpoint is None else [_every_epoch(checkpoint)])],
-                logger=list(loggers),
-                log_every_n_steps=min(10, len(batches)),  # of a short training, too
-                enable_checkpointing=False,  # its own would be written to the working directory
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-            )
+
+@dataclass(frozen=True)
+class _Training:
+    """All that decides what is trained, and how."""
+
+    train: Sequence[Example]
+    heldout: Sequence[Example]
+    head: Head
+    task: TaskConfig
+    tam: TamConfig
+    config: TrainerConfig
+    seed: int
+    device: torch.device
+    checkpoint: Path | None
+    loggers: Sequence[Logger]
+    progress: Progress
+
+    def run(self, going_on: Path | None) -> tuple[Any, Any, BestEpoch]:
+        """Train a fresh model to the end. Raises `_Damaged` where the checkpoint to go on from is of no use."""
+        torch.manual_seed(derive(self.seed, "tam"))
+        model, tokenizer = tam_of(self.tam.kind).build(self.tam, self.task, self.train, self.progress)
+        bound(model, tokenizer)
+        tokenizer.model_max_length = min(self.task.max_length, tokenizer.model_max_length)
+        batches = self._batches(model, tokenizer, self.train, derive(self.seed, "batches"))
+        checks = self._batches(model, tokenizer, self.heldout, None) if self.heldout else None
+        module = Learner(model, self.head, self.config, steps=len(batches) * self.config.epochs)
+        total, title = len(batches.dataset) * self.config.epochs, f"training on {len(self.train):,} rows"
+        with self.progress.bar(title, total, self.head.unit) as advance:
+            best, begun = BestEpoch(self.config.patience, advance), _Begun(going_on, self.progress, len(self.train))
+            lightning = self._lightning([best, begun], len(batches))
             try:
                 # weights_only: nothing that a checkpoint holds is run.
                 lightning.fit(module, batches, checks, ckpt_path=going_on and str(going_on), weights_only=True)
@@ -121,30 +151,33 @@ def fit(
                 raise _Damaged from error
         return model, tokenizer, best
 
-    with torch.random.fork_rng(devices=cuda), quiet_lightning():
-        try:
-            model, tokenizer, best = attempt(_left_of(checkpoint))
-        except _Damaged:
-            assert checkpoint is not None
-            aside = put_aside(checkpoint)
-            progress.say(f"{checkpoint} cannot be gone on from: kept as {aside.name}, training begins again")
-            model, tokenizer, best = attempt(None)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    model.config.zerogen = asdict(spec)  # predictions after loading are made as they were here
-    labels = [] if task.kind == "qa" else task.labels
-    trained = Tam(model.to(device), tokenizer, labels, spec)
-    return trained, FitReport(len(train), len(heldout), best.epoch, best.accuracy)
+    def _lightning(self, callbacks: list[pl.Callback], steps: int) -> pl.Trainer:
+        """Return the trainer; steps: of an epoch."""
+        return pl.Trainer(
+            accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
+            precision="bf16-mixed" if uses_bfloat16(self.tam.dtype, self.device) else "32-true",
+            max_epochs=self.config.epochs,
+            callbacks=[*callbacks, *([] if self.checkpoint is None else [_every_epoch(self.checkpoint)])],
+            logger=list(self.loggers),
+            log_every_n_steps=min(10, steps),  # of a short training, too
+            enable_checkpointing=False,  # its own would be written to the working directory
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
 
+    def _batches(self, model: Any, tokenizer: Any, rows: Sequence[Example], seed: int | None) -> Any:
+        """Return batches for training, in an order drawn by `seed`, or for a check (seed None)."""
+        items = self.head.items(rows, self.task, model, tokenizer)
+        lengths, size = [len(item.ids) for item in items], self.config.batch_size
 
-def require(config: TamConfig, kind: str) -> None:
-    """Raise `UserError` where the weights or vectors that training starts from cannot be had."""
-    if config.kind == "encoder":
-        _encoder(config, ["a", "b"], kind, 8)
-    elif config.vectors is not None:
-        from zerogen.tam.vectors import check_vectors
-
-        check_vectors(_vectors_of(config.vectors))
+        return torch.utils.data.DataLoader(
+            items,  # type: ignore[arg-type]
+            batch_sampler=by_length(lengths, size) if seed is None else Buckets(lengths, size, seed),
+            collate_fn=lambda batch: self.head.collate(batch, model, tokenizer),
+            generator=torch.Generator(),  # else every epoch draws from the dropouts' random state
+        )
 
 
 class _Damaged(Exception):
@@ -189,107 +222,3 @@ def _every_epoch(checkpoint: Path) -> Any:
                 raise
 
     return EveryEpoch()
-
-
-def _vectors_of(path: str) -> Path:
-    return Path(expanded(path, "tam.vectors"))
-
-
-def _from_scratch(tam: TamConfig, task: TaskConfig, rows: Sequence[Example], progress: Progress) -> tuple[Any, Any]:
-    """Return an untrained LSTM, or BiDAF, with the vocabulary of the rows."""
-    from zerogen.tam.bidaf import BidafConfig, BidafForQuestionAnswering, known_characters
-    from zerogen.tam.lstm import SPECIAL, LstmConfig, LstmForSequenceClassification, add_words, word_tokenizer
-    from zerogen.tam.vectors import read_vectors, words_of
-
-    texts = list(dict.fromkeys(text for row in rows for text in (row.text, row.context) if text))
-    if task.kind == "classification":  # which never reads the context
-        texts = [row.text for row in rows]
-    tokenizer = word_tokenizer(texts, tam.vocabulary, reading=task.kind == "qa")
-    tokenizer.model_max_length = task.max_length
-    vectors: dict[int, torch.Tensor] = {}
-    if tam.vectors:
-        path, learned = _vectors_of(tam.vectors), len(tokenizer) - len(SPECIAL)
-        known = len(read_vectors(path, tokenizer.get_vocab()))
-        add_words(tokenizer, words_of(path), tam.vocabulary)
-        vectors = read_vectors(path, tokenizer.get_vocab())
-        more = len(vectors) - known
-        progress.say(f"{path} has vectors for {known:,} of {learned:,} words of the training texts, and {more:,} more")
-    embedding = len(next(iter(vectors.values()))) if vectors else tam.embedding
-    hidden = tam.hidden or {"classification": 150, "pair": 300, "qa": 100}[task.kind]
-    if task.kind == "qa":
-        dropout = 0.2 if tam.dropout is None else tam.dropout
-        reader = BidafConfig(len(tokenizer), known_characters(texts), embedding, hidden, dropout)
-        model: Any = BidafForQuestionAnswering(reader)
-        table = model.words
-    else:
-        pair = task.kind == "pair"
-        names = dict(enumerate(task.labels))
-        sizes = LstmConfig(
-            len(tokenizer),
-            embedding,
-            hidden,
-            0.5 if tam.dropout is None else tam.dropout,
-            layers=2 if pair else 1,
-            pair=pair,
-            num_labels=len(names),
-            id2label=names,
-            label2id={label: i for i, label in names.items()},
-        )
-        model = LstmForSequenceClassification(sizes)
-        table = model.embedding
-    with torch.no_grad():
-        for place, vector in vectors.items():
-            table.weight[place] = vector
-    return model, tokenizer
-
-
-def _encoder(tam: TamConfig, labels: Sequence[str], kind: str, max_length: int) -> tuple[Any, Any]:
-    """Return an untrained classifier or reader on top of the configured encoder."""
-    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
-
-    names = dict(enumerate(labels))
-    head: dict[str, Any] = {
-        "num_labels": len(names),
-        "id2label": names,
-        "label2id": {label: i for i, label in names.items()},
-    }
-    model, tokenizer = load_pretrained(
-        AutoModelForQuestionAnswering if kind == "qa" else AutoModelForSequenceClassification,
-        resolve(str(tam.model), tam.revision, "tam.model"),
-        "tam.model",
-        **({} if kind == "qa" else head),
-        ignore_mismatched_sizes=True,
-        dtype=torch.float32,
-    )
-    bound(model, tokenizer)
-    tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
-    return model, tokenizer
-
-
-def _loader(
-    model: Any, tokenizer: Any, rows: Sequence[Example], task: TaskConfig, batch_size: int, seed: int | None
-) -> Any:
-    """Return batches for training, in an order drawn by `seed`, or for a check (seed None)."""
-    if task.kind == "qa":
-        answers = [row.answers[0] if row.answers else None for row in rows]
-        questions, passages = [row.text for row in rows], [row.context or "" for row in rows]
-        items: list[Any] = windows_of(tokenizer, questions, passages, answers, spells(model))
-    else:
-        inputs = inputs_of(task.kind, rows)
-        items = [
-            replace(encoded, label=task.labels.index(row.label))
-            for encoded, row in zip(encode(tokenizer, order_pair(inputs, task.order)), rows, strict=True)
-        ]
-    lengths = [len(item.ids) for item in items]
-
-    def collated(batch: Sequence[Any]) -> dict[str, torch.Tensor]:
-        if task.kind == "qa":
-            return window_batch(batch, model, tokenizer)
-        return collate(batch, tokenizer.pad_token_id)
-
-    return torch.utils.data.DataLoader(
-        items,  # type: ignore[arg-type]
-        batch_sampler=by_length(lengths, batch_size) if seed is None else Buckets(lengths, batch_size, seed),
-        collate_fn=collated,
-        generator=torch.Generator(),  # else every epoch draws from the dropouts' random state
-    )

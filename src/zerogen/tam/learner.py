@@ -1,4 +1,4 @@
-"""LightningModules that train tiny task models, and the callback that keeps the best epoch."""
+"""The LightningModule that trains a tiny task model, and the callback that keeps the best epoch."""
 
 from __future__ import annotations
 
@@ -12,31 +12,45 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from zerogen.config import TrainerConfig
+from zerogen.errors import UserError
 from zerogen.progress import Advance
-from zerogen.tam.reader import span_logits
+from zerogen.tam.losses import loss_of
+from zerogen.tam.table import Head
 
 
 class Learner(pl.LightningModule):
-    """Trains a model by what a kind of task makes of its outputs: `judged` returns the loss and which rows are right.
+    """Trains a model on what a head makes of its outputs, by the weighted mean of the rows' losses.
 
     With `trainer.ema`, the model that is checked and kept is the moving average of the weights.
     """
 
-    def __init__(self, model: nn.Module, config: TrainerConfig, steps: int) -> None:
+    def __init__(self, model: nn.Module, head: Head, config: TrainerConfig, steps: int) -> None:
         super().__init__()
-        self.model, self.config, self.steps = model, config, steps
+        self.model, self.head, self.config, self.steps = model, head, config, steps
+        self.row_loss = loss_of(config.loss)
         self.correct, self.loss, self.seen = 0, 0.0, 0
         self._average: AveragedModel | None = None
         if config.ema is not None:
             self._average = AveragedModel(model, avg_fn=moving_average(config.ema), use_buffers=True)
         self._random: dict[str, Any] = {}
 
-    def loss_and_hits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of a batch, and for each of its B rows whether the model is right."""
-        raise NotImplementedError
+    def loss_and_hits(self, batch: dict[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch under weights [B], and for each of its B rows whether the model is right."""
+        outputs = self.head.outputs(self.model, batch)
+        losses = [weighted_mean(self._row_losses(logits, targets), weights) for logits, targets in outputs]
+        return torch.stack(losses).mean(), torch.stack(
+            [logits.argmax(-1) == targets for logits, targets in outputs]
+        ).all(0)
+
+    def _row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        losses = self.row_loss(logits, targets)
+        if losses.shape != targets.shape:
+            shapes = f"{list(losses.shape)} of logits {list(logits.shape)}"
+            raise UserError(f"trainer.loss={self.config.loss}: returned {shapes}; allowed is one loss per row, [B]")
+        return losses
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss_and_hits(batch)[0]
+        loss = self.loss_and_hits(batch, batch["weights"])[0]
         self.log("loss", loss)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
@@ -76,7 +90,7 @@ class Learner(pl.LightningModule):
         self.swap()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        loss, right = self.loss_and_hits(batch)
+        loss, right = self.loss_and_hits(batch, torch.ones_like(batch["weights"]))
         self.correct += int(right.sum())
         self.loss += float(loss) * len(right)
         self.seen += len(right)
@@ -113,23 +127,12 @@ class Learner(pl.LightningModule):
         return max(0.0, (self.steps - step) / max(1, self.steps - warmup))
 
 
-class Classifier(Learner):
-    """Cross-entropy of a model that maps input_ids and attention_mask [B, T] to logits [B, labels]."""
-
-    def loss_and_hits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        logits = self.model(**inputs).logits.float()
-        return F.cross_entropy(logits, batch["labels"]), logits.argmax(-1) == batch["labels"]
-
-
-class SpanLearner(Learner):
-    """Cross-entropy of the first and the last token of an answer, by a model that gives start and end logits [B, T]."""
-
-    def loss_and_hits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("starts", "ends", "inside")}
-        starts, ends = span_logits(self.model(**inputs), batch["inside"])
-        loss = (F.cross_entropy(starts, batch["starts"]) + F.cross_entropy(ends, batch["ends"])) / 2
-        return loss, (starts.argmax(-1) == batch["starts"]) & (ends.argmax(-1) == batch["ends"])
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Return sum(w l) / sum(w) of losses [B] and weights [B]; 0 where all weights are 0."""
+    # nll_loss adds up as it does within F.cross_entropy: with equal weights the mean has the bits of that.
+    first = torch.zeros(len(losses), dtype=torch.long, device=losses.device)
+    total = F.nll_loss(-(weights * losses)[:, None], first, reduction="sum")
+    return total / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Any], Tensor]:

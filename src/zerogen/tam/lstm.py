@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+if TYPE_CHECKING:
+    from zerogen.config import TamConfig
 
 SPECIAL = ["[PAD]", "[UNK]", "[NONE]"]
 
@@ -135,6 +138,27 @@ def two_streams(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tenso
     ids = torch.cat([input_ids * first, shifted * (places < behind[:, None])])
     lengths = torch.cat([before, behind])
     return ids[:, : max(1, int(lengths.max()))], lengths
+
+
+def untrained(
+    config: TamConfig, words: int, width: int, pair: bool, labels: dict[str, Any]
+) -> tuple[LstmForSequenceClassification, nn.Embedding]:
+    """Return a classifier with the paper's sizes where the configuration has none, and its table of words.
+
+    words: in the vocabulary. width: of their vectors. labels: what the model's configuration says about them.
+    """
+    model = LstmForSequenceClassification(
+        LstmConfig(
+            words,
+            width,
+            config.hidden or (300 if pair else 150),
+            0.5 if config.dropout is None else config.dropout,
+            layers=2 if pair else 1,
+            pair=pair,
+            **labels,
+        )
+    )
+    return model, model.embedding
 
 
 def word_tokenizer(texts: Iterable[str], vocabulary: int, reading: bool = False) -> PreTrainedTokenizerFast:

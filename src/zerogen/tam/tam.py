@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,12 +20,9 @@ from zerogen.models import (
     why_not_loaded,
 )
 from zerogen.progress import Progress
-from zerogen.records import AnswerPrediction, Example, Prediction
-from zerogen.tam.data import by_length, collate, encode, reads_types
-from zerogen.tam.reader import Window, best_spans, collate_windows, pick, span_logits, windows_of
-
-if TYPE_CHECKING:
-    pass
+from zerogen.records import Example
+from zerogen.tam.batches import inputs_of
+from zerogen.tam.table import head_of, tam_of, usual_tam
 
 Input = str | tuple[str, str]  # a text, or a text and its context
 
@@ -34,7 +32,7 @@ class TamSpec:
     """How a TAM is used, kept in its configuration.
 
     kind: that of the task. order: which of the two texts of a pair comes first. dtype: arithmetic of predictions.
-    answer_tokens: longest answer. none: whether a question may have no answer.
+    answer_tokens: longest answer. none: whether a question may have no answer. tam: `tam.kind`, what opens it.
     """
 
     kind: str = "classification"
@@ -42,6 +40,11 @@ class TamSpec:
     dtype: str = "auto"
     answer_tokens: int = 30
     none: bool = False
+    tam: str = "encoder"
+
+    def saved(self, model_type: str) -> dict[str, Any]:
+        """Return what a configuration of a model_type is to say: not what TAM it is where its type tells that."""
+        return {key: value for key, value in asdict(self).items() if key != "tam" or value != usual_tam(model_type)}
 
 
 class Tam:
@@ -52,6 +55,7 @@ class Tam:
 
     def __init__(self, model: Any, tokenizer: Any, labels: Sequence[str], spec: TamSpec) -> None:
         self.model, self.tokenizer, self.labels, self.spec = model.eval(), tokenizer, list(labels), spec
+        self.head = head_of(spec.kind)
 
     def predict(self, inputs: Sequence[Input], batch_size: int = 64, progress: Progress | None = None) -> list[Any]:
         """Predict a `Prediction` for each text or (text, context) pair, an `AnswerPrediction` for each question.
@@ -59,65 +63,25 @@ class Tam:
         Texts that are too long are cut at their end; of long passages every part is read. Raises TypeError for inputs
         of another kind.
         """
-        kind = self.spec.kind
-        if isinstance(inputs, str) or any(isinstance(one, str) != (kind == "classification") for one in inputs):
-            wanted = "strings" if kind == "classification" else "pairs: (text, context)"
-            raise TypeError(f"allowed is a list of {wanted}")
+        pair = self.head.pair
+        if isinstance(inputs, str) or any(isinstance(one, str) == pair for one in inputs):
+            raise TypeError(f"allowed is a list of {'pairs: (text, context)' if pair else 'strings'}")
         with (progress or Progress()).bar("predicting", len(inputs), "rows") as advance, torch.inference_mode():
-            if kind == "qa":
-                return self._spans([one for one in inputs if not isinstance(one, str)], batch_size, advance)
-            return self._labels(inputs, batch_size, advance)
+            return self.head.predict(self, inputs, batch_size, advance)
 
     def inputs_of(self, rows: Sequence[Example]) -> list[Input]:
         """Return what `predict` reads of rows."""
-        return inputs_of(self.spec.kind, rows)
+        return inputs_of(rows, self.head.pair)
 
-    def _run(self, batch: dict[str, torch.Tensor]) -> Any:
+    def outputs(self, items: Sequence[Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the head's logits (and targets) of encoded items, in the arithmetic of predictions."""
         device = self.model.device
+        batch = self.head.collate(items, self.model, self.tokenizer)
         with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(self.spec.dtype, device)):
-            return self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
-
-    def _labels(self, inputs: Sequence[Input], batch_size: int, advance: Any) -> list[Prediction]:
-        encoded = encode(self.tokenizer, order_pair(inputs, self.spec.order))
-        done: dict[int, Prediction] = {}
-        for batch in by_length([len(row.ids) for row in encoded], batch_size):
-            tensors = collate([encoded[i] for i in batch], self.tokenizer.pad_token_id)
-            del tensors["labels"]
-            probabilities = self._run(tensors).logits.float().softmax(-1)
-            _refuse_nan(probabilities)
-            for i, row in zip(batch, probabilities.tolist(), strict=True):
-                done[i] = Prediction.of(dict(zip(self.labels, row, strict=True)))
-            advance(len(batch))
-        return [done[i] for i in range(len(inputs))]
-
-    def _spans(self, inputs: Sequence[tuple[str, str]], batch_size: int, advance: Any) -> list[AnswerPrediction]:
-        questions, passages = [one[0] for one in inputs], [one[1] for one in inputs]
-        windows = windows_of(self.tokenizer, questions, passages, spelled=spells(self.model))
-        candidates: list[list[tuple[float, int, int]]] = [[] for _ in inputs]
-        none = [float("inf")] * len(inputs)
-        left = [0] * len(inputs)
-        for window in windows:
-            left[window.row] += 1
-        for batch in by_length([len(window.ids) for window in windows], batch_size):
-            tensors = window_batch([windows[i] for i in batch], self.model, self.tokenizer)
-            inside = tensors.pop("inside")
-            del tensors["starts"], tensors["ends"]
-            starts, ends = span_logits(self._run(tensors), inside.to(self.model.device))
-            _refuse_nan(starts + ends)
-            for i, first, last in zip(batch, starts.cpu(), ends.cpu(), strict=True):
-                row = windows[i].row
-                found, no_answer = best_spans(first, last, windows[i], self.spec.answer_tokens)
-                candidates[row] += found
-                none[row] = min(none[row], no_answer)
-                left[row] -= 1
-                advance(int(not left[row]))
-        return [
-            pick(candidates[row], none[row] if self.spec.none else None, passage)
-            for row, passage in enumerate(passages)
-        ]
+            return self.head.outputs(self.model, {name: tensor.to(device) for name, tensor in batch.items()})
 
     def save(self, folder: Path) -> None:
-        """Write the folder that transformers' `from_pretrained` (for an LSTM or BiDAF: `load_tam`) opens.
+        """Write the folder that transformers' `from_pretrained` (of other TAMs than encoders: `load_tam`) opens.
 
         Raises OSError where it cannot be written.
         """
@@ -129,22 +93,43 @@ class Tam:
 def load_tam(folder: str | Path, device: str | torch.device = "cpu", dtype: str = "auto") -> Tam:
     """Open a folder that `Tam.save` wrote, or the run folder around it. Code that comes with a folder never runs.
 
+    A TAM of a user's own kind needs its module, as training did: in the working directory or installed.
     dtype: arithmetic of predictions, `float32` or `bfloat16`; `auto` is that of training. Raises `UserError` when the
     folder holds no trained task model.
     """
     folder = tam_folder(Path(expanded(str(folder), "folder")))
-    own = _own_model(_config_of(folder).get("model_type"))
+    name = _tam_in(folder)
+    tam = tam_of(name, f"TAM folder {folder}: tam.kind")
     try:
         with quiet_loading():
-            model, tokenizer = _load_transformers(folder) if own is None else _load_own(folder, own)
+            model, tokenizer = tam.open(folder)
         bound(model, tokenizer)
-        spec = TamSpec(**getattr(model.config, "zerogen", {}))
-        labels = [] if spec.kind == "qa" else [model.config.id2label[i] for i in range(model.config.num_labels)]
+        spec = TamSpec(**{"tam": name} | getattr(model.config, "zerogen", {}))
+        labels = head_of(spec.kind).labels(model.config)
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever transformers, torch and tokenizers make of a foreign or damaged folder
         raise UserError(f"TAM folder {folder}: could not be loaded ({why_not_loaded(error)})") from error
     return Tam(model.to(device), tokenizer, labels, spec if dtype == "auto" else replace(spec, dtype=dtype))
+
+
+def _tam_in(folder: Path) -> str:
+    """Return the name of the TAM in a folder. Raises `UserError` where loading it would run code of the folder."""
+    config = _config_of(folder)
+    spec = config.get("zerogen")
+    name = str(spec.get("tam") or "") if isinstance(spec, dict) else ""
+    if ":" not in name:
+        return name or usual_tam(config.get("model_type"))
+    run = any((folder.parent / file).is_file() for file in ("config.yaml", "result.json"))
+    around = (folder.parent if folder.name == "tam" and run else folder).resolve()
+    module = name.partition(":")[0].split(".")
+    places = (Path(place, *module) for place in (str(Path.cwd()), *sys.path))
+    if any(place.resolve().is_relative_to(around) for place in places):
+        raise UserError(
+            f"TAM folder {folder}: tam.kind={name}: its module would be looked for in {around}, whose code never runs; "
+            "allowed is another working directory"
+        )
+    return name
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -157,67 +142,6 @@ def _config_of(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path}: allowed is a JSON object, found {type(config).__name__}")
     return config
-
-
-def _own_model(model_type: object) -> Any:
-    """Return the class of a model that transformers does not have; None for one that it may have."""
-    if model_type == "zerogen-lstm":
-        from zerogen.tam.lstm import LstmForSequenceClassification
-
-        return LstmForSequenceClassification
-    if model_type == "zerogen-bidaf":
-        from zerogen.tam.bidaf import BidafForQuestionAnswering
-
-        return BidafForQuestionAnswering
-    return None
-
-
-def _load_own(folder: Path, model_class: Any) -> tuple[Any, Any]:
-    from transformers import PreTrainedTokenizerFast
-
-    model, report = model_class.from_pretrained(folder, output_loading_info=True, trust_remote_code=False)
-    _refuse_missing(report)
-    return model, PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
-
-
-def _load_transformers(folder: Path) -> tuple[Any, Any]:
-    from transformers import (
-        AutoConfig,
-        AutoModelForQuestionAnswering,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-    )
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    names = config.architectures or ()
-    reads = any("ForQuestionAnswering" in name for name in names)
-    if not reads and not any("ForSequenceClassification" in name for name in names):
-        raise UserError(f"TAM folder {folder}: holds {config.architectures}, not a trained task model")
-    auto = AutoModelForQuestionAnswering if reads else AutoModelForSequenceClassification
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model, report = auto.from_pretrained(folder, config=config, output_loading_info=True, trust_remote_code=False)
-    _refuse_missing(report)
-    if reads and not hasattr(config, "zerogen"):  # a reader that was trained elsewhere
-        model.config.zerogen = {"kind": "qa"}
-    return model, tokenizer
-
-
-def _refuse_missing(report: dict[str, Any]) -> None:
-    """Raise ValueError where transformers' report of loading names weights that were not there."""
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
-
-
-def inputs_of(kind: str, rows: Sequence[Example]) -> list[Input]:
-    """Return what a TAM for a kind of task reads of rows: texts, or texts with their contexts."""
-    return [row.text if kind == "classification" else (row.text, row.context or "") for row in rows]
-
-
-def order_pair(inputs: Sequence[Input], order: Sequence[str]) -> list[Input]:
-    """Return (text, context) pairs with the one first that the TAM reads first; plain texts as they are."""
-    if order[0] == "text":
-        return list(inputs)
-    return [one if isinstance(one, str) else (one[1], one[0]) for one in inputs]
 
 
 def uses_bfloat16(dtype: str, device: torch.device) -> bool:
@@ -233,19 +157,3 @@ def bound(model: Any, tokenizer: Any) -> None:
     # RoBERTa's table holds two rows more than it has positions; its tokenizer knows.
     positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
     tokenizer.model_max_length = min(positions, tokenizer.model_max_length)
-
-
-def spells(model: Any) -> bool:
-    """Tell whether a model reads the characters of words."""
-    return hasattr(model.config, "characters")
-
-
-def window_batch(windows: Sequence[Window], model: Any, tokenizer: Any) -> dict[str, torch.Tensor]:
-    """Collate windows for a model."""
-    characters = {one: i + 2 for i, one in enumerate(model.config.characters)} if spells(model) else None
-    return collate_windows(windows, tokenizer.pad_token_id, reads_types(tokenizer), characters)
-
-
-def _refuse_nan(scores: torch.Tensor) -> None:
-    if scores.isnan().any():
-        raise FloatingPointError("a score of the task model is NaN")

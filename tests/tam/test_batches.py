@@ -4,7 +4,8 @@ import pytest
 
 from tests.conftest import toy_rows
 from zerogen.records import Example
-from zerogen.tam.data import Buckets, Encoded, by_length, collate, split_heldout
+from zerogen.tam.batches import Buckets, by_length, split_heldout
+from zerogen.tam.labels import Encoded, collate
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,16 +1,23 @@
-"""Extractive question answering: windows over long passages, and the best span among them."""
+"""The head that answers questions: windows over long passages, and the best span among them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from zerogen.records import Answer, AnswerPrediction
+from zerogen.records import Answer, AnswerPrediction, Example
+from zerogen.tam.batches import by_length, inputs_of, reads_types, refuse_nan
+
+if TYPE_CHECKING:
+    from zerogen.config import TaskConfig
+    from zerogen.progress import Advance
+    from zerogen.tam.table import Head
+    from zerogen.tam.tam import Input, Tam
 
 STRIDE = 128  # tokens that neighbouring windows share
 WORD_LENGTH = 16  # characters of a word that are read, where they are
@@ -23,7 +30,7 @@ class Window:
 
     row: which question. offsets: characters (start, end) of each token in the passage, None for one that is not of it;
     the first token stands for no answer. words: text of the tokens, empty where the model does not spell them. start,
-    end: first and last token of the answer.
+    end: first and last token of the answer. weight: of the question's row in the training loss.
     """
 
     row: int
@@ -33,6 +40,7 @@ class Window:
     words: list[str]
     start: int = 0
     end: int = 0
+    weight: float = 1.0
 
 
 def windows_of(
@@ -114,7 +122,7 @@ def _tokens_of(answer: Answer, places: Sequence[tuple[int, int] | None], begins:
 def collate_windows(
     windows: Sequence[Window], pad: int, types: bool, characters: dict[str, int] | None
 ) -> dict[str, Tensor]:
-    """Pad windows to input_ids, attention_mask and inside [B, T], and starts and ends [B].
+    """Pad windows to input_ids, attention_mask and inside [B, T], and starts, ends and weights [B].
 
     types: whether the model wants token_type_ids [B, T]. inside: where an answer may begin or end, see
     `span_logits`. characters: of a model that spells its words, which then gets characters [B, T, WORD_LENGTH].
@@ -130,6 +138,7 @@ def collate_windows(
         "inside": padded([[True, *(place is not None for place in window.offsets[1:])] for window in windows], False),
         "starts": torch.tensor([window.start for window in windows]),
         "ends": torch.tensor([window.end for window in windows]),
+        "weights": torch.tensor([window.weight for window in windows]),
     }
     if types:
         batch["token_type_ids"] = padded([window.types for window in windows], 0)
@@ -196,3 +205,73 @@ def pick(candidates: Sequence[tuple[float, int, int]], none: float | None, passa
         return AnswerPrediction("", -1, 1 / total)
     (first, last), _ = max(by_place.items(), key=lambda item: item[1])
     return AnswerPrediction(passage[first:last], first, 1 / total)
+
+
+def spells(model: Any) -> bool:
+    """Tell whether a model reads the characters of words."""
+    return hasattr(model.config, "characters")
+
+
+class SpanHead:
+    """Points at the first and the last token of an answer; see `zerogen.tam.table.Head`."""
+
+    pair = True
+    spans = True
+    unit = "windows"
+    auto_model = "AutoModelForQuestionAnswering"
+
+    def config(self, labels: Sequence[str]) -> dict[str, Any]:
+        return {}
+
+    def labels(self, config: Any) -> list[str]:
+        return []
+
+    def unanswered(self, rows: Sequence[Example]) -> bool:
+        return any(not row.answers for row in rows)
+
+    def items(self, rows: Sequence[Example], task: TaskConfig, model: Any, tokenizer: Any) -> list[Window]:
+        answers = [row.answers[0] if row.answers else None for row in rows]
+        windows = _windows(inputs_of(rows, self.pair), model, tokenizer, answers)
+        return [replace(window, weight=rows[window.row].weight) for window in windows]
+
+    def collate(self, items: Sequence[Window], model: Any, tokenizer: Any) -> dict[str, Tensor]:
+        characters = {one: i + 2 for i, one in enumerate(model.config.characters)} if spells(model) else None
+        return collate_windows(items, tokenizer.pad_token_id, reads_types(tokenizer), characters)
+
+    def outputs(self, model: Any, batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        ours = ("starts", "ends", "inside", "weights")
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ours}
+        starts, ends = span_logits(model(**inputs), batch["inside"])
+        return [(starts, batch["starts"]), (ends, batch["ends"])]
+
+    def predict(self, tam: Tam, inputs: Sequence[Input], batch_size: int, advance: Advance) -> list[AnswerPrediction]:
+        windows = _windows(inputs, tam.model, tam.tokenizer)
+        candidates: list[list[tuple[float, int, int]]] = [[] for _ in inputs]
+        none = [float("inf")] * len(inputs)
+        left = [0] * len(inputs)
+        for window in windows:
+            left[window.row] += 1
+        for batch in by_length([len(window.ids) for window in windows], batch_size):
+            (starts, _), (ends, _) = tam.outputs([windows[i] for i in batch])
+            refuse_nan(starts + ends)
+            for i, first, last in zip(batch, starts.cpu(), ends.cpu(), strict=True):
+                row = windows[i].row
+                spans, no_answer = best_spans(first, last, windows[i], tam.spec.answer_tokens)
+                candidates[row] += spans
+                none[row] = min(none[row], no_answer)
+                left[row] -= 1
+                advance(int(not left[row]))
+        return [
+            pick(candidates[row], none[row] if tam.spec.none else None, one[1])  # the passage
+            for row, one in enumerate(inputs)
+        ]
+
+
+def _windows(
+    inputs: Sequence[Input], model: Any, tokenizer: Any, answers: Sequence[Answer | None] = ()
+) -> list[Window]:
+    questions, passages = [one[0] for one in inputs], [one[1] for one in inputs]
+    return windows_of(tokenizer, questions, passages, answers, spells(model))
+
+
+SPANS: Head = SpanHead()

@@ -1,17 +1,18 @@
-"""Rows for the tiny task model: the held-out split, and batches of rows of similar length."""
+"""Which rows pick the epoch, and batches of rows of similar length."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from zerogen.records import Example, derive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zerogen.tam.tam import Input
 
 
 def split_heldout(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -77,51 +78,17 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Token ids of a text, or of a pair of them.
-
-    types: 0 or 1 for the text of each token of a pair; None for a single text, or where the model does not read them.
-    """
-
-    ids: list[int]
-    types: list[int] | None
-    label: int = 0
-
-
-def encode(tokenizer: Any, texts: Sequence[str | tuple[str, str]]) -> list[Encoded]:
-    """Encode texts, or pairs in the TAM's order, cut at the tokenizer's maximum; of a pair the longer text is cut."""
-    pairs = [one for one in texts if not isinstance(one, str)]
-    if not texts:
-        return []
-    if not pairs:
-        found = tokenizer(list(texts), truncation=True, return_attention_mask=False, return_token_type_ids=False)
-        return [Encoded(ids, None) for ids in found["input_ids"]]
-    found = tokenizer(
-        [first for first, _ in pairs],
-        [second for _, second in pairs],
-        truncation="longest_first",
-        return_attention_mask=False,
-        return_token_type_ids=reads_types(tokenizer),
-    )
-    types = found.get("token_type_ids") or [None] * len(texts)
-    return [Encoded(ids, of) for ids, of in zip(found["input_ids"], types, strict=True)]
-
-
 def reads_types(tokenizer: Any) -> bool:
     """Tell whether the tokenizer's model wants to know which of two texts a token is of."""
     return "token_type_ids" in tokenizer.model_input_names
 
 
-def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
-    """Pad rows to input_ids and attention_mask (token_type_ids, too, where rows have types) [B, T] and labels [B]."""
-    width = max(1, *(len(row.ids) for row in rows))
-    batch = {
-        "input_ids": torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows]),
-        "attention_mask": torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows]),
-        "labels": torch.tensor([row.label for row in rows]),
-    }
-    types = [row.types for row in rows if row.types is not None]
-    if types:
-        batch["token_type_ids"] = torch.tensor([of + [0] * (width - len(of)) for of in types])
-    return batch
+def inputs_of(rows: Sequence[Example], pair: bool) -> list[Input]:
+    """Return what a TAM reads of rows: their texts, or of pairs (text, context)."""
+    return [(row.text, row.context or "") if pair else row.text for row in rows]
+
+
+def refuse_nan(scores: Tensor) -> None:
+    """Raise FloatingPointError where a score is NaN."""
+    if scores.isnan().any():
+        raise FloatingPointError("a score of the task model is NaN")

@@ -1,0 +1,149 @@
+"""Losses are functions of single rows; rows count by their weights."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tests.conftest import toy_pairs, toy_questions, toy_rows
+from zerogen.config import TamConfig, TaskConfig, TrainerConfig, check_trainer
+from zerogen.errors import UserError
+from zerogen.records import Example
+from zerogen.tam.fit import fit
+from zerogen.tam.learner import weighted_mean
+from zerogen.tam.losses import LOSSES, cross_entropy, loss_of
+from zerogen.tam.lstm import word_tokenizer
+from zerogen.tam.spans import SPANS
+from zerogen.tam.tam import Tam
+
+LSTM = TamConfig(name="lstm", kind="lstm", dtype="float32", embedding=8, hidden=8, dropout=0.0)
+TRAINER = TrainerConfig(lr=1e-2, epochs=2, batch_size=16, schedule="constant")
+TASKS = {
+    "classification": (TaskConfig(name="toy", labels=["bad", "good"], max_length=64), toy_rows),
+    "pair": (TaskConfig(name="toy", kind="pair", labels=["bad", "good"], max_length=64), toy_pairs),
+    "qa": (TaskConfig(name="toy", kind="qa", labels=["question"], max_length=64), toy_questions),
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    path = tmp_path / "my_own_losses.py"
+    path.write_text(
+        "from torch.nn import functional\n"
+        "def same(logits, targets):\n    return -logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]\n"
+        "def mean(logits, targets):\n    return functional.cross_entropy(logits, targets)\n"
+        "def nothing(logits, targets):\n    return 0 * logits.nan_to_num(neginf=0.0).sum(-1)\n"
+    )
+    return path
+
+
+def weights(tam: Tam) -> dict[str, Tensor]:
+    return dict(tam.model.state_dict())
+
+
+def equal(one: Tam, other: Tam) -> bool:
+    return all(torch.equal(tensor, weights(other)[name]) for name, tensor in weights(one).items())
+
+
+@pytest.mark.parametrize("classes", [2, 60])
+@pytest.mark.parametrize("rows", [1, 7, 32, 300])
+def test_with_equal_weights_loss_and_gradient_have_the_bits_of_the_plain_mean(rows: int, classes: int) -> None:
+    logits = 5 * torch.randn(rows, classes, generator=torch.Generator().manual_seed(rows))
+    logits[:, 1::3] = -torch.inf  # where no answer can begin
+    targets = torch.arange(rows) % classes // 3 * 3
+    found, expected = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    mean = weighted_mean(cross_entropy(found, targets), torch.ones(rows))
+    plain = functional.cross_entropy(expected, targets)
+    mean.backward()
+    plain.backward()
+    assert torch.equal(mean, plain)
+    assert found.grad is not None
+    assert expected.grad is not None
+    assert torch.equal(found.grad, expected.grad)
+
+
+def test_the_mean_is_weighted() -> None:
+    losses = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
+    mean = weighted_mean(losses, torch.tensor([0.5, 0.0, 1.5]))
+    mean.backward()
+    assert float(mean.detach()) == pytest.approx((0.5 * 1 + 1.5 * 4) / 2)
+    assert losses.grad is not None
+    assert losses.grad.tolist() == pytest.approx([0.25, 0.0, 0.75])
+    none = weighted_mean(losses, torch.zeros(3))
+    none.backward()
+    assert float(none.detach()) == 0.0
+    assert losses.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_weights_count_beside_each_other(kind: str) -> None:
+    """Nothing is learned from rows of weight 0, and weights that are all twice as large are the same."""
+    task, make = TASKS[kind]
+    trainer = replace(TRAINER, epochs=1)  # which no held-out row picks
+
+    def trained(others: float, first: float, answered: bool = True) -> Tam:
+        rows = [
+            replace(row, weight=others) if i % 3 else replace(row, weight=first, answers=row.answers * answered)
+            for i, row in enumerate(make(60))
+        ]
+        return fit(rows, task, LSTM, trainer, seed=1)[0]
+
+    without = trained(1.0, 0.0)
+    assert equal(without, trained(2.0, 0.0))
+    assert equal(without, trained(1.0, 0.0, answered=False))
+    assert not equal(without, trained(1.0, 1.0))
+
+
+def test_the_windows_of_a_passage_have_the_weight_of_their_row() -> None:
+    texts = " ".join(f"word {i}" for i in range(200))
+    tokenizer = word_tokenizer([texts], 1000, reading=True)
+    tokenizer.model_max_length = 64
+    rows = [Example("a", "word 1", "question", texts, weight=0.25), Example("b", "word 2", "question", "word 2 3")]
+    model = torch.nn.Module()
+    model.config = type("Config", (), {})  # type: ignore[assignment]
+    windows = SPANS.items(rows, TASKS["qa"][0], model, tokenizer)
+    assert len(windows) > 2
+    assert [window.weight for window in windows] == [0.25] * (len(windows) - 1) + [1.0]
+    assert SPANS.collate(windows, model, tokenizer)["weights"].tolist() == [window.weight for window in windows]
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_weights_that_are_none_are_refused(weight: float) -> None:
+    rows = [*toy_rows(8), replace(toy_rows(1)[0], weight=weight)]
+    with pytest.raises(UserError, match=f"row row-0: weight={weight}: allowed is 0 or more"):
+        fit(rows, TASKS["classification"][0], LSTM, TRAINER)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_loss_of_ones_own_is_what_is_minimised(kind: str, own: Path) -> None:
+    task, make = TASKS[kind]
+    rows = make(60)
+    plain = fit(rows, task, LSTM, TRAINER, seed=1)[0]
+    same = fit(rows, task, LSTM, replace(TRAINER, loss="my_own_losses:same"), seed=1)[0]
+    still = fit(rows, task, LSTM, replace(TRAINER, loss="my_own_losses:nothing", weight_decay=0.0), seed=1)[0]
+    fresh = fit(rows, task, LSTM, replace(TRAINER, lr=1e-20, weight_decay=0.0), seed=1)[0]
+    for name, tensor in weights(plain).items():
+        torch.testing.assert_close(weights(same)[name], tensor, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(weights(still)[name], weights(fresh)[name])
+    assert not equal(plain, fresh)
+
+
+def test_what_is_no_loss_of_rows_is_refused_in_one_line(own: Path) -> None:
+    assert all(loss_of(name) for name in LOSSES)
+    for name, message in (
+        ("cross_entrpy", "trainer.loss: 'cross_entrpy' is unknown; allowed: cross_entropy, .*'cross_entropy'"),
+        ("my_own_losses:sam", "trainer.loss=my_own_losses:sam: attribute: 'sam' is unknown; .*'same'"),
+        ("my_own_loss:same", "trainer.loss=my_own_loss:same: there is no module 'my_own_loss'"),
+        ("my_own_losses:__doc__", "trainer.loss=my_own_losses:__doc__: is NoneType, not a function of logits"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_trainer(replace(TRAINER, loss=name))
+    with pytest.raises(UserError, match=r"my_own_losses:mean: returned \[\] of logits \[16, 2\]; allowed is one loss"):
+        fit(toy_rows(60), TASKS["classification"][0], LSTM, replace(TRAINER, loss="my_own_losses:mean"))
