@@ -95,7 +95,7 @@ def test_what_is_no_metric_is_refused_in_one_line(example: Path, command: Comman
 
 def test_the_correlation_of_guesses_and_of_right_predictions(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(example))
-    from matthews import matthews  # type: ignore[import-not-found]
+    from matthews import matthews
 
     rows = [Example("", "", label) for label in "aabb"]
     assert matthews(rows, [Prediction(label, {}) for label in "aabb"], ["a", "b"]) == pytest.approx(1)

@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from zerogen.records import Example, derive
+from zerogen.records import Example, Input, derive
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from zerogen.tam.tam import Input
 
 
 def split_heldout(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zerogen.records import Answer, AnswerPrediction, Example
+from zerogen.records import Answer, AnswerPrediction, Example, Input
 from zerogen.tam.batches import by_length, inputs_of, reads_types, refuse_nan
 
 if TYPE_CHECKING:
     from zerogen.config import TaskConfig
     from zerogen.progress import Advance
     from zerogen.tam.table import Head
-    from zerogen.tam.tam import Input, Tam
+    from zerogen.tam.tam import Tam
 
 STRIDE = 128  # tokens that neighbouring windows share
 WORD_LENGTH = 16  # characters of a word that are read, where they are

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from zerogen.config import TamConfig, TaskConfig
     from zerogen.progress import Advance, Progress
-    from zerogen.records import Example
-    from zerogen.tam.tam import Input, Tam
+    from zerogen.records import Example, Input
+    from zerogen.tam.tam import Tam
 
 TAMS = {"encoder": "zerogen.tam.encoder.Encoder", "lstm": "zerogen.tam.scratch.Scratch"}
 # Whose folders do not name their TAM, since their model_type tells it; every other one is an encoder's.

@@ -20,11 +20,9 @@ from zerogen.models import (
     why_not_loaded,
 )
 from zerogen.progress import Progress
-from zerogen.records import Example
+from zerogen.records import Example, Input
 from zerogen.tam.batches import inputs_of
 from zerogen.tam.table import head_of, tam_of, usual_tam
-
-Input = str | tuple[str, str]  # a text, or a text and its context
 
 
 @dataclass(frozen=True)
