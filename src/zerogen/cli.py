@@ -206,8 +206,7 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
             f"trainer.lr={result.trainer.lr}: is for encoders, tam={result.tam.name} would hardly learn; allowed is "
             "trainer=lstm, or a larger one"
         )
-    places: tuple[tuple[str, Any], ...] = (("", result), ("tam.", result.tam), ("plm.", result.plm))
-    for prefix, owner in places:
+    for prefix, owner in (("", result), ("tam.", result.tam), ("plm.", result.plm)):
         for key in ("output_dir", "data_dir", "contexts", "dataset", "checkpoint", "vectors", "model"):
             if (value := getattr(owner, key, None)) is not None:
                 setattr(owner, key, expanded(value, prefix + key))
@@ -300,19 +299,20 @@ def _run(configs: list[Config]) -> None:
     busy = share_cores()  # before anything loads torch
     if busy is not None and not configs[0].dry_run:  # which says so itself
         console.print(busy, highlight=False, markup=False, soft_wrap=True)
+    from zerogen.dryrun import dry_run
     from zerogen.jobs import expand, run_all
     from zerogen.report.table import results_table
+    from zerogen.runs.settings import check_settings, setting_of
 
+    check_settings(configs)  # imports the user's own, and with it maybe torch
     if configs[0].dry_run:
-        from zerogen.dryrun import dry_run
-
         dry_run(configs, console)
         return
     go_offline_without_network()
     groups = [expand(config) for config in configs]
     for config, group in zip(configs, groups, strict=True):
         if config.seeds is not None and len(group) < len(config.seeds):
-            console.print(f"setting={config.setting.name} draws nothing here: one run stands for all seeds")
+            console.print(f"setting={setting_of(config).name} draws nothing here: one run stands for all seeds")
     results: list[dict[str, Any]] = []
     try:
         for result in run_all([config for group in groups for config in group], console):

@@ -1,7 +1,8 @@
 """Typed schema of the configuration.
 
 The string under an attribute is its help: `zerogen --help` prints those of the top level. Values
-that only make sense together are checked in `check`; everything else is checked where it is used.
+that only make sense together are checked in `check`, and in `runs.settings` what depends on the setting; everything
+else is checked where it is used.
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ class FilterConfig:
 @dataclass
 class SettingConfig:
     name: str = "???"
-    """`supervised`, `prompting` or `zerogen`."""
+    """`supervised`, `prompting`, `zerogen`, or a `module:attribute` of your own that is a `Setting`."""
     scope: str = "prompt"
     """PROMPTING: mean log-probability over the whole filled `prompt` (the paper's way), or over the `text` X and what
     stands behind it, given what stands before it."""
@@ -482,9 +483,7 @@ def check(config: Config) -> None:
     check_tam(config.tam)
     check_measures(config)
     check_logger(config.logger)
-    setting = config.setting.name
     _one_of("plm.dtype", config.plm.dtype, ("auto", "float32", "bfloat16", "float16"))
-    _one_of("setting", setting, ("supervised", "prompting", "zerogen"))
     _one_of("setting.scope", config.setting.scope, ("prompt", "text"))
     _one_of("setting.calibration", config.setting.calibration, ("none", "prior"))
     for key in ("plm.name", "tam.name"):
@@ -498,22 +497,11 @@ def check(config: Config) -> None:
             f"tam.checkpoint={config.tam.checkpoint}: is evaluated only, with train=false; "
             "to start training from a folder set tam.model"
         )
-    if not config.task.gold and (setting != "zerogen" or config.tam.checkpoint):
-        raise UserError(
-            f"setting={setting}: task '{config.task.name}' has no gold data (task.gold); "
-            "without any, setting=zerogen still generates and trains"
-        )
-    if config.dataset and setting != "zerogen":
-        raise UserError(f"dataset={config.dataset}: setting={setting} does not read it; allowed is setting=zerogen")
     labels = config.dataset_labels
     if labels is None:
         config.dataset_labels = {}
     elif not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
         raise UserError(f"dataset_labels={labels}: allowed is value: label name, such as {{0: positive, 1: negative}}")
-    if not config.train and setting == "prompting":
-        raise UserError("train=false: setting=prompting never trains; leave it out")
-    if not config.train and not config.tam.checkpoint and (setting == "supervised" or config.dataset):
-        raise UserError("train=false: nothing would be done; set tam.checkpoint=FOLDER to evaluate one")
     if config.gpu is None:
         config.gpu = "none"
     if config.gpu not in ("auto", "none"):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zerogen.metrics import MAIN, scalars
 from zerogen.report.runs import Finished, latest, spread, variants
+from zerogen.runs.settings import SETTINGS
 
 CAPTION = (
     "Accuracy on gold rows in percent, of questions exact match (EM) and F1: mean ± standard deviation over "
     "seeds (number of seeds)"
 )
-_ORDER = ("supervised", "prompting", "zerogen")
+_ORDER = list(SETTINGS)
 _SHOWN = ("accuracy", "exact_match", "f1")  # macro F1 is in the CSV only
 
 
@@ -68,6 +70,12 @@ class Grid:
         return f"{100 * cell.mean:.1f}{spread} ({len(cell.seeds)})"
 
 
+def _place(row: Row) -> tuple[Any, ...]:
+    """Return what rows are sorted by: settings in the order of their table, after them those of the user's own."""
+    order = _ORDER.index(row.setting) if row.setting in _ORDER else len(_ORDER)
+    return order, row.setting, row.plm, row.tam, row.variant
+
+
 def grid(runs: Sequence[Finished]) -> Grid:
     """Arrange runs in a table: a row for each setting, PLM and TAM (and for what else differs), a column per task.
 
@@ -109,7 +117,7 @@ def grid(runs: Sequence[Finished]) -> Grid:
         if len(on) > 1:
             notes.append(f"{task}: not all runs were reported on the same gold rows ({'; '.join(on)})")
     return Grid(
-        sorted({row for row, _ in kept}, key=lambda row: (_ORDER.index(row.setting), row.plm, row.tam, row.variant)),
+        sorted({row for row, _ in kept}, key=_place),
         [(task, metric) for task in tasks for metric in MAIN if any((row, task, metric) in found for row, _ in kept)],
         found,
         kept,

@@ -28,6 +28,7 @@ from zerogen.progress import Progress
 from zerogen.records import AnswerPrediction, Example, Prediction
 from zerogen.runs.identity import short_hash
 from zerogen.runs.run import Outcome, Run
+from zerogen.runs.settings import setting_of
 
 COLUMNS = (
     "setting",
@@ -102,7 +103,7 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
     if outcome.trend:
         write_trend(folder / "trend.csv", config.seed, outcome.trend)
     result = {
-        "setting": config.setting.name,
+        "setting": run.setting.name,
         "task": config.task.name,
         "plm": plm,
         "tam": tam,
@@ -128,6 +129,7 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> dict[str, Any]:
         "pool": str(run.pool_folder()) if outcome.asked else None,
         "folder": str(folder),
         "evaluator": run.evaluator,
+        **run.setting.record(),
     }
     write_result(result)
     return result
@@ -202,12 +204,7 @@ def checked(result: Any, where: str) -> dict[str, Any]:
 
 def asked_for(config: Config) -> dict[str, Any]:
     """Return what distinguishes runs that share a folder."""
-    generates = config.setting.name == "zerogen" and not config.dataset and not config.tam.checkpoint
-    return {
-        "n": config.n if generates else None,
-        "log_every": config.log_every if config.setting.name == "zerogen" else None,
-        "train": config.train,
-    }
+    return setting_of(config).asked_for(config)
 
 
 def evaluated_on(config: Config) -> str:

@@ -17,17 +17,11 @@ from zerogen.metrics import scalars
 from zerogen.report.plots import Curve
 from zerogen.report.results import checked, read_trend
 from zerogen.runs.identity import digest
+from zerogen.runs.settings import PARTS, SETTINGS, Setting, recorded_setting
 
 # What does not change the figures of a run, or is its seed.
 _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
 _IGNORED |= {"logger"}
-# What the settings do not read.
-_UNREAD = {
-    "supervised": {"plm", "decoding", "filter", "n", "dataset", "dataset_labels", "contexts", "answers"},
-    "prompting": {"tam", "trainer", "train", "decoding", "filter", "n", "limit", "dataset", "dataset_labels"}
-    | {"contexts", "answers"},
-    "zerogen": set[str](),
-}
 # What belongs to one task and is compared among its runs only.
 _OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"}
 # What results of earlier versions do not say.
@@ -51,6 +45,13 @@ class Finished:
         """Setting, PLM and TAM, `none` for one that was not used."""
         return self.result["setting"], self.result["plm"], self.result["tam"]
 
+    @cached_property
+    def setting(self) -> Setting:
+        setting = recorded_setting(self.result)
+        if setting is None:
+            raise unknown(f"{self.folder}: result.json: setting", self.result["setting"], SETTINGS)
+        return setting
+
     @property
     def task(self) -> str:
         return self.result["task"]
@@ -58,7 +59,7 @@ class Finished:
     @cached_property
     def choices(self) -> dict[str, Any]:
         """What the run's figures depend on but its seed: dotted key to value."""
-        left_out = _IGNORED | _UNREAD[self.result["setting"]]
+        left_out = _IGNORED | (PARTS - self.setting.reads)
         return dict(_flat({key: value for key, value in self.config.items() if key not in left_out}))
 
     def points(self, metric: str) -> dict[int, float]:
@@ -92,11 +93,11 @@ def read_run(folder: Path) -> Finished:
     tokens = found.get("tokens")
     if isinstance(tokens, int):  # as earlier versions wrote it
         found["tokens"] = {"generate": tokens}
-    if found["setting"] not in _UNREAD:
-        raise unknown(f"{folder}: result.json: setting", found["setting"], _UNREAD)
+    run = Finished(folder, found, keys)
+    _ = run.setting  # an unknown one is refused here
     if not isinstance(keys, dict) or not isinstance(keys.get("task"), dict):
         raise UserError(f"{folder}: config.yaml holds no configuration of a run")
-    return Finished(folder, found, keys)
+    return run
 
 
 def read_runs(places: Sequence[Path], skip: bool = False) -> list[Finished]:
