@@ -29,12 +29,14 @@ from zerogen.config import (
     TrainerConfig,
     keys_of,
 )
-from zerogen.dryrun import Probed, Probes, dry_run
+from zerogen.dryrun import dry_run, estimate
 from zerogen.errors import UserError
+from zerogen.estimate import Expected, Session
 from zerogen.jobs import run_one
 from zerogen.plm import confidence
 from zerogen.pool import Chunk
 from zerogen.records import Example
+from zerogen.runs.zerogen_cost import TextProbe
 from zerogen.tam import fit as train
 from zerogen.task import normalise_task
 
@@ -77,6 +79,12 @@ def config(tmp_path: Path, tiny_causal: Path, tiny_encoder: Path, monkeypatch: p
         output_dir=str(tmp_path / "outputs"),
         dry_run=True,
     )
+
+
+def expected_of(*configs: Config) -> list[Expected]:
+    """What a command with these jobs expects of each."""
+    session = Session(Console(quiet=True))
+    return [estimate(config, session) for config in configs]
 
 
 def said(*configs: Config) -> str:
@@ -128,7 +136,7 @@ def test_a_busy_machine_is_told(config: Config, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_checkpoints_of_training_take_disk_for_a_while(config: Config) -> None:
-    found = Probes(Console(quiet=True)).run(replace(config, setting=SettingConfig("supervised")))
+    (found,) = expected_of(replace(config, setting=SettingConfig("supervised")))
     assert found.scratch == 8 * found.disk > 0  # two of them, each with the weights four times
     assert re.search(r"MiB on disk and \d+ more while it trains", said(config))
 
@@ -161,10 +169,11 @@ def test_expectations_grow_with_the_number_of_rows(config: Config) -> None:
 def test_the_run_is_the_probe_as_many_times_as_it_is_needed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     half = Chunk(0, toy_rows(16), {"bad": 16, "good": 16}, {}, [], tokens=640, seconds=3.2)
     films = Chunk(0, [Example(str(i), "film", "") for i in range(4)], {"": 4}, {}, [], tokens=40, seconds=0.5)
-    monkeypatch.setattr("zerogen.dryrun._probe", lambda plm, run: Probed(half, [films], batch=96, row_bytes=1000))
+    texts = TextProbe(half, [films], batch=96, row_bytes=1000)
+    monkeypatch.setattr("zerogen.runs.zerogen_cost.probe_texts", lambda plm, run: texts)
     config = replace(config, train=False, confidence=ConfidenceConfig(rows=0))
-    probes = Probes(Console(quiet=True))
-    found, twice = (probes.run(replace(config, n=n, output_dir=f"{config.output_dir}/{n}")) for n in (400, 800))
+    sizes = (replace(config, n=n, output_dir=f"{config.output_dir}/{n}") for n in (400, 800))
+    found, twice = expected_of(*sizes)
     # 200 rows of each of two labels are 800 texts, which are about 200 films
     assert found.seconds == pytest.approx({"generate": 80, "contexts": 25})
     assert found.tokens == pytest.approx(16_000 + 2_000)
@@ -177,10 +186,10 @@ def test_the_run_is_the_probe_as_many_times_as_it_is_needed(config: Config, monk
 @pytest.mark.usefixtures("clock")
 def test_training_takes_its_pace_for_every_row_and_epoch(config: Config) -> None:
     config = replace(config, setting=SettingConfig("supervised"))
-    probes = Probes(Console(quiet=True))
-    for epochs, heldout in ((2, 0.1), (6, 0.1), (2, 0.4)):
-        trainer = replace(config.trainer, epochs=epochs, heldout=heldout)
-        found = probes.run(replace(config, trainer=trainer))
+    trainings = ((2, 0.1), (6, 0.1), (2, 0.4))
+    trainers = [replace(config.trainer, epochs=epochs, heldout=heldout) for epochs, heldout in trainings]
+    every = expected_of(*(replace(config, trainer=trainer) for trainer in trainers))
+    for (epochs, heldout), found in zip(trainings, every, strict=True):
         seconds = {"train": 5 + 0.1 * 60 * (1 - heldout) * epochs, "evaluate": 0.02 * 60}
         assert found.seconds == pytest.approx(seconds, rel=0.02)
 
@@ -190,7 +199,8 @@ def test_rows_are_scored_and_judged_up_to_their_limits(config: Config, tiny_enco
     config = replace(config, correctness=CorrectnessConfig(str(tiny_encoder), rows=300))
     default = TrainerConfig()
     for rows, scored in ((10_000, 400), (100, 100)):
-        seconds = Probes(Console(quiet=True)).run(replace(config, confidence=ConfidenceConfig(rows=rows))).seconds
+        (found,) = expected_of(replace(config, confidence=ConfidenceConfig(rows=rows)))
+        seconds = found.seconds
         assert seconds["confidence"] == pytest.approx(0.25 * scored)
         assert seconds["correctness"] == pytest.approx(0.02 * 300)
         trained = 60 * (1 - default.heldout) * default.epochs

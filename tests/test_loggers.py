@@ -31,6 +31,7 @@ from zerogen.errors import UserError
 from zerogen.jobs import run_one
 from zerogen.loggers import artifact_name, mode_of, require_logger
 from zerogen.process import Stopped
+from zerogen.runs.zerogen import ZEROGEN
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -160,7 +161,7 @@ def test_a_run_that_fails_is_finished_with_its_exit_code(
     def fail(run: Any) -> None:
         raise error
 
-    monkeypatch.setattr("zerogen.runs.zerogen.zerogen", fail)
+    monkeypatch.setattr("zerogen.runs.zerogen.ZEROGEN", replace(ZEROGEN, run=fail))
     with pytest.raises(type(error)):
         run(replace(config, logger=LoggerConfig("wandb")))
     (found,) = recorded(Path(config.output_dir))

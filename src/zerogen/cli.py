@@ -26,7 +26,6 @@ from zerogen.config_files import TRUST, read_configuration_by
 from zerogen.console import make_console, replace_unknown_characters, reporting_errors
 from zerogen.errors import UserError, nearest
 from zerogen.files import expanded, file_name
-from zerogen.select import check_select
 from zerogen.task import conf_dir, expand_paths, normalise_task, override
 from zerogen.yaml_files import as_text, literal
 
@@ -206,8 +205,7 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
             f"trainer.lr={result.trainer.lr}: is for encoders, tam={result.tam.name} would hardly learn; allowed is "
             "trainer=lstm, or a larger one"
         )
-    places: tuple[tuple[str, Any], ...] = (("", result), ("tam.", result.tam), ("plm.", result.plm))
-    for prefix, owner in places:
+    for prefix, owner in (("", result), ("tam.", result.tam), ("plm.", result.plm)):
         for key in ("output_dir", "data_dir", "contexts", "dataset", "checkpoint", "vectors", "model"):
             if (value := getattr(owner, key, None)) is not None:
                 setattr(owner, key, expanded(value, prefix + key))
@@ -215,11 +213,6 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
     override(result.task, result.data_dir, result.contexts, result.answers)
     normalise_task(result.task)
     check(result)
-    check_select(result)
-    if result.metrics:
-        from zerogen.metrics import further_metrics
-
-        further_metrics(result.metrics, result.task.kind)
     return result
 
 
@@ -304,18 +297,20 @@ def _run(configs: list[Config]) -> None:
     busy = share_cores()  # before anything loads torch
     if busy is not None and not configs[0].dry_run:  # which says so itself
         console.print(busy, highlight=False, markup=False, soft_wrap=True)
+    from zerogen.dryrun import dry_run
     from zerogen.jobs import expand, run_all
+    from zerogen.runs.checks import check_code
+    from zerogen.runs.settings import setting_of
 
+    check_code(configs)
     if configs[0].dry_run:
-        from zerogen.dryrun import dry_run
-
         dry_run(configs, console)
         return
     go_offline_without_network()
     groups = [expand(config) for config in configs]
     for config, group in zip(configs, groups, strict=True):
         if config.seeds is not None and len(group) < len(config.seeds):
-            console.print(f"setting={config.setting.name} draws nothing here: one run stands for all seeds")
+            console.print(f"setting={setting_of(config).name} draws nothing here: one run stands for all seeds")
     from zerogen.report.terminal import report
 
     results: list[Result] = []

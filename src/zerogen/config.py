@@ -1,7 +1,8 @@
 """Typed schema of the configuration.
 
 The string under an attribute is its help: `zerogen --help` prints those of the top level. Values
-that only make sense together are checked in `check`; everything else is checked where it is used.
+that only make sense together are checked in `check`, and in `runs.settings` what depends on the setting; everything
+else is checked where it is used.
 """
 
 from __future__ import annotations
@@ -251,7 +252,7 @@ class FilterConfig:
 @dataclass
 class SettingConfig:
     name: str = "???"
-    """`supervised`, `prompting` or `zerogen`."""
+    """`supervised`, `prompting`, `zerogen`, or a `module:attribute` of your own that is a `Setting`."""
     scope: str = "prompt"
     """PROMPTING: mean log-probability over the whole filled `prompt` (the paper's way), or over the `text` X and what
     stands behind it, given what stands before it."""
@@ -411,9 +412,7 @@ def check_filter(filters: FilterConfig) -> None:
 
 
 def check_trainer(trainer: TrainerConfig) -> None:
-    """Check the bounds of training, and that its loss is there. Raises `UserError`."""
-    from zerogen.tam.losses import loss_of
-
+    """Check the bounds of training. Raises `UserError`."""
     _one_of("trainer.optimizer", trainer.optimizer, ("adamw", "adam", "adadelta"))
     _one_of("trainer.schedule", trainer.schedule, ("linear", "constant"))
     _between("trainer.lr", trainer.lr, "more than 0", trainer.lr > 0)
@@ -427,14 +426,10 @@ def check_trainer(trainer: TrainerConfig) -> None:
         _between("trainer.ema", trainer.ema, "0 < ema < 1, or null", 0 < trainer.ema < 1)
     if trainer.patience is not None:
         _between("trainer.patience", trainer.patience, "1 or more, or null", trainer.patience >= 1)
-    loss_of(trainer.loss)
 
 
-def check_tam(tam: TamConfig, kind: str) -> None:
-    """Check the choices and sizes of a TAM for a kind of task. Raises `UserError`."""
-    from zerogen.tam.table import tam_of
-
-    chosen = tam_of(tam.kind)
+def check_tam(tam: TamConfig) -> None:
+    """Check the sizes of a TAM. Raises `UserError`."""
     _one_of("tam.dtype", tam.dtype, ("auto", "float32", "bfloat16"))
     if tam.dropout is not None:
         _between("tam.dropout", tam.dropout, "0 <= dropout < 1", 0 <= tam.dropout < 1)
@@ -442,7 +437,6 @@ def check_tam(tam: TamConfig, kind: str) -> None:
     if tam.hidden is not None:
         _between("tam.hidden", tam.hidden, "null, or 1 or more", tam.hidden >= 1)
     _between("tam.vocabulary", tam.vocabulary, "3 or more", tam.vocabulary >= 3)
-    chosen.check(tam, kind)
 
 
 def check_measures(config: Config) -> None:
@@ -487,12 +481,10 @@ def check(config: Config) -> None:
     check_filter(config.filter)
     check_debias(config.task.debias)
     check_trainer(config.trainer)
-    check_tam(config.tam, config.task.kind)
+    check_tam(config.tam)
     check_measures(config)
     check_logger(config.logger)
-    setting = config.setting.name
     _one_of("plm.dtype", config.plm.dtype, ("auto", "float32", "bfloat16", "float16"))
-    _one_of("setting", setting, ("supervised", "prompting", "zerogen"))
     _one_of("setting.scope", config.setting.scope, ("prompt", "text"))
     _one_of("setting.calibration", config.setting.calibration, ("none", "prior"))
     for key in ("plm.name", "tam.name"):
@@ -506,26 +498,15 @@ def check(config: Config) -> None:
             f"tam.checkpoint={config.tam.checkpoint}: is evaluated only, with train=false; "
             "to start training from a folder set tam.model"
         )
-    if not config.task.gold and (setting != "zerogen" or config.tam.checkpoint):
-        raise UserError(
-            f"setting={setting}: task '{config.task.name}' has no gold data (task.gold); "
-            "without any, setting=zerogen still generates and trains"
-        )
     if config.metrics and not config.task.gold:
         raise UserError(
             f"metrics=[{','.join(config.metrics)}]: are about gold rows; task '{config.task.name}' has none (task.gold)"
         )
-    if config.dataset and setting != "zerogen":
-        raise UserError(f"dataset={config.dataset}: setting={setting} does not read it; allowed is setting=zerogen")
     labels = config.dataset_labels
     if labels is None:
         config.dataset_labels = {}
     elif not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
         raise UserError(f"dataset_labels={labels}: allowed is value: label name, such as {{0: positive, 1: negative}}")
-    if not config.train and setting == "prompting":
-        raise UserError("train=false: setting=prompting never trains; leave it out")
-    if not config.train and not config.tam.checkpoint and (setting == "supervised" or config.dataset):
-        raise UserError("train=false: nothing would be done; set tam.checkpoint=FOLDER to evaluate one")
     if config.gpu is None:
         config.gpu = "none"
     if config.gpu not in ("auto", "none"):

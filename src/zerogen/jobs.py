@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zerogen.config import Config
 from zerogen.errors import ChildFailed
 from zerogen.process import Stopped, devices_of, require_writable, share_cores, stop_on_signals
+from zerogen.runs.settings import setting_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +27,7 @@ def expand(config: Config) -> list[Config]:
     """Return one configuration per seed; one in all where the setting draws nothing."""
     if config.seeds is None:
         return [config]
-    if config.setting.name == "prompting" or config.tam.checkpoint:
+    if not setting_of(config).draws(config):
         return [replace(config, seed=config.seeds[0], seeds=None)]
     return [replace(config, seed=seed, seeds=None) for seed in config.seeds]
 
@@ -95,7 +96,7 @@ def _run_setting(run: Run, pages: bool) -> Result:
 
     config = run.config
     trend = run.folder() / "trend.csv"
-    grows = config.setting.name == "zerogen" and config.train
+    grows = run.setting.grows and config.train
     known: dict[int, dict[str, float]] = {}
     for (n, _, name), value in read_trend(trend).items() if grows else ():
         known.setdefault(n, {})[name] = value
@@ -114,9 +115,9 @@ def _run_setting(run: Run, pages: bool) -> Result:
         run.on_point = point
         if run.further_metrics and (config.train or config.tam.checkpoint):
             rehearse(config.task, run.gold, run.further_metrics)
-        if config.setting.name == "zerogen" and not config.tam.checkpoint:
+        if run.setting.measured(config):
             require_measures(run)
-        result = write_run(run, _setting(config.setting.name)(run))
+        result = write_run(run, run.setting.run(run))
         measures = _measure(run)
         present_evaluator(measures)
         if pages or log.uploads:
@@ -130,7 +131,7 @@ def _measure(run: Run) -> dict[str, Any] | None:
     from zerogen.measures.rows import describe
     from zerogen.measures.store import measure_run
 
-    if run.config.setting.name != "zerogen" or run.config.tam.checkpoint:
+    if not run.setting.measured(run.config):
         return None
     measures = measure_run(run, run.folder())
     if measures is not None:
@@ -139,27 +140,13 @@ def _measure(run: Run) -> dict[str, Any] | None:
     return measures
 
 
-def _setting(name: str) -> Any:
-    if name == "supervised":
-        from zerogen.runs.supervised import supervised
-
-        return supervised
-    if name == "prompting":
-        from zerogen.runs.prompting import prompting
-
-        return prompting
-    from zerogen.runs.zerogen import zerogen
-
-    return zerogen
-
-
-def say_how_to_go_on(run: Any, console: Console) -> None:
+def say_how_to_go_on(run: Run, console: Console) -> None:
     """Say what is on disk after a stop."""
     from zerogen.pool import Journal
 
     kept = ""
-    if run.config.setting.name == "zerogen" and run.names()[0] != "none":
-        folder: Path = run.pool_folder()
+    if run.setting.writes and run.names()[0] != "none":
+        folder = run.pool_folder()
         rows = sum(1 for _ in Journal.open(folder / "texts.jsonl").rows())
         kept = f" {rows:,} accepted rows are kept in {folder};"
     console.print(f"stopped;{kept} run the same command again to go on", highlight=False, markup=False, soft_wrap=True)

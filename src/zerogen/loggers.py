@@ -19,6 +19,7 @@ from zerogen.metrics import scalars
 from zerogen.process import Stopped
 from zerogen.progress import Progress
 from zerogen.records import Example
+from zerogen.runs.settings import setting_of
 
 if TYPE_CHECKING:
     from zerogen.runs.result import Result
@@ -100,7 +101,7 @@ class Wandb(Csv):
         super().__init__(folder)
         import wandb
 
-        place = Path(config.output_dir)
+        place, setting = Path(config.output_dir), setting_of(config).name
         place.mkdir(parents=True, exist_ok=True)
         self._progress = progress
         self._run = wandb.init(
@@ -108,8 +109,8 @@ class Wandb(Csv):
             dir=place,
             name=folder.name,
             group=config.task.name,
-            job_type=config.setting.name,
-            tags=[config.setting.name, *(name for name in models if name != "none")],
+            job_type=setting,
+            tags=[setting, *(name for name in models if name != "none")],
             config=keys_of(config),
             mode="online" if mode == "online" else "offline",
             reinit="create_new",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zerogen.config import Config, TaskConfig
+from zerogen.config import TaskConfig
 from zerogen.doors import load
 from zerogen.errors import UserError, unknown
 from zerogen.records import Example
@@ -34,20 +34,6 @@ def selections(names: Sequence[str]) -> list[tuple[str, Selection]]:
             if score not in SCORES:
                 raise UserError(f"select={name}: needs the score '{score}'; there are {', '.join(SCORES)}")
     return pairs
-
-
-def check_select(config: Config) -> None:
-    """Check `select` against the rest of the configuration; this imports the user's own selections.
-
-    Raises `UserError` if a selection is unknown, or has no rows or no scores to work on.
-    """
-    if not config.select:
-        return
-    scores, setting = needs(config.select), config.setting.name
-    if setting != "zerogen" or config.tam.checkpoint:
-        raise UserError(f"select={config.select}: setting={setting} trains on no generated rows; leave it out")
-    if config.dataset and "confidence" in scores:
-        raise UserError(f"select={config.select}: needs the PLM's confidence, which rows of a dataset do not have")
 
 
 def needs(names: Sequence[str]) -> set[str]:

@@ -11,9 +11,9 @@ from zerogen.config import Config, GoldConfig, PlmConfig, SettingConfig, TamConf
 from zerogen.console import make_console
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
+from zerogen.runs.checks import check_code
 from zerogen.runs.result import Result
 from zerogen.runs.run import Run
-from zerogen.select import check_select
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_selection"
 
@@ -79,10 +79,10 @@ def test_a_selection_is_refused_where_it_has_nothing_to_go_by(config: Config, tm
     config.select = ["surest:surest"]
     config.dataset = str(tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match="needs the PLM's confidence, which rows of a dataset do not have"):
-        check_select(config)
+        check_code([config])
     config.dataset, config.setting.name = None, "supervised"
     with pytest.raises(UserError, match="setting=supervised trains on no generated rows"):
-        check_select(config)
+        check_code([config])
     config.setting.name, config.select = "zerogen", ["surest:surset"]
     with pytest.raises(UserError, match="select=surest:surset: attribute: 'surset' is unknown.*did you mean 'surest'"):
         run(config)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.conftest import toy_pairs, toy_questions, toy_rows
-from zerogen.config import TamConfig, TaskConfig, TrainerConfig, check_trainer
+from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.records import Example
 from zerogen.tam.fit import fit
@@ -144,6 +144,6 @@ def test_what_is_no_loss_of_rows_is_refused_in_one_line(own: Path) -> None:
         ("my_own_losses:__doc__", "trainer.loss=my_own_losses:__doc__: is NoneType, not a function of logits"),
     ):
         with pytest.raises(UserError, match=message):
-            check_trainer(replace(TRAINER, loss=name))
+            loss_of(name)
     with pytest.raises(UserError, match=r"my_own_losses:mean: returned \[\] of logits \[16, 2\]; allowed is one loss"):
         fit(toy_rows(60), TASKS["classification"][0], LSTM, replace(TRAINER, loss="my_own_losses:mean"))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import toy_pairs, toy_rows
-from zerogen.config import TamConfig, TaskConfig, TrainerConfig, check_tam
+from zerogen.config import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.tam.fit import fit, require
-from zerogen.tam.table import HEADS, TAMS, head_of, tam_of
+from zerogen.tam.table import HEADS, TAMS, check_kind, head_of, tam_of
 from zerogen.tam.tam import load_tam
 
 TASK = TaskConfig(name="toy", labels=["bad", "good"], max_length=64)
@@ -111,12 +111,12 @@ def test_code_in_a_tams_folder_never_runs(own: Path, tmp_path: Path, monkeypatch
 
 
 def test_a_tam_of_ones_own_checks_its_task_and_what_it_needs(own: Path) -> None:
-    check_tam(OWN, "pair")
+    check_kind(OWN, "pair")
     with pytest.raises(UserError, match="tam=mine: answers no questions"):
-        check_tam(OWN, "qa")
+        check_kind(OWN, "qa")
     with pytest.raises(UserError, match="tam=mine: lacks a file"):
         require(OWN, "pair")
     with pytest.raises(UserError, match=r"tam.kind=my_own_tams:Half: has no require and no open; a TAM has check, "):
-        check_tam(replace(OWN, kind="my_own_tams:Half"), "pair")
+        check_kind(replace(OWN, kind="my_own_tams:Half"), "pair")
     with pytest.raises(UserError, match=r"tam.kind: 'lstn' is unknown; allowed: encoder, lstm, .*'lstm'"):
-        check_tam(replace(OWN, kind="lstn"), "pair")
+        check_kind(replace(OWN, kind="lstn"), "pair")

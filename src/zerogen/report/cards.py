@@ -68,7 +68,7 @@ def model_card(run: FinishedRun) -> str:
         base_model=None if start is None or start.startswith("package:") else start,
         library_name="transformers" if tam["kind"] == "encoder" else "zerogen",
         pipeline_tag=_category(run),
-        tags=["zerogen", *(["synthetic"] if result.setting == "zerogen" else [])],
+        tags=["zerogen", *(["synthetic"] if run.setting.synthetic else [])],
         eval_results=[
             EvalResult(
                 task_type=_category(run),
@@ -95,7 +95,13 @@ def model_card(run: FinishedRun) -> str:
 def _shared(run: FinishedRun) -> dict[str, Any]:
     context = run.config["task"]["context"]
     file = Path(context["source"]).name if context and context["source"] not in ("plm", "gold") else None
-    return {"result": run.result, "task": run.config["task"], "trainer": run.config["trainer"], "context_file": file}
+    return {
+        "result": run.result,
+        "setting": run.setting,
+        "task": run.config["task"],
+        "trainer": run.config["trainer"],
+        "context_file": file,
+    }
 
 
 def _category(run: FinishedRun) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zerogen.metrics import OWN, Reported, metric_of
 from zerogen.report.runs import FinishedRun, latest, spread, variants
+from zerogen.runs.settings import SETTINGS
 
 CAPTION = (
     "Accuracy on gold rows in percent, of questions exact match (EM) and F1: mean ± standard deviation over "
     "seeds (number of seeds)"
 )
-_ORDER = ("supervised", "prompting", "zerogen")
+_ORDER = list(SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ class Grid:
         return f"{100 * cell.mean:.1f}{spread} ({len(cell.seeds)})"
 
 
+def _place(row: Row) -> tuple[Any, ...]:
+    """Return what rows are sorted by: settings in the order of their table, after them those of the user's own."""
+    order = _ORDER.index(row.setting) if row.setting in _ORDER else len(_ORDER)
+    return order, row.setting, row.plm, row.tam, row.variant
+
+
 def grid(runs: Sequence[FinishedRun]) -> Grid:
     """Arrange runs in a table: a row for each setting, PLM and TAM (and for what else differs), a column per task.
 
@@ -111,9 +119,7 @@ def grid(runs: Sequence[FinishedRun]) -> Grid:
             notes.append(f"{task}: not all runs were reported on the same gold rows ({'; '.join(on)})")
     further = {name: said for run in counted for name, said in run.result.further_metrics.items()}
     return Grid(
-        sorted(
-            {row for row, _ in runs_of_cell}, key=lambda row: (_ORDER.index(row.setting), row.plm, row.tam, row.variant)
-        ),
+        sorted({row for row, _ in runs_of_cell}, key=_place),
         [
             (task, metric)
             for task in tasks

@@ -40,14 +40,14 @@ def _link(report: Path, page: Path) -> str | None:
 
 
 def _trend(summary: Grid, task: str) -> dict[str, Any] | None:
-    """Return the plot of a task: a curve for each row of ZEROGEN, a level for each other one."""
+    """Return the plot of a task: a curve for each row whose setting grows, a level for each other one."""
     metric = next(metric for of, metric in summary.columns if of == task)
     curves, levels = list[Curve](), list[Level]()
     for row in summary.rows:
         runs = summary.runs.get((row, task))
         if runs is None:
             continue
-        if row.setting == "zerogen":
+        if runs[0].setting.grows:
             curves.append(curve(" ".join(_words(row)), runs, metric))
         else:
             levels.append(Level(" ".join(_words(row)), summary.cells[row, task, metric].mean))

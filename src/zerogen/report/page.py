@@ -63,6 +63,7 @@ def write_report(folder: Path) -> Path:
     page = template("page.html.jinja").render(
         title=f"{config['task']['name']}, {result.setting.upper()}",
         result=result,
+        setting=run.setting,
         measures=measures,
         headline=headline(folder, result),
         names={name: metric_of(name).title for name in [*OWN, *_reached_by_evaluator(measures)]},
@@ -276,17 +277,19 @@ def trend(run: FinishedRun) -> tuple[list[Curve], list[Level], str]:
     levels: dict[str, list[float]] = {}
     for other, different in zip(beside, variants(beside), strict=True):
         setting, plm, tam = other.models
-        model, own = (tam, run.models[2]) if setting == "supervised" else (plm, run.models[1])
-        if setting == "zerogen" or other is run or own not in (model, "none"):
+        # By the model that it used, if any.
+        model, own = (tam, run.models[2]) if plm == "none" else (plm, run.models[1])
+        if other.setting.grows or other is run or (model != "none" and own not in (model, "none")):
             continue
-        rows = other.result.n_train
-        words = [setting.upper(), f"{rows:,} gold rows" if rows else "", model if own == "none" else ""]
+        rows, kind = other.result.n_train, "synthetic" if other.setting.synthetic else "gold"
+        named = model if own == "none" != model else ""
+        words = [setting.upper(), f"{rows:,} {kind} rows" if rows else "", named]
         words += [word for word in different if not word.startswith("limit=")]
         levels.setdefault(", ".join(filter(None, words)), []).append(other.result.metrics[name])
     drawn = [Level(title, statistics.fmean(values), len(values)) for title, values in levels.items()]
-    if run.result.setting != "zerogen" or not run.result.n_train:  # or only evaluates a checkpoint
+    if not run.setting.grows or not run.result.n_train:  # or only evaluates a checkpoint
         return [], [Level(run.result.setting.upper(), run.result.metrics[name]), *drawn], called
-    return [curve("ZEROGEN", seeds, name)], drawn, called
+    return [curve(run.result.setting.upper(), seeds, name)], drawn, called
 
 
 def _comparable(run: FinishedRun, other: FinishedRun) -> bool:

@@ -16,18 +16,12 @@ from zerogen.errors import UserError, unknown
 from zerogen.report.plots import Curve
 from zerogen.runs.identity import digest
 from zerogen.runs.result import Result
+from zerogen.runs.settings import PARTS, SETTINGS, Setting, recorded_setting
 from zerogen.runs.summaries import read_trend
 
 # What does not change the figures of a run, or is its seed.
 _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
 _IGNORED |= {"logger", "metrics"}
-# What the settings do not read.
-_UNREAD = {
-    "supervised": {"plm", "decoding", "filter", "n", "dataset", "dataset_labels", "contexts", "answers"},
-    "prompting": {"tam", "trainer", "train", "decoding", "filter", "n", "limit", "dataset", "dataset_labels"}
-    | {"contexts", "answers"},
-    "zerogen": set[str](),
-}
 # What belongs to one task and is compared among its runs only.
 _OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"}
 
@@ -48,6 +42,13 @@ class FinishedRun:
         """Setting, PLM and TAM, `none` for one that was not used."""
         return self.result.setting, self.result.plm, self.result.tam
 
+    @cached_property
+    def setting(self) -> Setting:
+        setting = recorded_setting(self.result)
+        if setting is None:
+            raise unknown(f"{self.folder}: result.json: setting", self.result.setting, SETTINGS)
+        return setting
+
     @property
     def task(self) -> str:
         return self.result.task
@@ -55,7 +56,7 @@ class FinishedRun:
     @cached_property
     def choices(self) -> dict[str, Any]:
         """What the run's figures depend on but its seed: dotted key to value."""
-        left_out = _IGNORED | _UNREAD[self.result.setting]
+        left_out = _IGNORED | (PARTS - self.setting.reads)
         return dict(_flat({key: value for key, value in self.config.items() if key not in left_out}))
 
     def points(self, metric: str) -> dict[int, float]:
@@ -85,12 +86,11 @@ def read_run(folder: Path) -> FinishedRun:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{read}: cannot be read ({reason}); delete the folder to run again") from error
-    said = Result.of(written, str(result), folder)
-    if said.setting not in _UNREAD:
-        raise unknown(f"{folder}: result.json: setting", said.setting, _UNREAD)
+    run = FinishedRun(folder, Result.of(written, str(result), folder), keys)
+    _ = run.setting  # an unknown one is refused here
     if not isinstance(keys, dict) or not isinstance(keys.get("task"), dict):
         raise UserError(f"{folder}: config.yaml holds no configuration of a run")
-    return FinishedRun(folder, said, keys)
+    return run
 
 
 def read_runs(places: Sequence[Path], skip: bool = False) -> list[FinishedRun]:

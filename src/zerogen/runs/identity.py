@@ -19,6 +19,7 @@ from zerogen.config import Config, GoldConfig, TaskConfig
 from zerogen.doors import fingerprint as fingerprint_of_door
 from zerogen.gold import source_of
 from zerogen.models import fingerprint, resolve, tam_folder
+from zerogen.runs.settings import setting_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,8 @@ MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other 
 _WRITING = ("name", "kind", "labels", "prompts", "parse", "debias", "max_new_tokens", "min_words")
 # What of a task shapes what a TAM learns from given rows, and what is reported of it.
 _LEARNING = ("kind", "labels", "order", "answer_tokens")
+# What of a task a setting of the user's own may read, beside contexts, answers and gold data.
+_ANY = (*_WRITING, *_LEARNING, "scoring", "max_length")
 # What of a gold source decides which contexts and answers are read from its training split.
 _READING = ("text", "context", "answers", "where", "cleaning", "holdout", "separator")
 
@@ -50,7 +53,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
 
 def run_key(config: Config, device: torch.device) -> dict[str, Any]:
     """Return all that shapes a run's data, training and figures, and not `n` or `log_every`."""
-    task = config.task
+    task, reads = config.task, setting_of(config).reads
     key: dict[str, Any] = {
         "format": RUN_FORMAT,
         "gold": _gold_key(task),
@@ -58,20 +61,39 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
         "eval_limit": config.eval_limit,
         "device": device.type,
     }
-    if config.setting.name == "prompting":
-        return key | {"plm": plm_key(config, device), "scoring": task.scoring, "setting": changes(config.setting)}
-    if config.tam.checkpoint:
-        return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}
-    if config.train:
-        key |= tam_key(config, device)
-    key |= {"seed": config.seed, "max_length": task.max_length}
-    key |= _own("select", config.select)
-    if config.setting.name == "supervised":
-        return key | {"limit": config.limit}
-    if config.dataset:
+    if ":" in config.setting.name:
+        key["own"] = _own_setting_key(config, reads)
+    if "tam" in reads:
+        if config.tam.checkpoint:
+            return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}
+        if config.train:
+            key |= tam_key(config, device)
+        key["max_length"] = task.max_length
+    if "seed" in reads:
+        key["seed"] = config.seed
+    if "select" in reads:
+        key |= _own("select", config.select)
+    if "dataset" in reads and config.dataset:
         labels = {str(value): label for value, label in config.dataset_labels.items()}
-        return key | {"dataset": digest(config.dataset), "labels": labels, "limit": config.limit}
-    return key | {"pool": pool_key(config, device)}
+        key |= {"dataset": digest(config.dataset), "labels": labels}
+    elif "decoding" in reads:
+        return key | {"pool": pool_key(config, device)}
+    elif "plm" in reads:
+        key |= {"plm": plm_key(config, device), "scoring": task.scoring, "setting": changes(config.setting)}
+    if "limit" in reads:
+        key["limit"] = config.limit
+    return key
+
+
+def _own_setting_key(config: Config, reads: Collection[str]) -> dict[str, Any]:
+    """Identify a setting of the user's own by its code, and all of the task that it may read."""
+    return {
+        "code": fingerprint_of_door(config.setting.name),
+        "setting": changes(config.setting),
+        "task": changes(config.task, _ANY),
+        "contexts": _contexts_key(config.task) if {"contexts", "answers"} & set(reads) else None,
+        "limit": config.limit if "limit" in reads else None,
+    }
 
 
 def _own(key: str, names: Sequence[str]) -> dict[str, Any]:

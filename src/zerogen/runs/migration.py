@@ -128,6 +128,8 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
 
     task, tam = config.task, config.tam
     _refuse_later(config, f"{_CONFIG} metrics")  # which name no folder
+    if ":" in config.setting.name:  # a setting of the user's own
+        raise _Later
     _refuse_later(task, _TASK)
     gold = source_of(task)
     if gold is not None:

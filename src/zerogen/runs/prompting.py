@@ -2,23 +2,68 @@
 
 from __future__ import annotations
 
-from zerogen.plm.prompting import prompt_answers, prompt_labels
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from zerogen.estimate import Probe, shortened, some
+from zerogen.progress import Progress
+from zerogen.records import AnswerPrediction, Example, Prediction
 from zerogen.runs.run import Outcome, Run, describe
+from zerogen.runs.settings import Setting
+
+if TYPE_CHECKING:
+    from zerogen.plm.model import Plm
 
 
 def prompting(run: Run) -> Outcome:
     """Predict the label whose filled prompt is most probable, or let the PLM write the answer."""
-    rows, task = run.gold, run.config.task
+    rows = run.gold
     plm = run.load_plm()
     with run.stage("prompt"):
-        predictions, cut = (
-            prompt_answers(plm, task, rows, run.progress)
-            if task.kind == "qa"
-            else prompt_labels(plm, task, rows, run.config.setting, run.progress)
-        )
+        predictions, cut = _predict(plm, run, rows, run.progress)
     outcome = Outcome(tokens={"prompt": plm.tokens}, cut=cut)
     if cut:
         run.progress.say(f"{cut:,} of {len(rows):,} gold rows were too long for {plm.name} and were cut")
     run.score(predictions, outcome)
     run.progress.say(describe(outcome))
     return outcome
+
+
+def estimate(probe: Probe) -> None:
+    """Show filled prompts, and expect every gold row to be predicted."""
+    from zerogen.template import render
+
+    config, task = probe.config, probe.config.task
+    plm = probe.plm()
+    rows = some(probe.gold.get("evaluate", ()))
+    for label in task.labels:
+        for row in rows[:2] or [Example("", "<X>", label, "<C>")]:
+            filled = render(task.scoring[label], {"X": row.text, "C": row.context or ""})
+            probe.say_once(f"[{label}] {shortened(filled)}")
+    if plm is not None and rows:
+        key = ["prompting", task.name, config.plm.model, asdict(config.setting)]
+        seconds = probe.once(key, lambda: _seconds_to_predict(plm, probe.run, rows))
+        probe.expected.seconds["prompt"] = seconds * probe.evaluated
+
+
+PROMPTING = Setting("prompting", prompting, reads=frozenset({"plm"}), estimate=estimate)
+
+
+def _predict(
+    plm: Plm, run: Run, rows: Sequence[Example], progress: Progress | None = None
+) -> tuple[Sequence[Prediction | AnswerPrediction], int]:
+    """Return a prediction for each row, and how many rows were cut."""
+    from zerogen.plm.prompting import prompt_answers, prompt_labels
+
+    task = run.config.task
+    if task.kind == "qa":
+        return prompt_answers(plm, task, rows, progress)
+    return prompt_labels(plm, task, rows, run.config.setting, progress)
+
+
+def _seconds_to_predict(plm: Plm, run: Run, rows: Sequence[Example]) -> float:
+    started = time.perf_counter()
+    _predict(plm, run, rows)
+    return (time.perf_counter() - started) / len(rows)

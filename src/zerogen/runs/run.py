@@ -20,6 +20,7 @@ from zerogen.progress import Progress
 from zerogen.records import AnswerPrediction, Example, Prediction, derive
 from zerogen.runs.identity import describe_weights, pool_key, run_key, short_hash
 from zerogen.runs.migration import former_pool_key, former_run_key
+from zerogen.runs.settings import Setting, setting_of
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +73,11 @@ class Run:
     @property
     def device(self) -> torch.device:
         return self.devices[0]
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What is run. Raises `UserError` for a setting that cannot be had."""
+        return setting_of(self.config)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -231,7 +237,7 @@ class Run:
     def folder(self) -> Path:
         """Return the run folder: its hash covers data and training settings, and not `n` or `log_every`."""
         key, former = (of(self.config, self.device) for of in (run_key, former_run_key))
-        return self._folder("_".join([self.config.setting.name, *self.names()]), key, former)
+        return self._folder("_".join([self.setting.name, *self.names()]), key, former)
 
     def _folder(self, name: str, key: Any, former: Any) -> Path:
         """Return the folder of that name and key; one that is there under its name of before goes on being used."""
@@ -241,10 +247,7 @@ class Run:
 
     def names(self) -> tuple[str, str]:
         """Return the names of the PLM and the TAM that the setting uses, `none` for one that it does not."""
-        config, setting = self.config, self.config.setting.name
-        uses_plm = setting == "prompting" or (setting == "zerogen" and not config.dataset and not config.tam.checkpoint)
-        uses_tam = setting != "prompting" and (config.train or bool(config.tam.checkpoint))
-        return (config.plm.name if uses_plm else "none"), (config.tam.name if uses_tam else "none")
+        return self.setting.models(self.config)
 
 
 def describe(outcome: Outcome, evaluator: bool = False) -> str:

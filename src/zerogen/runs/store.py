@@ -25,6 +25,7 @@ from zerogen.metrics import Metric, Reported, evaluate, interval_of
 from zerogen.records import Answer, AnswerPrediction, Example, Prediction
 from zerogen.runs.result import Result
 from zerogen.runs.run import Outcome, Run
+from zerogen.runs.settings import setting_of
 from zerogen.runs.summaries import add_line, write_trend
 
 PACKAGES = ("zerogen", "torch", "transformers", "datasets", "pytorch-lightning", "hydra-core")
@@ -75,7 +76,7 @@ def _result_of(run: Run, outcome: Outcome) -> Result:
     plm, tam = run.names()
     further = run.further_metrics if outcome.predictions else {}
     return Result(
-        setting=config.setting.name,
+        setting=run.setting.name,
         task=config.task.name,
         plm=plm,
         tam=tam,
@@ -101,6 +102,7 @@ def _result_of(run: Run, outcome: Outcome) -> Result:
         pool=str(run.pool_folder()) if outcome.asked else None,
         folder=run.folder(),
         evaluator=run.evaluator,
+        own_setting=run.setting.record(),
         further_metrics=_reported(further, run.gold if further else (), outcome.predictions, config.task.labels),
     )
 
@@ -216,12 +218,7 @@ def finished(run: Run) -> Result | None:
 
 def asked_for(config: Config) -> dict[str, Any]:
     """Return what distinguishes runs that share a folder."""
-    generates = config.setting.name == "zerogen" and not config.dataset and not config.tam.checkpoint
-    return {
-        "n": config.n if generates else None,
-        "log_every": config.log_every if config.setting.name == "zerogen" else None,
-        "train": config.train,
-    }
+    return setting_of(config).asked_for(config)
 
 
 def evaluated_on(config: Config) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zerogen.errors import UserError
+from zerogen.estimate import Probe
 from zerogen.gold import source_of, stratified
 from zerogen.records import Example
 from zerogen.runs.run import Outcome, Run, describe
+from zerogen.runs.settings import Setting
 
 
 def supervised(run: Run) -> Outcome:
@@ -22,6 +24,21 @@ def supervised(run: Run) -> Outcome:
     run.fit(stratified(rows, config.limit, config.seed) if config.limit else rows, outcome)
     run.progress.say(describe(outcome, run.evaluator))
     return outcome
+
+
+def estimate(probe: Probe) -> None:
+    """Expect one training on the gold training rows."""
+    rows = probe.gold.get("train", [])
+    pace = probe.pace(rows)
+    if pace is not None:
+        size = min(probe.config.limit or len(rows), len(rows))
+        probe.say(f"trains on {size:,} gold rows, reports on {probe.evaluated:,}")
+        probe.expect_training(pace, [size])
+
+
+SUPERVISED = Setting(
+    "supervised", supervised, reads=frozenset({"gold", "tam", "trainer", "train", "limit", "seed"}), estimate=estimate
+)
 
 
 def gold_training_rows(run: Run) -> tuple[list[Example], int]:

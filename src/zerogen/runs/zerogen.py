@@ -18,6 +18,8 @@ from zerogen.gold import stratified, stratified_order
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.records import Example
 from zerogen.runs.run import Outcome, Run, count_rejects, describe, used_chunks
+from zerogen.runs.settings import PARTS, Setting
+from zerogen.runs.zerogen_cost import estimate
 from zerogen.scores import ScoreFile, confidences, with_scores
 from zerogen.select import needs, select
 
@@ -48,6 +50,9 @@ def zerogen(run: Run) -> Outcome:
             run.fit(selected, outcome)
             run.progress.say(describe(outcome))
     return outcome
+
+
+ZEROGEN = Setting("zerogen", zerogen, reads=PARTS - {"gold"}, estimate=estimate, synthetic=True)
 
 
 def trend_sizes(n: int, log_every: int | None, known: Collection[int] = ()) -> list[int]:

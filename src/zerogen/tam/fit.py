@@ -21,7 +21,7 @@ from zerogen.progress import Progress
 from zerogen.records import Example, derive
 from zerogen.tam.batches import Buckets, by_length, split_heldout
 from zerogen.tam.learner import BestEpoch, Learner
-from zerogen.tam.table import Head, head_of, tam_of
+from zerogen.tam.table import Head, check_kind, head_of, tam_of
 from zerogen.tam.tam import Tam, TamSpec, bound, uses_bfloat16
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def fit(
     Same rows, configuration and seed give the same weights on the same machine; torch's global random state is left as
     it was. Raises `UserError` when there are no rows, or one has a label that is not the task's or a weight below 0.
     """
-    check_tam(tam, task.kind)
+    check_tam(tam)
+    check_kind(tam, task.kind)
     check_trainer(trainer)
     _check_rows(rows, task, progress)
     device, progress = torch.device(device), progress or Progress()

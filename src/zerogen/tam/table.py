@@ -94,6 +94,11 @@ def tam_of(name: str, what: str = "tam.kind") -> TamKind:
     return found
 
 
+def check_kind(config: TamConfig, kind: str) -> None:
+    """Check that `tam.kind` names a TAM, which can serve a kind of task. Raises `UserError`."""
+    tam_of(config.kind).check(config, kind)
+
+
 def usual_tam(model_type: object) -> str:
     """Return the name of the TAM that a model is of whose configuration does not name it."""
     return _BY_MODEL_TYPE.get(str(model_type), "encoder")

@@ -1,0 +1,38 @@
+"""Whether the names in a configuration that stand for code, bundled or the user's own, lead somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zerogen.config import Config
+from zerogen.errors import UserError
+from zerogen.filters import Filter
+from zerogen.metrics import further_metrics
+from zerogen.runs.settings import check_setting, setting_of
+from zerogen.select import needs
+from zerogen.tam.losses import loss_of
+from zerogen.tam.table import check_kind
+
+
+def check_code(configs: Iterable[Config]) -> None:
+    """Check each name, and what it stands for against the rest of its configuration. Raises `UserError`.
+
+    This imports the user's own modules, and with them maybe torch.
+    """
+    for config in configs:
+        check_setting(config)
+        check_kind(config.tam, config.task.kind)
+        loss_of(config.trainer.loss)
+        Filter(config.filter)
+        further_metrics(config.metrics, config.task.kind)
+        _check_select(config)
+
+
+def _check_select(config: Config) -> None:
+    if not config.select:
+        return
+    scores, setting = needs(config.select), setting_of(config)
+    if "select" not in setting.reads or config.tam.checkpoint:
+        raise UserError(f"select={config.select}: setting={setting.name} trains on no generated rows; leave it out")
+    if config.dataset and "confidence" in scores:
+        raise UserError(f"select={config.select}: needs the PLM's confidence, which rows of a dataset do not have")

@@ -1,0 +1,231 @@
+"""What ZEROGEN takes: the texts that the PLM writes, the TAMs that learn from them, and the measures of the rows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zerogen.config import TaskConfig
+from zerogen.errors import Unavailable
+from zerogen.estimate import GENERATION, PROBE, Probe, about, shortened
+from zerogen.metrics.intervals import wilson_interval
+from zerogen.pool import Chunk, Journal, quotas
+from zerogen.records import Example
+from zerogen.template import render
+
+if TYPE_CHECKING:
+    from zerogen.plm.model import Plm
+    from zerogen.runs.run import Run
+
+
+@dataclass
+class TextProbe:
+    """What came of the probe's chunk, with the contexts that were written for it."""
+
+    chunk: Chunk
+    contexts: list[Chunk]
+    batch: int  # rows that the run will decode at a time
+    row_bytes: int
+
+
+def estimate(probe: Probe) -> None:
+    """Expect texts to be written, or read, TAMs to be trained on them, and their rows to be measured."""
+    from zerogen.dataset import load_synthetic
+    from zerogen.runs.zerogen import trend_sizes
+
+    config = probe.config
+    _require_measures(probe)
+    if config.dataset:
+        rows = load_synthetic(config.dataset, config.task, config.dataset_labels)
+        size = min(config.limit or len(rows), len(rows))
+        probe.say_once(f"synthetic rows of {config.dataset}: {len(rows):,}, of which {size:,} are trained on")
+    else:
+        size, rows = config.n, []
+        texts = _write_texts(probe)
+        if texts is not None:
+            rows = texts.chunk.rows
+            _expect_texts(probe, texts)
+        if rows:
+            _expect_confidence(probe, rows)
+    if not config.train:
+        return
+    pace = probe.pace(rows)
+    if pace is not None:
+        probe.expect_training(pace, trend_sizes(size, config.log_every))
+    if config.correctness.evaluator:
+        _expect_evaluator(probe, rows, size)
+
+
+def _require_measures(probe: Probe) -> None:
+    from zerogen.measures.evaluator import require_measures
+    from zerogen.metrics.diversity import tokenizer
+
+    config = probe.config
+    try:
+        tokenizer(config.diversity.tokenizer)
+    except Unavailable:
+        probe.missing(f"tokenizer {config.diversity.tokenizer} (a package)", "tokenizer")
+    with suppress(Unavailable):  # what else is missing is named elsewhere
+        key = [asdict(config.correctness), asdict(config.task), asdict(config.diversity)]
+        probe.once(["measures", *key], partial(require_measures, probe.run))
+
+
+def _write_texts(probe: Probe) -> TextProbe | None:
+    """Write 32 texts and say what came of them; None where that cannot be done: then only show prompts."""
+    from zerogen.given import prompt_warnings
+    from zerogen.runs.zerogen import first_outputs
+
+    config, task = probe.config, probe.config.task
+    for warning in prompt_warnings(task):
+        probe.say_once(warning)
+    plm = probe.plm()
+    key = [asdict(task), asdict(config.plm), asdict(config.decoding), asdict(config.filter)]
+    try:
+        texts: TextProbe | None = probe.once(["texts", *key], partial(probe_texts, plm, probe.run)) if plm else None
+    except Unavailable:  # the contexts of gold rows
+        texts = None
+    if texts is None:
+        for label in task.labels:
+            for values in _values(task, config.seed):
+                probe.say_once(f"[{label}] {shortened(render(task.prompts[label], values))}")
+        return None
+    asked, accepted = sum(texts.chunk.asked.values()), len(texts.chunk.rows)
+    probe.say_once(first_outputs(texts.chunk, task))
+    interval = wilson_interval(accepted, asked)["interval"]
+    probe.say_once(
+        f"accepted: {accepted / asked:.0%} ({interval[0]:.0%} to {interval[1]:.0%} with 95 % confidence, from "
+        f"{asked} texts)"
+    )
+    return texts
+
+
+def probe_texts(plm: Plm, run: Run) -> TextProbe:
+    """Write a chunk of 32 texts as the run would."""
+    from zerogen.generator import Generator
+
+    config = run.config
+    small = replace(config.decoding, chunk_size=PROBE)
+    generator = Generator(config.task, lambda: plm, small, config.filter, config.seed)
+    chunk = next(generator.extend(config.n))
+    longest = max(len(plm.encode(sample["prompt"])) for sample in chunk.samples) + config.task.max_new_tokens
+    return TextProbe(
+        chunk, generator.context_journal.chunks, plm.rows_at_a_time(config.decoding, longest), plm.row_bytes(longest)
+    )
+
+
+def _expect_texts(probe: Probe, texts: TextProbe) -> None:
+    """Expect the probe's chunk as often as `n` rows need it, beside those that the pool has."""
+    config, task, chunk, expected = probe.config, probe.config.task, texts.chunk, probe.expected
+    asked = sum(chunk.asked.values())
+    lacking = _lacking(probe)
+    never = [label for label in task.labels if not chunk.accepted()[label] and lacking[label]]
+    if never:
+        probe.say_once(f"no text of label {', '.join(never)} was accepted: what generation takes cannot be said")
+        expected.unknown.append(GENERATION)
+        return
+    expected.memory = max(0, texts.batch - PROBE) * texts.row_bytes
+    line = len(json.dumps([asdict(row) for row in chunk.rows], ensure_ascii=False).encode()) / max(1, len(chunk.rows))
+    # In the pool, as JSON lines and as Arrow, and in the report.
+    expected.disk += 4 * line * config.n
+    if not any(lacking.values()):
+        return
+    requests, low, high = _requests(chunk, lacking)
+    probe.say(f"{config.n:,} rows need about {about(requests)} texts ({about(low)} to {about(high)})")
+    expected.seconds["generate"] = chunk.seconds / asked * requests
+    expected.tokens = chunk.tokens / asked * requests
+    if texts.contexts and task.context is not None:
+        written = sum(len(one.rows) for one in texts.contexts)
+        needed = requests / (len(lacking) * task.context.per_label) / max(1, written)
+        expected.seconds["contexts"] = sum(one.seconds for one in texts.contexts) * needed
+        expected.tokens += sum(one.tokens for one in texts.contexts) * needed
+    if len(probe.run.devices) > 1:
+        probe.say_once(f"probed in one of {len(probe.run.devices)} processes, which together are faster")
+    if texts.batch > PROBE:
+        probe.say_once(f"the run decodes up to {texts.batch} texts at a time, which is faster than {PROBE} at a time")
+
+
+def _lacking(probe: Probe) -> dict[str, int]:
+    """Return how many rows of each label are not in the pool yet; say how many are."""
+    config, folder = probe.config, probe.run.pool_folder()
+    rows = Counter[str]()
+    for chunk in Journal.open(folder / "texts.jsonl").chunks:
+        rows += chunk.accepted()
+    quota = quotas(config.n, config.task.labels)
+    if any(rows.values()):
+        there = sum(min(rows[label], quota[label]) for label in quota)
+        probe.say(f"{there:,} rows are already in {folder} (seed {config.seed})")
+    return {label: max(0, quota[label] - rows[label]) for label in quota}
+
+
+def _requests(chunk: Chunk, lacking: dict[str, int]) -> tuple[float, float, float]:
+    """Return how many texts must be asked for, with the bounds of a 95 % interval.
+
+    A chunk asks equally often for every label, until the one that lacks most texts has its share.
+    """
+    accepts = {
+        label: wilson_interval(chunk.accepted()[label], chunk.asked[label]) for label in lacking if lacking[label]
+    }
+    last = max(accepts, key=lambda label: lacking[label] / accepts[label]["share"])
+    low, high = (lacking[last] * len(lacking) / bound for bound in reversed(accepts[last]["interval"]))
+    return lacking[last] * len(lacking) / accepts[last]["share"], low, high
+
+
+def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
+    from zerogen.plm.confidence import label_confidence
+
+    config, plm = probe.config, probe.session.load_plm(probe.run)
+    if not config.confidence.rows or (config.task.kind != "qa" and len(config.task.labels) < 2):
+        return
+
+    def pace() -> float:
+        started = time.perf_counter()
+        label_confidence(plm, config.task, rows)
+        return (time.perf_counter() - started) / len(rows)
+
+    seconds = probe.once(["confidence", asdict(config.task), asdict(config.plm)], pace)
+    probe.expected.seconds["confidence"] = seconds * min(config.n, config.confidence.rows)
+
+
+def _expect_evaluator(probe: Probe, rows: Sequence[Example], size: int) -> None:
+    from zerogen.measures.evaluator import evaluator_run
+    from zerogen.runs.store import asked_for, finished
+
+    evaluator = replace(probe, run=evaluator_run(probe.run))
+    folders, gold, expected = probe.session.folders, probe.gold, probe.expected
+    try:
+        folder = evaluator.run.folder()
+        there = finished(evaluator.run) is not None or folder in folders
+        folders[folder] = asked_for(evaluator.config)
+    except Unavailable:
+        there = False
+    pace, pace_here = evaluator.pace(gold.get("train", ())), evaluator.pace(rows)
+    if pace is None or pace_here is None:
+        return
+    if there:
+        probe.say(f"evaluator {evaluator.config.tam.name}: already there, or trained by an earlier run")
+    else:
+        trainer = evaluator.config.trainer
+        train = pace.train * len(gold["train"]) * (1 - trainer.heldout) * trainer.epochs
+        expected.seconds["evaluator"] = pace.begin + train + pace.predict * len(gold.get("evaluate", ()))
+        expected.disk += pace.weights
+    expected.seconds["correctness"] = pace_here.predict * min(probe.config.correctness.rows, size)
+
+
+def _values(task: TaskConfig, seed: int) -> list[dict[str, str]]:
+    """Return what two prompts are filled with where there is no PLM: contexts that are given, else their names."""
+    from zerogen.given import given_contexts
+    from zerogen.progress import Progress
+
+    if task.context is None or task.context.source == "plm":
+        return [{"C": "<C>"}]
+    try:
+        found = given_contexts(task, seed).take(0, 2, Progress())
+    except Unavailable:
+        return [{"C": "<C>", "Y": "<Y>"}]
+    return [{"C": one} if isinstance(one, str) else {"C": one[0], "Y": one[1].text} for one in found]
