@@ -24,7 +24,7 @@ from zerogen.records import Example
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zerogen.plm.model import Plm
+    from zerogen.plm.protocol import Scorer, Writer
     from zerogen.pool import Chunk
     from zerogen.runs.run import Run
     from zerogen.tam.tam import Tam
@@ -116,7 +116,7 @@ class Probes:
         self._told: set[str] = set()
         self._folders: dict[Path, dict[str, Any]] = {}  # of earlier jobs, and what they asked for
         self._said: set[str] = set()
-        self._plm: tuple[str, Plm] | None = None
+        self._plm: tuple[str, Writer] | None = None
 
     def begin_job(self) -> None:
         """Forget what was said: of the seeds of a job, equal lines are said once."""
@@ -223,30 +223,36 @@ class Probes:
         rows = len(gold.get("evaluate", ()))
         return min(run.config.eval_limit or rows, rows)
 
-    def _load_plm(self, run: Run) -> Plm:
-        """Load the PLM, at most one at a time; a GGUF file is not converted into the cache of later runs."""
+    def _load_plm(self, run: Run) -> Writer:
+        """Open the PLM, at most one at a time; a GGUF file is not converted into the cache of later runs."""
         from zerogen.models import converted, resolve
+        from zerogen.plm.open import WRITERS
 
         config = run.config.plm
         key = json.dumps([asdict(config), str(run.device)])
         if self._plm is None or self._plm[0] != key:
-            source = resolve(config.model, config.revision, "plm.model")
-            if source.gguf and not converted(source).is_dir():
+            source = resolve(config.model, config.revision, "plm.model") if config.writer in WRITERS else None
+            if source is not None and source.gguf and not converted(source).is_dir():
                 os.environ["ZEROGEN_CACHE"] = str(self.scratch)
             self._plm = None
             self._plm = (key, self._once(["plm", key], run.load_plm))
             del self._known[json.dumps(["plm", key])]  # kept once
         return self._plm[1]
 
-    def _plm_of(self, run: Run, expected: Expected) -> Plm | None:
+    def _plm_of(self, run: Run, expected: Expected) -> Writer | None:
+        from zerogen.plm.protocol import LocalWriter
+
         name = run.config.plm.name
         try:
             plm = self._load_plm(run)
         except Unavailable:
             self._missing(f"PLM {name} ({run.config.plm.model})", "PLM", expected)
             return None
-        dtype = str(plm.network.model.dtype).removeprefix("torch.")
-        self._tell(f"PLM {name}: {dtype}, on {'the CPU' if plm.device.type == 'cpu' else plm.device}")
+        about = f"opened by {run.config.plm.writer}"
+        if isinstance(plm, LocalWriter):
+            dtype = str(plm.dtype).removeprefix("torch.")
+            about = f"{dtype}, on {'the CPU' if plm.device.type == 'cpu' else plm.device}"
+        self._tell(f"PLM {name}: {about}")
         return plm
 
     def _pace(self, run: Run, rows: Sequence[Example], expected: Expected) -> Pace | None:
@@ -294,17 +300,19 @@ class Probes:
             expected.seconds["evaluate"] = pace * self._evaluated(run, gold)
 
     def _prompting(self, run: Run, gold: dict[str, list[Example]], expected: Expected) -> None:
+        from zerogen.plm.open import as_scorer
         from zerogen.template import render
 
         task, plm = run.config.task, self._plm_of(run, expected)
+        scorer = None if plm is None else as_scorer(plm, run.config.plm, "setting=prompting")
         rows = _some(gold.get("evaluate", ()))
         for label in task.labels:
             for row in rows[:2] or [Example("", "<X>", label, "<C>")]:
                 filled = render(task.scoring[label], {"X": row.text, "C": row.context or ""})
                 self._tell(f"[{label}] {_shortened(filled)}")
-        if plm is not None and rows:
+        if scorer is not None and rows:
             name = ["prompting", task.name, run.config.plm.model, asdict(run.config.setting)]
-            pace = self._once(name, lambda: _seconds_to_prompt(plm, run, rows))
+            pace = self._once(name, lambda: _seconds_to_prompt(scorer, run, rows))
             expected.seconds["prompt"] = pace * self._evaluated(run, gold)
 
     def _zerogen(self, run: Run, gold: dict[str, list[Example]], expected: Expected) -> None:
@@ -412,9 +420,13 @@ class Probes:
 
     def _confidence(self, run: Run, rows: Sequence[Example], expected: Expected) -> None:
         from zerogen.plm.confidence import label_confidence
+        from zerogen.plm.protocol import Scorer
 
         config, plm = run.config, self._load_plm(run)
         if not config.confidence.rows or (config.task.kind != "qa" and len(config.task.labels) < 2):
+            return
+        if not isinstance(plm, Scorer):
+            self._tell(f"plm.writer={config.plm.writer} cannot score texts: confidence in labels is unknown")
             return
 
         def pace() -> float:
@@ -469,17 +481,19 @@ class Probes:
                 self.say("that is without generation, of which nothing can be said")
 
 
-def _probe(plm: Plm, run: Run) -> Probed:
+def _probe(plm: Writer, run: Run) -> Probed:
     from zerogen.generator import Generator
+    from zerogen.plm.protocol import LocalWriter
 
     config = run.config
     small = replace(config.decoding, chunk_size=PROBE)
     generator = Generator(config.task, lambda: plm, small, config.filter, config.seed)
     chunk = next(generator.extend(config.n))
-    longest = max(len(plm.encode(sample["prompt"])) for sample in chunk.samples) + config.task.max_new_tokens
-    return Probed(
-        chunk, generator.context_journal.chunks, plm.rows_at_a_time(config.decoding, longest), plm.row_bytes(longest)
-    )
+    batch, row_bytes = PROBE, 0
+    if isinstance(plm, LocalWriter):
+        longest = max(len(plm.encode(sample["prompt"])) for sample in chunk.samples) + config.task.max_new_tokens
+        batch, row_bytes = plm.rows_at_a_time(config.decoding, longest), plm.row_bytes(longest)
+    return Probed(chunk, generator.context_journal.chunks, batch, row_bytes)
 
 
 def _values(task: TaskConfig, seed: int) -> list[dict[str, str]]:
@@ -535,7 +549,7 @@ def _seconds_to_predict(tam: Tam, rows: Sequence[Example]) -> float:
     return taken / len(rows)
 
 
-def _seconds_to_prompt(plm: Plm, run: Run, rows: Sequence[Example]) -> float:
+def _seconds_to_prompt(plm: Scorer, run: Run, rows: Sequence[Example]) -> float:
     from zerogen.plm.prompting import prompt_answers, prompt_labels
 
     task: TaskConfig = run.config.task

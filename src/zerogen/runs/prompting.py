@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from zerogen.plm.open import WRITERS
 from zerogen.plm.prompting import prompt_answers, prompt_labels
 from zerogen.runs.run import Outcome, Run, describe
 
 
 def prompting(run: Run) -> Outcome:
     """Predict the label whose filled prompt is most probable, or let the PLM write the answer."""
-    rows, task = run.gold, run.config.task
-    plm = run.load_plm()
+    task = run.config.task
+    # Only an open writer of the user's own shows whether it can score: it is refused before anything else is read.
+    plm = None if run.config.plm.writer in WRITERS else run.load_scorer("setting=prompting")
+    rows = run.gold
+    plm = plm or run.load_scorer("setting=prompting")
     with run.stage("prompt"):
         predictions, cut = (
             prompt_answers(plm, task, rows, run.progress)
