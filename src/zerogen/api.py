@@ -14,26 +14,26 @@ from zerogen.task import bundled_option
 if TYPE_CHECKING:
     import torch
 
-    from zerogen.plm.model import Plm
+    from zerogen.plm.protocol import Writer
     from zerogen.tam.tam import Tam
 
 
-def load_plm(name: str = "gpt2-xl", device: str = "cpu") -> Plm:
+def load_plm(name: str = "gpt2-xl", device: str = "cpu") -> Writer:
     """Load a PLM by the name of a bundled option (`smollm2`, `gpt2-xl`, ...), a Hub id, a folder or `package:NAME`.
 
     Raises `UserError` if its weights are not available.
     """
     import torch
 
-    from zerogen.plm import model
+    from zerogen.plm.open import open_plm
 
     config = bundled_option("plm", name, PlmConfig) or PlmConfig(name=name.rpartition("/")[2], model=name)
-    return model.load_plm(config, torch.device(device))
+    return open_plm(config, torch.device(device))
 
 
 def generate(
     task: TaskConfig,
-    plm: Plm,
+    plm: Writer,
     n: int,
     *,
     seed: int = 42,

@@ -177,7 +177,8 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) -> Config:
     """Turn a composed configuration into the typed one and check it.
 
-    overrides: the job's words on the command line. Where they name other weights, the option's name does not fit them.
+    overrides: the job's words on the command line. Where they name other weights, or a writer of the user's own, the
+        option's name does not fit them.
     folders: those of --config-dir.
     """
     missing = sorted(OmegaConf.missing_keys(config))
@@ -196,6 +197,8 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
         group = "plm" if part is result.plm else "tam"
         if f"{group}.model" in given and f"{group}.name" not in given:
             part.name = file_name(str(part.model).rstrip("/").rpartition("/")[2]) or part.name
+    if ":" in result.plm.writer and "plm.writer" in given and not given & {"plm.model", "plm.name"}:
+        result.plm.name = file_name(result.plm.writer.partition(":")[0]) or result.plm.name
     if result.tam.checkpoint and "tam.name" not in given:
         place = Path(result.tam.checkpoint).absolute()
         result.tam.name = file_name((place.parent if place.name == "tam" else place).name) or result.tam.name

@@ -20,6 +20,7 @@ from zerogen.files import LONGEST_NAME
 LOGGER_MODES = ("online", "offline", "off")
 SPLITS = ("train", "validation", "test")
 FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
+PARALLEL_WRITERS = ("transformers",)  # which may be opened once in each of several processes
 
 
 @dataclass
@@ -158,6 +159,9 @@ class PlmConfig:
     """Branch, tag or commit on the Hub."""
     dtype: str = "auto"
     """`auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`."""
+    writer: str = "transformers"
+    """What opens the PLM: `transformers`, or your own `module:attribute`, a function (PlmConfig, device) that returns a
+    Writer; the other keys then mean what it makes of them."""
 
 
 @dataclass
@@ -411,6 +415,22 @@ def check_filter(filters: FilterConfig) -> None:
         _between("filter.max_words", filters.max_words, f"filter.min_words={least} or more", filters.max_words >= least)
 
 
+def check_plm(config: Config) -> None:
+    """Check the PLM's arithmetic, and that it can be opened once per device. Raises `UserError`."""
+    plm, gpus = config.plm, config.gpu
+    _one_of("plm.dtype", plm.dtype, ("auto", "float32", "bfloat16", "float16"))
+    if plm.writer in PARALLEL_WRITERS:
+        return
+    several = f"processes={config.processes}" if config.processes > 1 else ""
+    if isinstance(gpus, list) and len(gpus) > 1:
+        several = f"gpu={gpus}"
+    if several:
+        raise UserError(
+            f"{several}: plm.writer={plm.writer} writes in one process, on one device; allowed with plm.writer="
+            f"{' or '.join(PARALLEL_WRITERS)}"
+        )
+
+
 def check_trainer(trainer: TrainerConfig) -> None:
     """Check the bounds of training. Raises `UserError`."""
     _one_of("trainer.optimizer", trainer.optimizer, ("adamw", "adam", "adadelta"))
@@ -484,7 +504,7 @@ def check(config: Config) -> None:
     check_tam(config.tam)
     check_measures(config)
     check_logger(config.logger)
-    _one_of("plm.dtype", config.plm.dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_plm(config)
     _one_of("setting.scope", config.setting.scope, ("prompt", "text"))
     _one_of("setting.calibration", config.setting.calibration, ("none", "prior"))
     for key in ("plm.name", "tam.name"):

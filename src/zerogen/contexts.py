@@ -1,4 +1,4 @@
-"""Stage 1: where contexts come from: the PLM writes them (titles), or they are given."""
+"""Stage 1: the contexts, which the PLM writes (titles) or which are there already."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from zerogen.records import Example, Request, Stop, derive
 def chunk_size(index: int, largest: int) -> int:
     """Return the number of requests in chunk `index`: 64, then twice as many each time, up to `largest`.
 
-    A user soon sees what a prompt yields, and a small run asks for little more than it needs.
+    So a user soon sees what a prompt yields, and a small run asks for little more than it needs.
     """
     return min(largest, 64 << min(index, 32))
 
 
 def cycle_indices(start: int, stop: int, size: int, seed: int, shuffled_from: int) -> list[int]:
-    """Return the places of steps `start` to `stop` (exclusive) of an endless walk over `size` places.
+    """Return the indices at steps `start` to `stop` (exclusive) of an endless walk over `size` indices.
 
-    From lap `shuffled_from` on, each lap has an order of its own.
+    From lap `shuffled_from` on, each lap has its own order.
     """
     orders: dict[int, list[int]] = {}
-    walked = []
+    indices = []
     for lap, step in (divmod(i, size) for i in range(start, stop)):
         if lap not in orders:
             orders[lap] = list(range(size))
             if lap >= shuffled_from:
                 Random(derive(seed, "lap", lap)).shuffle(orders[lap])
-        walked.append(orders[lap][step])
-    return walked
+        indices.append(orders[lap][step])
+    return indices
 
 
 class GivenContexts:
-    """An endless stream of texts that are there already: each once in a seeded order, then all again in another."""
+    """An endless stream of existing texts: each once in a seeded order, then all again in another order."""
 
     def __init__(self, texts: Sequence[str], seed: int) -> None:
         self.texts, self.seed = list(dict.fromkeys(texts)), seed
@@ -56,9 +56,9 @@ class GivenContexts:
 
 
 class Contexts:
-    """An endless stream of contexts: unique ones as long as the PLM finds new ones, then the same in new orders.
+    """An endless stream of contexts: unique ones as long as the PLM writes new ones, then the same in new orders.
 
-    Context number i depends on the configuration and the seed alone. `journal` keeps what was written.
+    Context number i depends only on the configuration and the seed. `journal` stores the chunks that were written.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Contexts:
         return [self.texts[place] for place in cycle_indices(start, stop, len(self.texts), self.seed, shuffled_from=1)]
 
     def check(self) -> None:
-        """Raise `UserError` where the prompt leaves the PLM no room to write a context."""
+        """Raise `UserError` if the prompt leaves the PLM no room to write a context."""
         plm, config = self.plm(), self.config
         length = len(plm.encode(config.prompt))
         if length + config.max_new_tokens > plm.max_positions:
@@ -115,10 +115,10 @@ class Contexts:
         return False
 
     def _write(self, progress: Progress) -> None:
-        """Write as many chunks of contexts as the writer writes at once."""
+        """Write as many chunks of contexts as the PLM writes side by side."""
         start, plm = len(self.journal.chunks), self.plm()
         rule = ParseConfig()
-        works = [
+        chunks = [
             ChunkRequest(
                 f"contexts-{index:06d}",
                 [
@@ -133,14 +133,14 @@ class Contexts:
             )
             for index in range(start, start + plm.parallel)
         ]
-        with progress.bar("writing contexts", sum(len(work.requests) for work in works), "requests") as advance:
-            for index, (work, written) in enumerate(zip(works, plm.write(works, advance), strict=True), start):
+        with progress.bar("writing contexts", sum(len(chunk.requests) for chunk in chunks), "requests") as advance:
+            for index, (chunk, output) in enumerate(zip(chunks, plm.write(chunks, advance), strict=True), start):
                 if self._exhausted():  # written one by one, this chunk would not exist
                     continue
                 rows: list[Example] = []
                 rejects: Counter[str] = Counter()
                 samples: list[dict[str, Any]] = []
-                for request, continuation in zip(work.requests, written.continuations, strict=True):
+                for request, continuation in zip(chunk.requests, output.continuations, strict=True):
                     row, reason = parse_and_filter(Example(request.uid, "", ""), continuation, rule, self.filter)
                     if reason is None:
                         rows.append(replace(row, logprob=None))
@@ -148,6 +148,6 @@ class Contexts:
                         rejects[reason] += 1
                         if rejects[reason] <= 3:
                             samples.append({"text": row.text, "reason": reason})
-                asked, rejected = {"": len(work.requests)}, {"": dict(rejects)}
-                self.journal.append(Chunk(index, rows, asked, rejected, samples, written.tokens, written.seconds))
+                asked, rejected = {"": len(chunk.requests)}, {"": dict(rejects)}
+                self.journal.append(Chunk(index, rows, asked, rejected, samples, output.tokens, output.seconds))
                 self.texts += [row.text for row in rows]

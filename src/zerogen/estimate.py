@@ -21,7 +21,7 @@ from zerogen.records import Example
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zerogen.plm.model import Plm
+    from zerogen.plm.protocol import Writer
     from zerogen.runs.run import Run
     from zerogen.tam.tam import Tam
 
@@ -65,7 +65,7 @@ class Session:
         self._memo: dict[str, Any] = {}
         self._lines: set[str] = set()
         self._lines_of_job: set[str] = set()
-        self._plm: tuple[str, Plm] | None = None
+        self._plm: tuple[str, Writer] | None = None
 
     def begin_job(self) -> None:
         """Forget what was said: of the seeds of a job, equal lines are said once."""
@@ -95,15 +95,16 @@ class Session:
             raise self._memo[name]
         return self._memo[name]
 
-    def load_plm(self, run: Run) -> Plm:
-        """Load the PLM, at most one at a time; a GGUF file is not converted into the cache of later runs."""
+    def load_plm(self, run: Run) -> Writer:
+        """Open the PLM, at most one at a time; a GGUF file is not converted into the cache of later runs."""
         from zerogen.models import converted, resolve
+        from zerogen.plm.open import WRITERS
 
         config = run.config.plm
         key = json.dumps([asdict(config), str(run.device)])
         if self._plm is None or self._plm[0] != key:
-            source = resolve(config.model, config.revision, "plm.model")
-            if source.gguf and not converted(source).is_dir():
+            source = resolve(config.model, config.revision, "plm.model") if config.writer in WRITERS else None
+            if source is not None and source.gguf and not converted(source).is_dir():
                 os.environ["ZEROGEN_CACHE"] = str(self.scratch)
             self._plm = None
             self._plm = (key, self.once(["plm", key], run.load_plm))
@@ -148,16 +149,21 @@ class Probe:
         if kind not in self.expected.unknown:
             self.expected.unknown.append(kind)
 
-    def plm(self) -> Plm | None:
-        """Load the PLM; say what it is, or that it is missing."""
+    def plm(self) -> Writer | None:
+        """Open the PLM; say what it is, or that it is missing."""
+        from zerogen.plm.protocol import LocalWriter
+
         name = self.config.plm.name
         try:
             plm = self.session.load_plm(self.run)
         except Unavailable:
             self.missing(f"PLM {name} ({self.config.plm.model})", "PLM")
             return None
-        dtype = str(plm.network.model.dtype).removeprefix("torch.")
-        self.say_once(f"PLM {name}: {dtype}, on {'the CPU' if plm.device.type == 'cpu' else plm.device}")
+        what = f"opened by {self.config.plm.writer}"
+        if isinstance(plm, LocalWriter):
+            dtype = str(plm.dtype).removeprefix("torch.")
+            what = f"{dtype}, on {'the CPU' if plm.device.type == 'cpu' else plm.device}"
+        self.say_once(f"PLM {name}: {what}")
         return plm
 
     def pace(self, rows: Sequence[Example]) -> Pace | None:

@@ -16,7 +16,7 @@ from zerogen.records import Example
 from zerogen.runs.identity import short_hash
 
 if TYPE_CHECKING:
-    from zerogen.plm.model import Plm
+    from zerogen.plm.protocol import Scorer
 
 # Names in `Example.scores`: the confidence in the row's label, and in each label as `confidence/LABEL`; the margin over
 # the counter-prompts, if the row was written with any; the mean log-probability per token.
@@ -81,7 +81,7 @@ def _name(rows: Sequence[Example]) -> str:
     return short_hash([[row.uid, row.label, row.context, row.text] for row in rows])
 
 
-def confidences(plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Progress) -> Confidences | None:
+def confidences(plm: Scorer, task: TaskConfig, rows: Sequence[Example], progress: Progress) -> Confidences | None:
     """Compute the probability of each label of each row under the PLM; None if there is nothing to compare."""
     from zerogen.plm.confidence import label_probabilities
 

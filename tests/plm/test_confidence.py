@@ -12,7 +12,7 @@ from zerogen.plm.model import Plm
 from zerogen.plm.prompting import softmax
 
 
-def behind(plm: Plm, before: str, text: str) -> list[float]:
+def logprobs_after(plm: Plm, before: str, text: str) -> list[float]:
     spans = plm.tokenizer(before + text, return_offsets_mapping=True)["offset_mapping"][1:]
     values = token_logprobs(plm, before + text)
     return [value for value, (_, end) in zip(values, spans, strict=True) if end > len(before)]
@@ -27,7 +27,7 @@ def test_labels_compete_by_the_whole_text(plm: Plm, task: TaskConfig, keep: bool
     assert found is not None
     for row, confidence in zip(rows, found, strict=True):
         scores = {
-            label: sum(behind(plm, prompt.replace("<C>", row.context or ""), row.text + ("" if keep else '"')))
+            label: sum(logprobs_after(plm, prompt.replace("<C>", row.context or ""), row.text + ("" if keep else '"')))
             for label, prompt in task.prompts.items()
         }
         assert confidence == pytest.approx(softmax(scores)[row.label], abs=1e-4)
@@ -45,7 +45,7 @@ def test_an_answer_is_as_sure_as_its_mean_token(plm: Plm) -> None:
     found = label_confidence(plm, task, rows)
     assert found is not None
     for row, confidence in zip(rows, found, strict=True):
-        values = behind(plm, f'"{row.context}" {row.text}: "', row.answers[0].text + '"')
+        values = logprobs_after(plm, f'"{row.context}" {row.text}: "', row.answers[0].text + '"')
         assert confidence == pytest.approx(math.exp(sum(values) / len(values)), abs=1e-4)
     assert label_confidence(plm, task, toy_questions(6, unanswered=1)) is None
 

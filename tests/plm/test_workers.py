@@ -22,8 +22,9 @@ from zerogen.errors import ChildFailed
 from zerogen.generator import Generator
 from zerogen.lightning import quiet_lightning
 from zerogen.models import has_bfloat16
-from zerogen.plm.model import Plm, load_plm
+from zerogen.plm.model import Plm
 from zerogen.plm.network import Network
+from zerogen.plm.open import open_plm
 from zerogen.plm.pack import _product, _reorder
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest
 from zerogen.plm.workers import GeneratorModule, Inbox, Workers, _threads_each
@@ -41,7 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PlmConfig:
     return PlmConfig("tiny", str(folder), dtype="float32")
 
 
-def works(count: int) -> list[ChunkRequest]:
+def chunks(count: int) -> list[ChunkRequest]:
     prompts = ["The movie", 'Movie: "', "Is this"]
     return [
         ChunkRequest(
@@ -62,11 +63,11 @@ def rows_of(written: Sequence[ChunkOutput]) -> list[object]:
 
 
 def test_two_processes_write_what_one_writes(config: PlmConfig, tmp_path: Path) -> None:
-    expected = rows_of(list(load_plm(config, CPU).write(works(5))))
+    expected = rows_of(list(open_plm(config, CPU).write(chunks(5))))
     advanced: list[int] = []
     with Workers(config, [CPU, CPU], tmp_path / "works") as workers:
-        assert rows_of(list(workers.write(works(5)[:3], advanced.append))) == expected[:3]
-        assert rows_of(list(workers.write(works(5)[3:], advanced.append))) == expected[3:]
+        assert rows_of(list(workers.write(chunks(5)[:3], advanced.append))) == expected[:3]
+        assert rows_of(list(workers.write(chunks(5)[3:], advanced.append))) == expected[3:]
         processes = list(workers.processes)
     assert sum(advanced) == 30
     assert all(process.exitcode == 0 for process in processes)
@@ -91,41 +92,41 @@ def test_products_are_the_same_in_each_of_several_processes(config: PlmConfig) -
 
 def test_finished_works_outlive_their_process(config: PlmConfig, tmp_path: Path) -> None:
     folder = tmp_path / "works"
-    expected = rows_of(list(load_plm(config, CPU).write(works(3))))
+    expected = rows_of(list(open_plm(config, CPU).write(chunks(3))))
     with pytest.raises(ChildFailed, match="-9"), Workers(config, [CPU], folder) as workers:
-        found = workers.write(works(3))
+        found = workers.write(chunks(3))
         rows_of([next(found)])
         while not (folder / "texts-000001.done").exists():
             workers._check()
         os.kill(workers.processes[0].pid, signal.SIGKILL)
         workers.processes[0].join()
-        list(workers.write(works(9)[3:]))
+        list(workers.write(chunks(9)[3:]))
     kept = (folder / "texts-000001.done").read_text()
     (folder / "of-99999999").mkdir()  # of a run that was killed
     with Workers(config, [CPU], folder) as workers:
         # Recognisable: what is there is used, and not written again.
         (folder / "texts-000001.done").write_text(kept.replace('"tokens": ', '"tokens": 1000'))
-        again = list(workers.write(works(3)))
+        again = list(workers.write(chunks(3)))
     assert again[1].tokens > 1000
     assert rows_of([again[0], again[2]]) == [expected[0], expected[2]]
     assert not folder.exists()
 
 
 def test_a_second_instance_leaves_the_works_of_the_first_alone(config: PlmConfig, tmp_path: Path) -> None:
-    expected = rows_of(list(load_plm(config, CPU).write(works(2))))
+    expected = rows_of(list(open_plm(config, CPU).write(chunks(2))))
     with Workers(config, [CPU], tmp_path / "works") as workers:
-        assert rows_of(list(workers.write(works(2)[:1]))) == expected[:1]
+        assert rows_of(list(workers.write(chunks(2)[:1]))) == expected[:1]
         with Workers(config, [CPU], tmp_path / "works") as other:
             other.todo = other.folder / f"of-{os.getppid()}"  # as that of another process
             other.todo.mkdir()
-        assert rows_of(list(workers.write(works(2)[1:]))) == expected[1:]
+        assert rows_of(list(workers.write(chunks(2)[1:]))) == expected[1:]
 
 
 def test_lightning_spreads_works_over_its_devices(config: PlmConfig, tmp_path: Path) -> None:
-    expected = rows_of(list(load_plm(config, CPU).write(works(4))))
+    expected = rows_of(list(open_plm(config, CPU).write(chunks(4))))
     inbox = Inbox(tmp_path)
-    for work in works(4):
-        (tmp_path / f"{work.name}.todo").write_text(json.dumps(asdict(work)))
+    for chunk in chunks(4):
+        (tmp_path / f"{chunk.name}.todo").write_text(json.dumps(asdict(chunk)))
     inbox.close()  # each process stops when nothing is left to do
     with quiet_lightning():
         trainer = pl.Trainer(
@@ -134,7 +135,7 @@ def test_lightning_spreads_works_over_its_devices(config: PlmConfig, tmp_path: P
         )  # fmt: skip
         trainer.predict(GeneratorModule(config, tmp_path, 1), inbox, return_predictions=False)
     with Workers(config, [CPU], tmp_path) as workers:
-        assert rows_of(list(workers.write(works(4)))) == expected
+        assert rows_of(list(workers.write(chunks(4)))) == expected
 
 
 NODE = """
@@ -161,11 +162,11 @@ if __name__ == "__main__":
 
 
 def test_lightning_spreads_works_over_nodes(config: PlmConfig, tmp_path: Path) -> None:
-    expected = rows_of(list(load_plm(config, CPU).write(works(4))))
+    expected = rows_of(list(open_plm(config, CPU).write(chunks(4))))
     folder = tmp_path / "works"
     folder.mkdir()
-    for work in works(4):
-        (folder / f"{work.name}.todo").write_text(json.dumps(asdict(work)))
+    for chunk in chunks(4):
+        (folder / f"{chunk.name}.todo").write_text(json.dumps(asdict(chunk)))
     Inbox(folder).close()
     (tmp_path / "node.py").write_text(NODE)
     with socket.socket() as free:
@@ -183,7 +184,7 @@ def test_lightning_spreads_works_over_nodes(config: PlmConfig, tmp_path: Path) -
     said = [node.communicate(timeout=300)[0].splitlines()[-1] for node in nodes]
     assert said == ["2 0", "2 1"]
     with Workers(config, [CPU], folder) as workers:  # all is there: no process is asked
-        assert rows_of(list(workers.write(works(4)))) == expected
+        assert rows_of(list(workers.write(chunks(4)))) == expected
         assert workers.processes == []
 
 
@@ -195,9 +196,9 @@ class Several:
         self.name, self.max_positions, self.encode, self.decode = plm.name, plm.max_positions, plm.encode, plm.decode
 
     def write(
-        self, works: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+        self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
     ) -> list[ChunkOutput]:
-        last_first = [next(self.plm.write([work], on_row)) for work in reversed(works)]
+        last_first = [next(self.plm.write([chunk], on_row)) for chunk in reversed(chunks)]
         return last_first[::-1]
 
     def release(self) -> None:

@@ -84,7 +84,8 @@ def _confidence_of(
         file = ScoreFile(run.pool_folder() / "scores.jsonl")
         scores = file.read(rows, among_others=bool(config.select))
         if scores is None:
-            scores = confidences(run.load_plm(), config.task, rows, run.progress)
+            scorer = run.scorer(run.load_plm)
+            scores = None if scorer is None else confidences(scorer, config.task, rows, run.progress)
             if scores is not None and file.path.parent.is_dir():
                 file.add(rows, scores)
         confidence = {} if scores is None else {row.uid: scores.of(row) for row in rows}

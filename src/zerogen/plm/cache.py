@@ -1,4 +1,4 @@
-"""Keys and values of rows under way, and the attention that reads them.
+"""Keys and values of rows in progress, and the attention that reads them.
 
 Rows are aligned on the left: a row's tokens stand at positions 0, 1, 2, ... of its own cache line, so no row is ever
 padded on the left and positions are right for learned and rotary embeddings alike.
@@ -32,11 +32,13 @@ def slot_attention(
 ) -> tuple[Tensor, None]:
     """Attend with query [B, Hq, Q, D] to key and value [B, Hkv, T, D] under an additive mask [B or 1, 1, Q, T].
 
-    Query heads that share a key head are folded into one matrix product, so keys are not repeated. Only of long rows
-    they are, for a fused kernel: what it takes of memory does not grow with Q * T, and it is many times faster there.
+    Query heads that share a key head are folded into one matrix product, so keys are not repeated. For long rows they
+    are, for the sake of a fused kernel, whose memory does not grow with Q * T and which is many times faster there.
     """
     if any(extras.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
-        raise NotImplementedError("an attention with soft caps, sinks or biases")  # found when the model is loaded
+        raise NotImplementedError(
+            "an attention with soft caps, sinks or biases"
+        )  # which shows when the model is loaded
     batch, heads, length, width = query.shape
     groups = key.shape[1]
     if length * key.shape[2] > _SCORES:
@@ -87,25 +89,25 @@ class _SlotLayer(CacheLayerMixin):
                 return key_states, value_states
             return self.keys[cache.rows[:1], :, :length], self.values[cache.rows[:1], :, :length]
         lines = cache.lines(self.keys.shape[1])
-        for kept, new in ((self.keys, key_states), (self.values, value_states)):
-            kept.view(-1, kept.shape[-1]).index_copy_(0, lines, new.reshape(-1, new.shape[-1]))
+        for states, new in ((self.keys, key_states), (self.values, value_states)):
+            states.view(-1, states.shape[-1]).index_copy_(0, lines, new.reshape(-1, new.shape[-1]))
         return self.keys, self.values
 
-    def _wider(self, kept: Tensor, memory: Tensor) -> Tensor:
+    def _wider(self, states: Tensor, memory: Tensor) -> Tensor:
         """Lay out the slots anew, for as many columns as the cache has now."""
         slots, width = self.cache.slots, self.cache.width
-        _, heads, known, each = kept.shape
-        copy = kept.clone()
+        _, heads, columns, each = states.shape
+        copy = states.clone()
         # Dense, and never a slice of the columns: oneDNN would copy it at every step.
         wider = memory[: slots * heads * width * each].view(slots, heads, width, each)
-        wider[: len(copy), :, :known] = copy[:, :, :width]
+        wider[: len(copy), :, :columns] = copy[:, :, :width]
         return wider
 
     def keep(self, slots: Tensor) -> None:
         """Drop all slots but these."""
         for name, memory in zip(("keys", "values"), self.memory, strict=True):
-            kept = getattr(self, name)[slots]
-            setattr(self, name, memory[: kept.numel()].view(kept.shape).copy_(kept))
+            states = getattr(self, name)[slots]
+            setattr(self, name, memory[: states.numel()].view(states.shape).copy_(states))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.cache.width, 0
@@ -118,7 +120,7 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """A KV cache whose rows are written each at its own position."""
+    """A KV cache in which each row is written at its own position."""
 
     def __init__(self, layers: int, slots: int, capacity: int, device: torch.device) -> None:
         super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
@@ -126,7 +128,7 @@ class SlotCache(Cache):
         self.all_rows = torch.arange(slots, device=device)
         self.rows = self.all_rows  # slots that the current forward writes
         self.copies: Tensor | None = None  # prefill: input row of each of `rows`
-        self.before = 0  # prefill in blocks, of one prompt only: its tokens that were read already
+        self.before = 0  # prefill of a single prompt in blocks: its tokens read so far
         self.width = 0  # columns
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
         self._lines: dict[int, Tensor] = {}
@@ -135,13 +137,13 @@ class SlotCache(Cache):
     def claim(self, count: int, like: Tensor) -> Tensor:
         """Return memory for `count` numbers of the dtype and on the device of `like`.
 
-        All layers share one block, which is so large that the system has it back as soon as it is not used any more.
+        All layers share one block, large enough that the system takes it back as soon as it is no longer used.
         """
         if len(self._memory) < count or self._memory.dtype != like.dtype:
-            # Zeros: what stands in a column that nobody has written yet is multiplied by a weight of zero.
+            # Zeros: a column that is not written yet is multiplied by a weight of zero, which a NaN would survive.
             self._memory = like.new_zeros(count * 2 * len(self.layers))
-        taken, self._memory = self._memory[:count], self._memory[count:]
-        return taken
+        memory, self._memory = self._memory[:count], self._memory[count:]
+        return memory
 
     def reserve(self, length: int) -> None:
         """Make room for rows of `length` tokens."""
@@ -156,7 +158,7 @@ class SlotCache(Cache):
         self._lines.clear()
 
     def lines(self, heads: int) -> Tensor:
-        """Return where a layer with that many heads writes, as rows of its [S * H * T, D] view, [S * H]."""
+        """Return where a layer with that number of heads writes, as rows of its [S * H * T, D] view, [S * H]."""
         if heads not in self._lines:  # the same in every layer
             line = self.rows[:, None] * heads + torch.arange(heads, device=self.rows.device)
             self._lines[heads] = (line * self.width + self.positions[:, None]).flatten()
@@ -172,7 +174,7 @@ class SlotCache(Cache):
 
 
 class _PrefixLayer(CacheLayerMixin):
-    """Keys and values of one layer for a prefix [B, H, P, D], put before those of what is read after it."""
+    """Keys and values of one layer for a prefix [B, H, P, D], put before those of the tokens read after it."""
 
     def __init__(self, grows: bool) -> None:
         super().__init__()
@@ -202,16 +204,17 @@ class _PrefixLayer(CacheLayerMixin):
 
 
 class PrefixCache(Cache):
-    """What stands before the rows that are read next, the same for all of them.
+    """The prefix of the rows that are read next, the same for all of them.
 
-    grows: each forward adds what it reads, so that a row can be read in blocks; otherwise it leaves the cache as it is.
+    grows: each forward adds the tokens it reads, so that a row can be read in blocks; otherwise the cache stays as it
+        is.
     """
 
     def __init__(self, layers: int, grows: bool = True) -> None:
         super().__init__(layers=[_PrefixLayer(grows) for _ in range(layers)])
 
     def copy(self, grows: bool) -> PrefixCache:
-        """Return a cache that begins with what this one holds, in the same memory."""
+        """Return a cache with the same prefix, in the same memory."""
         other = PrefixCache(len(self.layers), grows)
         for layer, same in zip(self.layers, other.layers, strict=True):
             same.keys, same.values = layer.keys, layer.values
@@ -219,12 +222,12 @@ class PrefixCache(Cache):
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Return ids [B, T], rows filled with zeros at their end: under causal attention no real token sees them."""
+    """Return ids [B, T], rows padded with zeros at their end: under causal attention no real token sees them."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
 
 
 def causal_mask(length: int, before: int, device: torch.device) -> Tensor:
-    """Return an additive float32 mask [1, 1, T, before + T]: a token sees itself and what stands before it."""
+    """Return an additive float32 mask [1, 1, T, before + T]: a token sees itself and those before it."""
     mask = torch.full((length, length), torch.finfo(torch.float32).min, device=device).triu(1)
     return torch.nn.functional.pad(mask, (before, 0))[None, None]

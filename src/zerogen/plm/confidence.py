@@ -1,4 +1,4 @@
-"""How sure the PLM is of the labels it wrote for: what a user without gold data can know of them."""
+"""How confident the PLM is in the labels it wrote for: what a user without gold data can learn about them."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import math
 from collections.abc import Sequence
 
 from zerogen.config import TaskConfig
-from zerogen.plm.model import Plm
 from zerogen.plm.prompting import softmax
+from zerogen.plm.protocol import Scorer
 from zerogen.progress import Progress
 from zerogen.records import Example
 from zerogen.template import render, shortened
 
 
 def label_probabilities(
-    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
+    plm: Scorer, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
 ) -> list[dict[str, float]] | None:
     """Return the probability of every label of each row, given its text: softmax over labels of log p(text | prompt).
 
-    The log-probability is summed over the tokens of the text and the first stop string, after the prompt that texts of
-    a label are written for; all labels count as equally frequent. For a question, whose label stands for its answer,
-    it is the mean token's probability of the answer after the scoring prompt. None where there is nothing to compare:
-    a single label, or questions without a scoring prompt or an answer. A text or context that is too long is cut, for
-    all labels alike.
+    The log-probability is summed over the tokens of the text and the first stop string, after the prompt that asks for
+    texts of a label; all labels count as equally frequent. For a question, whose label stands for its answer, it is
+    the mean token's probability of the answer after the scoring prompt. None where there is nothing to compare: a
+    single label, or questions without a scoring prompt or an answer. A text or context that is too long is cut, at the
+    same place for all labels.
     """
     progress = progress or Progress()
     if task.kind == "qa":
@@ -39,22 +39,22 @@ def label_probabilities(
     ending = "" if stop.keep else stop.text
     templates = [task.prompts[label] + "<X>" for label in task.labels]
     values = [{"C": row.context or "", "X": row.text + ending} for row in rows]
-    found = _scores(plm, templates, values, [(0, 0)] * len(rows), "X", True, progress)
-    return [softmax(dict(zip(task.labels, scores, strict=True))) for scores in found]
+    by_label = _scores(plm, templates, values, [(0, 0)] * len(rows), "X", True, progress)
+    return [softmax(dict(zip(task.labels, scores, strict=True))) for scores in by_label]
 
 
 def label_confidence(
-    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
+    plm: Scorer, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
 ) -> list[float] | None:
     """Return the probability of each row's own label, as `label_probabilities` has it."""
-    found = label_probabilities(plm, task, rows, progress)
-    if found is None:
+    by_row = label_probabilities(plm, task, rows, progress)
+    if by_row is None:
         return None
-    return [probabilities[row.label] for row, probabilities in zip(rows, found, strict=True)]
+    return [probabilities[row.label] for row, probabilities in zip(rows, by_row, strict=True)]
 
 
 def _scores(
-    plm: Plm,
+    plm: Scorer,
     templates: Sequence[str],
     values: Sequence[dict[str, str]],
     around: Sequence[tuple[int, int]],
@@ -62,20 +62,20 @@ def _scores(
     total: bool,
     progress: Progress,
 ) -> list[list[float]]:
-    """Return for each row the log-probability of its `part`, at the end of each template: the sum, or the mean."""
+    """Return for each row the log-probability of its `part`, at the end of each template: the sum or the mean."""
     prompts: list[str] = []
     begins: list[int] = []
     longest = max(len(template.encode()) for template in templates)
     with progress.bar("filling prompts", len(values), "rows") as advance:
-        for given, span in zip(values, around, strict=True):
-            # A token is at least a byte: only of what may be too long are the tokens counted.
-            if longest + sum(len(value.encode()) for name, value in given.items() if name != "C") > plm.max_positions:
-                kept = shortened(templates, {**given, "C": ""}, "X", plm.max_positions, plm.encode, plm.decode)
-                given = {**given, "X": kept}
-            fits = shortened(templates, given, "C", plm.max_positions, plm.encode, plm.decode, span)
+        for filling, span in zip(values, around, strict=True):
+            # A token is at least one byte: tokens are counted only where there may be too many.
+            if longest + sum(len(value.encode()) for name, value in filling.items() if name != "C") > plm.max_positions:
+                text = shortened(templates, {**filling, "C": ""}, "X", plm.max_positions, plm.encode, plm.decode)
+                filling = {**filling, "X": text}
+            context = shortened(templates, filling, "C", plm.max_positions, plm.encode, plm.decode, span)
             for template in templates:
-                prompts.append(render(template, {**given, "C": fits}))
-                begins.append(len(prompts[-1]) - len(given[part]))
+                prompts.append(render(template, {**filling, "C": context}))
+                begins.append(len(prompts[-1]) - len(filling[part]))
             advance(1)
     scores = [0.0] * len(prompts)
     for index, score in plm.logprob(prompts, begins=begins, total=total, progress=progress):

@@ -1,4 +1,4 @@
-"""Replaying a step on a GPU: its hundreds of kernels are launched at once, not one by one from Python."""
+"""Replaying a decoding step on a GPU, so that its hundreds of kernels are launched at once instead of one by one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _WARM_UP = 3  # calls after which libraries have chosen their kernels and made t
 
 
 class GraphedStep:
-    """Calls a step that makes the same operations on the same tensors each time; on a GPU it is recorded and replayed.
+    """Calls a step that does the same operations on the same tensors each time; on a GPU it is recorded and replayed.
 
-    It is always called with the same step, and a step that cannot be recorded is called as it is; `refused` then tells
-    why. What the step reads must stay where it is, and it must not ask for a value on the host. What it returns is
+    Every call must be given the same step. A step that cannot be recorded is called as it is; `refused` then says why.
+    The tensors that it reads must stay in place, and it must not read a value on the host. What it returns is
     overwritten by the next call. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
     """
 
@@ -33,7 +33,7 @@ class GraphedStep:
             if self._left:
                 self._left -= 1
                 self._stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(self._stream):  # as recording wants it
+                with torch.cuda.stream(self._stream):  # as recording requires
                     outputs = step()
                 torch.cuda.current_stream().wait_stream(self._stream)
                 return outputs
@@ -45,10 +45,10 @@ class GraphedStep:
             return self._outputs
 
     def _record(self, step: Callable[[], Sequence[Tensor]]) -> bool:
-        """Record a step, which takes none, and return whether that was possible."""
+        """Record a step without executing it, and return whether that was possible."""
         graph = torch.cuda.CUDAGraph()
         try:
-            # The outer context gives the stream back where ending a failed recording raises, too.
+            # The outer context restores the stream even where ending a failed recording raises.
             with (
                 torch.cuda.stream(self._stream),
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),

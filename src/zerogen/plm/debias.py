@@ -1,4 +1,4 @@
-"""Self-debiasing: tokens that a counter-prompt finds more probable than the prompt does are suppressed."""
+"""Self-debiasing: suppress tokens that are more probable after a counter-prompt than after the prompt."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class SelfDebiasing:
-    """Scales a next-token distribution by how much counter-prompts want each token (Schick et al. 2021).
+    """Scales a next-token distribution down where counter-prompts prefer a token (Schick et al. 2021).
 
-    With p the distribution behind the prompt and q the elementwise maximum of those behind the counter-prompts, each
+    With p the distribution after the prompt and q the elementwise maximum of those after the counter-prompts, each
     probability is multiplied by max(exp(-decay * max(q - p, 0)), epsilon), https://arxiv.org/abs/2103.00453 (eq. 4)
     with the floor of its implementation.
 

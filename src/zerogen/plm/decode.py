@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -16,14 +17,14 @@ from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
 
 _PREFILL = 1 << 22  # attention scores per head that exist at a time while prompts are read
-_STEPS_PER_SYNC = 4  # steps of static shapes between two looks at the rows: those that ended early are computed along
+_STEPS_PER_SYNC = 4  # steps of static shapes between two looks at the rows; one that has ended is computed until then
 
 
 class Engine(Protocol):
-    """How next-token logits are computed for a set of lines, each holding one prompt and what was sampled behind it.
+    """Computes next-token logits for a set of lines, each holding one prompt and the tokens sampled after it.
 
     capacity: the longest line in tokens.
-    static_shapes: a step does the same to the same memory whatever the lines hold, and asks for no value on the host.
+    static_shapes: a step does the same to the same memory whatever the lines hold, and reads no value on the host.
     """
 
     capacity: int
@@ -35,10 +36,10 @@ class Engine(Protocol):
 
 
 class CachedEngine:
-    """Keeps keys and values: a step costs one token per line. For models that use transformers' attention interface.
+    """Caches keys and values: a step costs one token per line. For models with transformers' attention interface.
 
     The logits that it returns are overwritten by its next call. With static shapes it attends to all columns that its
-    cache will ever have; without, the cache grows with the rows.
+    cache will ever have; otherwise the cache grows with the rows.
     """
 
     def __init__(self, network: Network, lines: int, capacity: int, static_shapes: bool = False) -> None:
@@ -49,7 +50,7 @@ class CachedEngine:
         self.scratch: Tensor | None = None
 
     def _logits(self, states: Tensor) -> Tensor:
-        """Return logits [b, V] of states [b, H]; a packed head puts them into memory that every call uses again."""
+        """Return logits [b, V] of states [b, H]; a packed head writes them into memory that every call reuses."""
         if not self.network.reuses_memory:
             return self.network.logits(states)
         if self.scratch is None:
@@ -57,7 +58,7 @@ class CachedEngine:
         return self.network.logits(states, self.scratch[: len(states)])
 
     def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read the prompts into `lines` and return logits [b, V] behind their last tokens; equal ones are read once."""
+        """Read prompts into `lines`, equal ones once, and return the logits [b, V] after their last tokens."""
         cache, device = self.cache, self.network.device
         longest = max(map(len, prompts))
         cache.reserve(longest)
@@ -72,7 +73,7 @@ class CachedEngine:
             cache.rows = lines[[line for prompt in part for line in lines_of[prompt]]]
             copies = [i for i, prompt in enumerate(part) for _ in lines_of[prompt]]
             cache.copies = torch.tensor(copies, device=device)
-            # No shorter than several prompts side by side: only one that is read alone may take more than one block.
+            # No shorter than prompts that are read side by side: only one that is read alone takes several blocks.
             step = max(1, _PREFILL // longest)
             for start in range(0, ids.shape[1], step):
                 block = ids[:, start : start + step]
@@ -110,7 +111,7 @@ class CachedEngine:
 
 
 class RecomputingEngine:
-    """Reads every line again at each step: slow, but right for any causal model."""
+    """Reads every line again at each step: slow, but correct for any causal model."""
 
     static_shapes = False
 
@@ -133,7 +134,7 @@ class RecomputingEngine:
 
 
 def _spare(rows: int) -> int:
-    """Return how many rows to compute beside some: oneDNN builds and keeps kernels for every size that it meets.
+    """Return how many idle rows to compute along: oneDNN builds and caches kernels for every batch size that it meets.
 
     Sizes below 16 stay as they are, larger ones are rounded up by less than an eighth.
     """
@@ -142,7 +143,7 @@ def _spare(rows: int) -> int:
 
 @dataclass
 class Row:
-    """A row under way: the index of its prompts, the tokens sampled so far, and their log-probability behind each."""
+    """A row in progress: the index of its prompts, the tokens sampled so far, and their log-probability after each."""
 
     index: int
     tokens: list[int]
@@ -150,20 +151,20 @@ class Row:
 
 
 class Slots:
-    """Where the rows under way stand, one per slot, on the device.
+    """The state of the rows in progress, one per slot, on the device.
 
     slots: rows decoded at a time.
-    lines: how many prompts each row has: its own and the counter-prompts. The same token is appended to all of them;
-        slot number s decodes them on the engine's lines s * lines and following.
+    lines: prompts per row: its own and the counter-prompts. The same token is appended to all of them; slot number s
+        decodes them on the engine's lines from s * lines on.
     """
 
     def __init__(self, engine: Engine, sampler: Sampler, slots: int, lines: int, device: torch.device) -> None:
         self.engine, self.sampler, self.device = engine, sampler, device
-        self.tokens = torch.zeros(slots, dtype=torch.long, device=device)  # the last ones, which no one has read yet
-        self.positions = torch.zeros(slots, lines, dtype=torch.long, device=device)  # where those belong
+        self.tokens = torch.zeros(slots, dtype=torch.long, device=device)  # the last ones, not read yet
+        self.positions = torch.zeros(slots, lines, dtype=torch.long, device=device)  # of those tokens
         self.keys = torch.zeros(slots, dtype=torch.long, device=device)  # of the rows' draws
         self.counts = torch.zeros(slots, dtype=torch.long, device=device)  # tokens that the rows have
-        self.tries = torch.zeros(slots, dtype=torch.long, device=device)  # draws rejected for the next ones
+        self.tries = torch.zeros(slots, dtype=torch.long, device=device)  # draws rejected for the next token
         self.graphed = GraphedStep(device) if engine.static_shapes else None  # no other step can be recorded
 
     def __len__(self) -> int:
@@ -172,7 +173,7 @@ class Slots:
     def fill(
         self, slots: Sequence[int], prompts: Sequence[Sequence[Sequence[int]]], keys: Tensor
     ) -> tuple[list[int], list[list[float]]]:
-        """Read prompts into slots and sample the first tokens; return them and their log-probabilities per line."""
+        """Read prompts into slots and sample first tokens; return them and their log-probabilities per line."""
         which = self._ids(slots)
         logits = self.engine.prefill(self._lines(which), [prompt for group in prompts for prompt in group])
         logits = logits.view(len(slots), -1, logits.shape[-1])
@@ -183,7 +184,7 @@ class Slots:
         return tokens.tolist(), logprobs.tolist()
 
     def rest(self, slots: Sequence[int]) -> None:
-        """Let slots without a row, which are computed along, widen no cache."""
+        """Reset idle slots so that they do not widen the cache."""
         which = self._ids(slots)
         self.tokens[which] = 0
         self.positions[which] = 0
@@ -198,7 +199,7 @@ class Slots:
     def advance(self) -> Iterator[tuple[list[int], list[list[float]], list[bool]]]:
         """Take the steps that may pass between two looks at the rows.
 
-        Yields for each step every slot's token, its log-probabilities per line, and whether it is one: where not, all
+        Yields for each step every slot's token, its log-probabilities per line, and whether it counts: if not, all
         draws were rejected and the next step draws again.
         """
         if self.graphed is None:
@@ -209,7 +210,7 @@ class Slots:
         yield from zip(tokens.tolist(), logprobs.tolist(), settled.tolist(), strict=True)
 
     def _take(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Read the last tokens, sample the next ones [S]; return them as `advance` does."""
+        """Read the last tokens and sample the next ones [S]; return what `advance` yields of a step."""
         read = self.tokens[:, None].expand_as(self.positions).flatten()
         logits = self.engine.step(read, self.positions.flatten()).view(*self.positions.shape, -1)
         keys = fold_in(self.keys, self.counts)
@@ -221,7 +222,7 @@ class Slots:
             settled = torch.ones_like(tokens, dtype=torch.bool)
         self.tokens.copy_(torch.where(settled, tokens, self.tokens))
         self.counts.add_(settled)
-        # A row that has ended goes on until somebody looks.
+        # A row that has ended goes on until the next look.
         self.positions.add_(settled[:, None]).clamp_(max=self.engine.capacity - 1)
         return tokens, logprobs, settled
 
@@ -241,38 +242,17 @@ def decode(
     max_new_tokens: int,
     ends: Callable[[Sequence[Row]], Sequence[str | None]],
 ) -> Iterator[tuple[Row, str]]:
-    """Continue each of `prompts` until it ends, and yield (row, finish) as rows end.
+    """Continue each of `prompts` until it ends, and yield (row, finish reason) as rows end.
 
     slots: where rows are decoded; one whose row has ended takes the next prompts.
-    prompts: for each row its prompt and its counter-prompts, all as token ids, equally many for every row.
-    keys: of each row's draws, int64 [rows], see `draws`.
+    prompts: for each row its prompt and its counter-prompts, all as token ids, the same number for every row.
+    keys: of each row's draws, int64 [rows], see `rng`.
     ends: given rows that just got a token, returns "stop" or "eos" for each that is complete, else None.
     """
     queue = iter(range(len(prompts)))
     waiting = len(prompts)
     rows: list[Row | None] = [None] * len(slots)
-
-    def append(
-        which: Sequence[int], tokens: list[int], logprobs: list[list[float]], settled: list[bool]
-    ) -> Iterator[tuple[Row, str]]:
-        """Give the rows in slots `which` their next tokens; yield the rows that it ends."""
-        current: list[tuple[int, Row]] = []
-        for slot, token, logprob, is_one in zip(which, tokens, logprobs, settled, strict=True):
-            row = rows[slot]
-            if row is None or not is_one:  # what is drawn for an empty slot means nothing
-                continue
-            row.tokens.append(token)
-            row.logprobs = [total + new for total, new in zip(row.logprobs, logprob, strict=True)]
-            if any(total != total for total in row.logprobs):
-                raise FloatingPointError("the PLM's logits hold a NaN")
-            current.append((slot, row))
-        for (slot, row), finish_reason in zip(current, ends([row for _, row in current]), strict=True):
-            if finish_reason is None and len(row.tokens) >= max_new_tokens:
-                finish_reason = "length"
-            if finish_reason is not None:
-                rows[slot] = None
-                yield row, finish_reason
-
+    append = partial(_append, rows, max_new_tokens, ends)
     while True:
         free = [slot for slot, row in enumerate(rows) if row is None]
         # A prefill has a fixed cost: wait until an eighth of the slots is free.
@@ -281,20 +261,48 @@ def decode(
             waiting -= len(filled)
             for slot, index in filled:
                 rows[slot] = Row(index, [], [0.0] * len(prompts[index]))
-            which, taken = [slot for slot, _ in filled], [index for _, index in filled]
-            found = slots.fill(which, [prompts[index] for index in taken], keys[taken])
-            yield from append(which, *found, [True] * len(which))
+            which, indices = [slot for slot, _ in filled], [index for _, index in filled]
+            tokens, logprobs = slots.fill(which, [prompts[index] for index in indices], keys[indices])
+            yield from append(which, tokens, logprobs, [True] * len(which))
             continue
         active = [slot for slot, row in enumerate(rows) if row is not None]
         if not active:
             return
         spare = _spare(len(active))
         if not waiting and len(active) + spare <= len(rows) * 3 // 4 and not slots.engine.static_shapes:
-            kept = active + free[:spare]
-            slots.keep(kept)
-            rows = [rows[slot] for slot in kept]
+            remaining = active + free[:spare]
+            slots.keep(remaining)
+            rows[:] = [rows[slot] for slot in remaining]
             free = [slot for slot, row in enumerate(rows) if row is None]
         if free and not slots.engine.static_shapes:
             slots.rest(free)
         for step in slots.advance():
             yield from append(range(len(rows)), *step)
+
+
+def _append(
+    rows: list[Row | None],
+    max_new_tokens: int,
+    ends: Callable[[Sequence[Row]], Sequence[str | None]],
+    slots: Sequence[int],
+    tokens: list[int],
+    logprobs: list[list[float]],
+    settled: list[bool],
+) -> Iterator[tuple[Row, str]]:
+    """Append the next tokens to the rows in some slots; yield the rows that end with them, whose slots become free."""
+    current: list[tuple[int, Row]] = []
+    for slot, token, logprob, counts in zip(slots, tokens, logprobs, settled, strict=True):
+        row = rows[slot]
+        if row is None or not counts:  # an empty slot, or no token yet
+            continue
+        row.tokens.append(token)
+        row.logprobs = [total + new for total, new in zip(row.logprobs, logprob, strict=True)]
+        if any(total != total for total in row.logprobs):
+            raise FloatingPointError("the PLM's logits hold a NaN")
+        current.append((slot, row))
+    for (slot, row), finish_reason in zip(current, ends([row for _, row in current]), strict=True):
+        if finish_reason is None and len(row.tokens) >= max_new_tokens:
+            finish_reason = "length"
+        if finish_reason is not None:
+            rows[slot] = None
+            yield row, finish_reason

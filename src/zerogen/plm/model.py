@@ -1,4 +1,4 @@
-"""The pretrained language model: `generate` continues prompts, `logprob` scores texts."""
+"""The pretrained language model: `write` and `generate` continue prompts, `logprob` scores texts."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zerogen.config import DebiasConfig, DecodingConfig, PlmConfig
-from zerogen.models import has_bfloat16, load_pretrained, resolve
+from zerogen.config import DebiasConfig, DecodingConfig
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, Slots, decode
 from zerogen.plm.network import MISFITS, Network
-from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, longest_row
 from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
@@ -31,17 +30,34 @@ _COLUMNS = 64  # a cache of static shapes has a multiple of these, so that it se
 _END_OF_TEXT = ("<|endoftext|>", "<|im_end|>", "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>")
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows to decode in the same way: [row][line][token] ids of prompts and counter-prompts, and the rows' keys.
+
+    capacity: the longest line in tokens. cached, static_shapes: how they are decoded, see `Plm`.
+    """
+
+    prompts: Sequence[Sequence[Sequence[int]]]
+    keys: Tensor
+    sampler: Sampler
+    stops: Sequence[Stop]
+    max_new_tokens: int
+    capacity: int
+    cached: bool
+    static_shapes: bool
+
+
 class Plm(Codec):
     """A causal language model of transformers with its tokenizer.
 
-    Build it with `load_plm`, or from a model and a tokenizer already in memory. A model whose attention does not go
-    through transformers' attention interface (checked here by comparing logits) is decoded without a cache: right,
-    but slow; `cached` tells. Where a GPU's memory is too small for a batch, smaller ones are decoded from then on;
-    `say` is called with a line about it.
+    Build it with `pretrained.open_pretrained`, or from a model and a tokenizer already in memory. A model whose
+    attention does not go through transformers' attention interface (checked here by comparing logits) is decoded
+    without a cache: correct, but slow; `cached` says which. Where a GPU's memory is too small for a batch, smaller ones
+    are decoded from then on, and `say` is called with a line about it.
 
     tokens: how many were sampled or scored so far.
-    most_columns: of the cache, over all rows, that fit into memory as far as is known.
-    static_shapes: decode in a way that can be recorded as a CUDA graph, with memory and a graph that serve for all
+    most_columns: upper bound, learned from failures, on the cache columns over all rows that fit into memory.
+    static_shapes: decode in a way that can be recorded as a CUDA graph, with memory and a graph that serve all
         chunks of the same shape; on a GPU.
     """
 
@@ -55,9 +71,9 @@ class Plm(Codec):
         self.say: Callable[[str], None] = lambda text: None
         self.most_columns = 1 << 62
         self.static_shapes = self.device.type == "cuda"
-        self._kept: tuple[object, Slots] | None = None
+        self._slots_cache: tuple[object, Slots] | None = None
         self._free = torch.cuda.mem_get_info(self.device)[0] if self.static_shapes else 0
-        self._told = False  # that its steps cannot be recorded
+        self._warned = False  # that its steps cannot be recorded
         self._texts: dict[int, str] = {}  # of single tokens
         # A chat model's generation config may name its end of turn only.
         vocabulary = tokenizer.get_vocab()
@@ -80,18 +96,18 @@ class Plm(Codec):
                 engine = CachedEngine(network, lines=2, capacity=9)
                 engine.prefill(self._ids([1, 0]), [rows[1][:5], rows[0][:7]])
                 engine.step(self._ids([rows[0][7], rows[1][5]]), self._ids([7, 5]))
-                found = engine.step(self._ids([rows[0][8], 0]), self._ids([8, 0]))[:1].clone()
+                actual = engine.step(self._ids([rows[0][8], 0]), self._ids([8, 0]))[:1].clone()
                 engine.keep(self._ids([1]))
         except torch.OutOfMemoryError:
             raise
         except MISFITS:
             return False
-        both = torch.cat([expected, found]).double().softmax(-1)
+        both = torch.cat([expected, actual]).double().softmax(-1)
         # Half precision rounds differently in another order; a wrong mask or position is off by far more.
         return float((both[0] - both[1]).abs().sum()) / 2 < (1e-3 if network.model.dtype == torch.float32 else 0.1)
 
     def report_to(self, say: Callable[[str], None]) -> None:
-        """Let `say` be called with a line where something is slower than it could be, now and later."""
+        """Call `say` with a line about whatever is slower than it could be, now and later."""
         self.say = say
         if not self.cached:
             say(f"{self.name}: its attention is not one that can be cached here; it is decoded slowly")
@@ -99,14 +115,20 @@ class Plm(Codec):
     def _ids(self, values: list[int]) -> Tensor:
         return torch.tensor(values, device=self.device)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        dtype: torch.dtype = self.network.model.dtype
+        return dtype
+
     def write(
-        self, works: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+        self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
     ) -> Iterator[ChunkOutput]:
-        """Yield what is written for each work, in their order."""
-        for work in works:
+        """Yield the output for each chunk, in their order; `on_row` is called as rows end, as by `generate`."""
+        for chunk in chunks:
             started, tokens = time.perf_counter(), self.tokens
             continuations = self.generate(
-                work.requests, work.decoding, work.stops, work.max_new_tokens, work.seed, work.debias, on_row
+                chunk.requests, chunk.decoding, chunk.stops, chunk.max_new_tokens, chunk.seed, chunk.debias, on_row
             )
             yield ChunkOutput(continuations, self.tokens - tokens, round(time.perf_counter() - started, 3))
 
@@ -122,19 +144,15 @@ class Plm(Codec):
     ) -> list[Continuation]:
         """Continue the prompt of every request until one of `stops`, end-of-text or `max_new_tokens`.
 
-        Returns one continuation per request, in their order. A row's draws depend on `seed` and the row's place in
-        `requests` alone. `debias` says what the requests' counter-prompts do. `on_row` is called with 1 as each row
-        ends. Raises ValueError when a prompt leaves no room for `max_new_tokens`.
+        Returns one continuation per request, in their order. A row's draws depend only on `seed` and the row's place
+        in `requests`. `debias` says what the requests' counter-prompts do. `on_row` is called with 1 as each row ends,
+        and with a negative number when rows have to be written again. Raises ValueError when a prompt leaves no room
+        for `max_new_tokens`.
         """
         if not requests:
             return []
         debias = debias or DebiasConfig()
-        most = max(len(request.counters) for request in requests)
-        encoded = []
-        for request in requests:
-            own, *counters = [self.encode(prompt) for prompt in (request.prompt, *request.counters.values())]
-            # The prompt as its own counter-prompt changes nothing: it fills up where a request has fewer than others.
-            encoded.append([own, *counters, *[own] * (most - len(counters))])
+        encoded = self._encode_all(requests)
         # Equal prompts side by side are read once, and the cache grows as late as possible.
         order = sorted(range(len(encoded)), key=lambda i: (max(map(len, encoded[i])), encoded[i]))
         prompts = [encoded[i] for i in order]
@@ -143,7 +161,6 @@ class Plm(Codec):
             raise ValueError(
                 f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions"
             )
-        lines = 1 + most
         keys = fold_in(torch.full((len(order),), seed % (1 << 63), device=self.device), self._ids(order))
         sampler = Sampler(
             decoding.top_p, decoding.top_k, decoding.temperature, SelfDebiasing(debias.decay, debias.epsilon)
@@ -152,43 +169,62 @@ class Plm(Codec):
         static_shapes = self.static_shapes and cached and sampler.settles
         if static_shapes:
             capacity = min(-(-capacity // _COLUMNS) * _COLUMNS, self.max_positions)
-        batch_size = self.rows_at_a_time(decoding, capacity)
+        batch = _Batch(prompts, keys, sampler, stops, max_new_tokens, capacity, cached, static_shapes)
+        batch_size, lines = self.rows_at_a_time(decoding, capacity), len(prompts[0])
+        done: dict[int, Continuation] = {}
+
+        def finish(row: Row, finish_reason: str) -> None:
+            place = order[row.index]
+            done[place] = self._continuation(row, finish_reason, stops, requests[place])
+            on_row(1)
+
         while True:
             count = min(max(1, min(batch_size, self.most_columns // capacity) // lines), len(prompts))
-            done: list[Continuation] = [Continuation("", "", 0, 0.0)] * len(prompts)
-            finished = 0
-            try:
-                with self.network.slot_attention() if cached else nullcontext():
-                    slots = self._slots(count, lines, capacity, cached, static_shapes, sampler)
-                    for row, finish_reason in decode(
-                        slots, prompts, keys, max_new_tokens, lambda rows: self._ends(rows, stops)
-                    ):
-                        place = order[row.index]
-                        done[place] = self._continuation(row, finish_reason, stops, requests[place])
-                        finished += 1
-                        on_row(1)
-            except torch.OutOfMemoryError:
-                self.release()
-                if count == 1:
-                    raise
-            except BaseException:  # a NaN in the cache would be met again
-                self.release()
-                raise
-            else:
-                if slots.graphed and slots.graphed.refused and not self._told:
-                    self._told = True
-                    self.say(f"{self.name}: its steps cannot be recorded ({slots.graphed.refused}): it is slower")
-                self.tokens += sum(continuation.tokens for continuation in done)
-                return done
-            on_row(-finished)
+            if self._decode(batch, count, finish):
+                self.tokens += sum(continuation.tokens for continuation in done.values())
+                return [done[place] for place in range(len(requests))]
+            on_row(-len(done))
+            done.clear()
             fewer = max(lines, count * lines // 2)
             self.most_columns = fewer * capacity
             self.say(f"no memory for {count * lines} rows at a time: going on with {fewer}")
-            torch.cuda.empty_cache()  # behind the except block, whose traceback holds the cache
+            torch.cuda.empty_cache()  # after `_decode`, whose traceback holds the cache
+
+    def _encode_all(self, requests: Sequence[Request]) -> list[list[list[int]]]:
+        """Return the token ids of each request's prompt and counter-prompts, the same number for every request."""
+        most = max(len(request.counters) for request in requests)
+        encoded = []
+        for request in requests:
+            own, *counters = [self.encode(prompt) for prompt in (request.prompt, *request.counters.values())]
+            # A prompt as its own counter-prompt changes nothing: it pads requests that have fewer than others.
+            encoded.append([own, *counters, *[own] * (most - len(counters))])
+        return encoded
+
+    def _decode(self, batch: _Batch, count: int, finish: Callable[[Row, str], None]) -> bool:
+        """Decode a batch, `count` rows at a time, and call `finish` as rows end; return whether memory sufficed."""
+        try:
+            with self.network.slot_attention() if batch.cached else nullcontext():
+                slots = self._slots(batch, count)
+                for row, finish_reason in decode(
+                    slots, batch.prompts, batch.keys, batch.max_new_tokens, lambda rows: self._ends(rows, batch.stops)
+                ):
+                    finish(row, finish_reason)
+        except torch.OutOfMemoryError:
+            self.release()
+            if count == 1:
+                raise
+            return False
+        except BaseException:  # a NaN in the cache would be met again
+            self.release()
+            raise
+        if slots.graphed and slots.graphed.refused and not self._warned:
+            self._warned = True
+            self.say(f"{self.name}: its steps cannot be recorded ({slots.graphed.refused}): it is slower")
+        return True
 
     def release(self) -> None:
-        """Give back the memory of a GPU that is kept from one call of `generate` for the next."""
-        self._kept = None
+        """Free the GPU memory that is held from one call of `generate` to the next."""
+        self._slots_cache = None
 
     def rows_at_a_time(self, decoding: DecodingConfig, capacity: int) -> int:
         """Return how many rows of at most `capacity` tokens are decoded at a time, counter-prompts included."""
@@ -196,35 +232,37 @@ class Plm(Codec):
             return decoding.batch_size
         config, cache = self.network.config, self.row_bytes(capacity)
         if self.device.type != "cuda":
-            # Of all memory, not of what is free now: the same machine decodes as many rows in every run.
+            # A share of all memory, not of what is free now: a machine decodes the same number of rows in every run.
             return max(1, min(_ROWS_ON_CPU, usable_memory() // 8 // cache))
         logits = 6 * 4 * config.vocab_size  # and what the sampler makes of them, in float32
         rows = int(0.7 * self._free) // (cache + logits)
-        # A power of two: what else needs a little memory on that GPU does not change it.
+        # A power of two, which a little memory used by others on that GPU does not change.
         return min(_ROWS_ON_GPU, 1 << max(0, rows.bit_length() - 1))
 
     def row_bytes(self, capacity: int) -> int:
-        """Return the memory that the cache of a row of so many tokens takes."""
+        """Return the bytes that the cache of a row of `capacity` tokens takes."""
         config = self.network.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return 2 * config.num_hidden_layers * heads * width * capacity * self.network.model.dtype.itemsize
 
-    def _slots(
-        self, count: int, lines: int, capacity: int, cached: bool, static_shapes: bool, sampler: Sampler
-    ) -> Slots:
-        if not static_shapes:
-            engine = (CachedEngine if cached else RecomputingEngine)(self.network, count * lines, capacity)
-            return Slots(engine, sampler, count, lines, self.device)
-        shape = (count, lines, sampler)
-        if self._kept is None or self._kept[0] != shape or self._kept[1].engine.capacity < capacity:
+    def _slots(self, batch: _Batch, count: int) -> Slots:
+        """Return slots for `count` rows of a batch; those of static shapes serve for the next ones as well."""
+        lines, capacity = len(batch.prompts[0]), batch.capacity
+        if not batch.static_shapes:
+            engine = (CachedEngine if batch.cached else RecomputingEngine)(self.network, count * lines, capacity)
+            return Slots(engine, batch.sampler, count, lines, self.device)
+        shape = (count, lines, batch.sampler)
+        cache = self._slots_cache
+        if cache is None or cache[0] != shape or cache[1].engine.capacity < capacity:
+            cache = None
             self.release()  # before the next one is made
-            kept = CachedEngine(self.network, count * lines, capacity, static_shapes=True)
-            self._kept = shape, Slots(kept, sampler, count, lines, self.device)
-        return self._kept[1]
+            engine = CachedEngine(self.network, count * lines, capacity, static_shapes=True)
+            self._slots_cache = cache = shape, Slots(engine, batch.sampler, count, lines, self.device)
+        return cache[1]
 
     def _ends(self, rows: Sequence[Row], stops: Sequence[Stop]) -> list[str | None]:
-        """Say "stop" or "eos" for each row that its last token completes, else None."""
+        """Return "stop" or "eos" for each row that its last token completes, else None."""
         finishes: list[str | None] = []
         for row in rows:
             last = row.tokens[-1]
@@ -234,10 +272,10 @@ class Plm(Codec):
         return finishes
 
     def _may_stop(self, token: int, stops: Sequence[Stop]) -> bool:
-        """Tell whether a token can hold the end of a stop string.
+        """Return whether a token can hold the end of a stop string.
 
-        Of a token that ends inside a character the text is not known, and white space may be decoded differently in
-        front of a word: such ends may be in any token.
+        A token that ends inside a character has no text of its own, and white space may be decoded differently before
+        a word: such ends may be in any token.
         """
         if token not in self._texts:
             self._texts[token] = self.decode([token])
@@ -247,9 +285,9 @@ class Plm(Codec):
 
     def _continuation(self, row: Row, finish_reason: str, stops: Sequence[Stop], request: Request) -> Continuation:
         text = self.decode(row.tokens)
-        found = [(text.index(stop.text), stop) for stop in stops if stop.text in text]
-        if found:
-            place, stop = min(found, key=lambda item: item[0])
+        matches = [(text.index(stop.text), stop) for stop in stops if stop.text in text]
+        if matches:
+            place, stop = min(matches, key=lambda item: item[0])
             text = text[: place + len(stop.text) * stop.keep]
         own, *others = [total / len(row.tokens) for total in row.logprobs]
         return Continuation(
@@ -266,9 +304,9 @@ class Plm(Codec):
     ) -> Iterator[tuple[int, float]]:
         """Score texts: yield (index, mean natural-log probability of its tokens but the first), in any order.
 
-        batch_tokens: tokens read at a time, padding included; a longer text is read alone, in blocks of so many.
+        batch_tokens: tokens read at a time, padding included; a longer text is read alone, in blocks of that size.
         begins: the character of each text from which on tokens count, given what stands before; all by default.
-        total: yield sums, not means. progress: of the tokens read. Raises ValueError for a text of fewer than two
+        total: yield sums, not means. progress: counts the tokens read. Raises ValueError for a text of fewer than two
         tokens or of more than the model's positions, and FloatingPointError when a score is NaN.
         """
         progress = progress or Progress()
@@ -288,37 +326,15 @@ class Plm(Codec):
                     yield i, score if total else score / (len(encoded[i]) - first[i])
 
     def _token_at(self, text: str, place: int) -> int:
-        """Return which token of a text is the first that reaches behind a character, but never its very first one."""
+        """Return the index of the first token that reaches beyond a character, but never 0."""
         spans = self.tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
         return max(1, next((i for i, (_, end) in enumerate(spans) if end > place), len(spans) - 1))
 
 
 def usable_memory() -> int:
-    """Return the bytes of memory that this machine has, or that its container may take."""
+    """Return the bytes of memory that this machine has, or that its container may use."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # no such file, or no limit
             memory = min(memory, int(Path(limit).read_text()))
     return memory
-
-
-def load_plm(config: PlmConfig, device: torch.device) -> Plm:
-    """Load a PLM on a device. Raises `UserError` when its weights cannot be had."""
-    from transformers import AutoModelForCausalLM
-
-    source = resolve(config.model, config.revision, "plm.model")
-    dtype = precision(config.dtype, device)
-    model, tokenizer = load_pretrained(AutoModelForCausalLM, source, "plm.model", dtype=dtype)
-    model = model.to(device)
-    if can_pack(dtype, device):
-        pack_linears(model)
-        return_freed_memory()
-    return Plm(model, tokenizer, config.name)
-
-
-def precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype for a name; `auto` is bfloat16 where the hardware computes in it, else float32."""
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    return torch.bfloat16 if has_bfloat16(device) else torch.float32

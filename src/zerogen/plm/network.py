@@ -1,4 +1,4 @@
-"""A causal model in two halves, so that logits are made only where somebody reads them."""
+"""A causal model in two halves, so that logits are computed only where they are needed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 from zerogen.plm.cache import ATTENTION, pad_right
 from zerogen.plm.pack import PackedHead
 
-# What a model raises whose code does not go together with our cache, attention or halves.
+# What a model raises whose code does not fit our cache, attention or halves.
 MISFITS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, IndexError)
 
 
 class Network:
-    """`hidden` reads tokens, `logits` makes next-token logits of what it returns.
+    """`hidden` reads tokens, `logits` turns the states that it returns into next-token logits.
 
-    Where a model does something of its own between or behind the two (it scales or caps logits), which a comparison
+    Where a model does something of its own between or after the two (it scales or caps logits), which a comparison
     shows, `hidden` returns the logits of all tokens, `last` those of one token, and `logits` passes them on.
     """
 
@@ -42,7 +42,7 @@ class Network:
             self._narrowed = self._narrowed and self._gives(expected[:, 2], lambda: self.last(third, **inputs), 0.05)
 
     def _gives(self, expected: Tensor, run: Callable[[], Tensor], tolerance: float) -> bool:
-        """Tell whether a way to run the model gives the expected logits."""
+        """Return whether a way to run the model gives the expected logits."""
         try:
             return torch.allclose(self.logits(run()).float(), expected.float(), rtol=tolerance, atol=tolerance)
         except torch.OutOfMemoryError:
@@ -68,8 +68,8 @@ class Network:
         rows = torch.arange(len(places), device=places.device)
         if not self._narrowed:
             return self.hidden(**inputs)[rows, places]
-        # Logits of all tokens of all rows may be many gigabytes: the head gets to see no other token.
-        hook = self._head.register_forward_pre_hook(lambda head, given: (given[0][rows, places][:, None], *given[1:]))
+        # Logits of all tokens of all rows may be many gigabytes: the head sees no other token.
+        hook = self._head.register_forward_pre_hook(lambda head, args: (args[0][rows, places][:, None], *args[1:]))
         try:
             return self.hidden(**inputs)[:, 0]
         finally:
@@ -84,7 +84,7 @@ class Network:
         return self.last(torch.tensor([len(row) - 1 for row in rows], device=self.device), **self._padded(rows))
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """Return what the model reads as it is used to: right padding under a plain 2D mask, and no cache."""
+        """Return a model's usual inputs: right padding under a plain 2D mask, and no cache."""
         ids = pad_right(rows, self.device)
         mask = torch.tensor([[1] * len(row) + [0] * (ids.shape[1] - len(row)) for row in rows], device=self.device)
         return {"input_ids": ids, "attention_mask": mask, "use_cache": False}
@@ -100,7 +100,7 @@ class Network:
 
     @contextmanager
     def slot_attention(self) -> Iterator[None]:
-        """Let the model attend by `cache.slot_attention`, which needs 4D masks, and give it back its own attention."""
+        """Make the model attend by `cache.slot_attention`, which needs 4D masks, inside the block."""
         self.model.set_attn_implementation(ATTENTION)
         try:
             yield
@@ -109,10 +109,10 @@ class Network:
 
     @property
     def window(self) -> int:
-        """The longest row that may be read piece by piece, by a full attention.
+        """The longest row that may be read piece by piece with full attention.
 
-        Within its window a sliding or local one is full; rotary positions that depend on a row's length begin to do so
-        where the model was extended.
+        Sliding and local attention is full within its window; rotary positions that depend on a row's length do so
+        only beyond the length that the model had before it was extended.
         """
         names = ("sliding_window", "window_size", "attention_chunk_size")
         sizes = [getattr(self.config, name, None) for name in names]

@@ -21,7 +21,7 @@ _HEAD_SLICE = 4096  # tokens of the vocabulary whose logits are computed at a ti
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Tell whether weights of this type can be packed on this device."""
+    """Return whether weights of this type can be packed on this device."""
     fits = dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16(device))
     return device.type == "cpu" and fits and torch.backends.mkldnn.is_available()
 
@@ -37,9 +37,9 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Packed(threading.local):
-    """The product of several layers that read the same input, computed when the first of them is asked for it.
+    """The product of several layers that read the same input, computed when the first of them needs it.
 
-    Every thread keeps its own products.
+    Every thread has its own products.
     """
 
     def __init__(self, packed: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> None:
@@ -89,8 +89,8 @@ class PackedHead(nn.Module):
     """An output layer, [..., in] to float32 logits [..., V].
 
     A logit of 20 rounded to bfloat16 is off by up to 0.06, and tokens tie that do not. In bfloat16 a second product
-    computes what the first one has rounded away, which leaves a relative error of 2^-16: on processors with bfloat16
-    units that is faster than float32, and needs half the memory.
+    computes what the first one rounded away, which leaves a relative error of 2^-16: on processors with bfloat16 units
+    that is faster than float32, and takes half the memory.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -101,7 +101,7 @@ class PackedHead(nn.Module):
         self.biases = [None] * len(self.packed) if bias is None else list(bias.split(_HEAD_SLICE))
 
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the logits, in `out` where it is given: pages of fresh memory cost as much as the product itself."""
+        """Return the logits, in `out` if given: pages of fresh memory cost as much as the product itself."""
         if out is None:
             out = torch.empty(*x.shape[:-1], len(self.weight), device=x.device)
         for packed, bias, part in zip(self.packed, self.biases, out.split(_HEAD_SLICE, dim=-1), strict=True):
@@ -115,7 +115,7 @@ def pack_linears(model: PreTrainedModel) -> None:
     """Replace the linear layers of a CPU model in place.
 
     The plain weights are dropped. Queries, keys and values become one product, and so do a gate and its up
-    projection: whatever layers of one module read the same tensor, as a trial run shows.
+    projection: all layers that read the same tensor, as a trial run shows.
     """
     head = model.get_output_embeddings()
     where = {child: (module, name) for module in model.modules() for name, child in module.named_children()}
@@ -132,14 +132,14 @@ def pack_linears(model: PreTrainedModel) -> None:
 
 
 def return_freed_memory() -> None:
-    """Give freed memory back to the system: glibc keeps what the plain weights took, in pieces too small to use."""
+    """Return freed memory to the system: glibc holds on to that of the plain weights, in pieces too small to use."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
 
 @torch.inference_mode()
 def _readers_of_one_tensor(model: PreTrainedModel) -> list[list[Any]]:
-    """Return the linear layers that a forward of the model calls once, those with the same input in one group."""
+    """Group the linear layers that a forward of the model calls once by their input."""
     calls: list[tuple[Tensor, nn.Module]] = []  # holding the inputs keeps their ids apart
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

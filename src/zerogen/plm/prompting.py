@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from zerogen.config import DecodingConfig, SettingConfig, TaskConfig
+from zerogen.config import DebiasConfig, DecodingConfig, SettingConfig, TaskConfig
 from zerogen.errors import UserError
-from zerogen.plm.model import Plm
+from zerogen.plm.protocol import ChunkRequest, Scorer, Writer
 from zerogen.progress import Progress
 from zerogen.records import AnswerPrediction, Example, Prediction, Request, Stop
 from zerogen.template import placeholders, render, shortened
@@ -16,7 +16,7 @@ _ANSWERS_AT_A_TIME = 512
 
 
 def prompt_labels(
-    plm: Plm,
+    plm: Scorer,
     task: TaskConfig,
     rows: Sequence[Example],
     setting: SettingConfig | None = None,
@@ -26,9 +26,9 @@ def prompt_labels(
 
     The probabilities are the softmax over labels of mean token log-probabilities. The mean runs over the whole filled
     prompt but its first token, as in Ye et al. (2022); with scope=text over the text and what comes after it. With
-    calibration=prior the same of the prompt with an empty text is subtracted, as in ProGen (Ye et al., 2022,
-    https://arxiv.org/abs/2210.12329). What is too long is cut at the end of the context, in prompts without one at the
-    end of the text, and for all labels at the same place. Raises `UserError` when the task has no scoring prompts, or
+    calibration=prior the same mean for the prompt with an empty text is subtracted, as in ProGen (Ye et al., 2022,
+    https://arxiv.org/abs/2210.12329). A prompt that is too long is cut at the end of its context, or of its text if it
+    has no context, at the same place for all labels. Raises `UserError` when the task has no scoring prompts, or
     when nothing would be scored without a text.
     """
     setting = setting or SettingConfig()
@@ -53,11 +53,11 @@ def prompt_labels(
         with progress.bar("filling prompts", len(rows), "rows") as advance:
             for row in rows:
                 values = {"C": row.context or "", "X": row.text}
-                fits = shortened(templates, values, part, plm.max_positions, plm.encode, plm.decode)
-                cut += fits != values[part]
+                shorter = shortened(templates, values, part, plm.max_positions, plm.encode, plm.decode)
+                cut += shorter != values[part]
                 for template in templates:
-                    for given in ({}, {"X": ""}) if prior else ({},):
-                        filled = {**values, part: fits, **given}
+                    for blank in ({}, {"X": ""}) if prior else ({},):
+                        filled = {**values, part: shorter, **blank}
                         prompts.append(render(template, filled))
                         after = render(template[template.index("<X>") :], filled)
                         begins.append(len(prompts[-1]) - len(after) if setting.scope == "text" else 0)
@@ -77,12 +77,12 @@ def prompt_labels(
 
 
 def prompt_answers(
-    plm: Plm, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
+    plm: Writer, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
 ) -> tuple[list[AnswerPrediction], int]:
     """Let the PLM complete the answer to each question: greedily, up to a closing quote or else to the end of the line.
 
-    Return the answers and how many contexts were too long for the PLM, which are cut at their end. A span's place is
-    where its text first stands in the context, its probability that of the mean token. Raises `UserError` when the
+    Return the answers and how many contexts were too long for the PLM, which are cut at their end. An answer starts
+    where its text first stands in the context; its probability is that of the mean token. Raises `UserError` when the
     task has no scoring prompt.
     """
     if not task.scoring:
@@ -96,26 +96,26 @@ def prompt_answers(
         with progress.bar("filling prompts", len(rows), "rows") as advance:
             for row in rows:
                 values = {"C": row.context or "", "X": row.text}
-                fits = shortened([template], values, "C", budget, plm.encode, plm.decode)
-                cut += fits != values["C"]
-                requests.append(Request(row.uid, render(template, {**values, "C": fits})))
+                context = shortened([template], values, "C", budget, plm.encode, plm.decode)
+                cut += context != values["C"]
+                requests.append(Request(row.uid, render(template, {**values, "C": context})))
                 advance(1)
     except ValueError as error:
         raise UserError(f"task '{task.name}': scoring: {error}") from error
-    found: list[AnswerPrediction] = []
+    greedy = DecodingConfig(top_k=1)
+    parts = [requests[start : start + _ANSWERS_AT_A_TIME] for start in range(0, len(rows), _ANSWERS_AT_A_TIME)]
+    chunks = [
+        ChunkRequest(f"answers-{index:06d}", part, stops, task.answer_tokens, 0, greedy, DebiasConfig())
+        for index, part in enumerate(parts)
+    ]
+    answers: list[AnswerPrediction] = []
     with progress.bar("answering", len(rows), "rows") as advance:
-        for start in range(0, len(rows), _ANSWERS_AT_A_TIME):
-            part = requests[start : start + _ANSWERS_AT_A_TIME]
-            greedy = DecodingConfig(top_k=1)
-            for row, written in zip(
-                rows[start : start + _ANSWERS_AT_A_TIME],
-                plm.generate(part, greedy, stops, task.answer_tokens, 0, on_row=advance),
-                strict=True,
-            ):
-                text = written.text.strip()
-                place = (row.context or "").find(text) if text else -1
-                found.append(AnswerPrediction(text, place, math.exp(written.logprob)))
-    return found, cut
+        written = (continuation for output in plm.write(chunks, advance) for continuation in output.continuations)
+        for row, continuation in zip(rows, written, strict=True):
+            text = continuation.text.strip()
+            place = (row.context or "").find(text) if text else -1
+            answers.append(AnswerPrediction(text, place, math.exp(continuation.logprob)))
+    return answers, cut
 
 
 def softmax(scores: dict[str, float]) -> dict[str, float]:

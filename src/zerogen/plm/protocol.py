@@ -1,13 +1,17 @@
-"""What is asked of a PLM and what comes back: chunks of requests, written here or in another process."""
+"""What a PLM has to offer: a `Writer` writes chunks of requests, a `Scorer` also scores texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from zerogen.config import DebiasConfig, DecodingConfig
+from zerogen.progress import Progress
 from zerogen.records import Continuation, Request, Stop
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +32,9 @@ class ChunkRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChunkOutput:
-    """One continuation per request of a work, in their order; the tokens sampled and the seconds it took.
+    """One continuation per request of a chunk, in their order; the tokens sampled and the seconds it took.
 
-    Works that are written side by side share their time: the seconds of all of them add up to what passed.
+    Chunks that are written side by side share their time: the seconds of all of them add up to what passed.
     """
 
     continuations: Sequence[Continuation]
@@ -38,13 +42,81 @@ class ChunkOutput:
     seconds: float
 
 
-def longest_row(config: Any) -> int:
-    """Return how many tokens a model of that configuration can read at once."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+@runtime_checkable
+class Writer(Protocol):
+    """Writes continuations: all that generation asks of a PLM, in this process, in others or on a server.
+
+    A context that leaves too little room is cut inside the prompt, around an answer if there is one, which takes the
+    length of a text and its parts: hence `encode` and `decode`, not one method that says whether a prompt fits. Their
+    units are tokens; a writer that cannot see its tokens may count anything else, such as characters.
+
+    name: the PLM's name in messages.
+    max_positions: the longest prompt with what is written after it, in those units.
+    parallel: how many chunks are written side by side, which must not change what is written.
+    tokens: how many were sampled or scored so far.
+    """
+
+    name: str
+    max_positions: int
+    parallel: int
+    tokens: int
+
+    def encode(self, text: str) -> list[int]:
+        """Return the units of a prompt."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of consecutive units."""
+
+    def write(
+        self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+    ) -> Iterator[ChunkOutput]:
+        """Yield the output for each chunk, in their order; call `on_row` with the number of rows finished since."""
+
+    def report_to(self, say: Callable[[str], None]) -> None:
+        """Call `say` with a line whenever the user should know something, from now on."""
+
+    def release(self) -> None:
+        """Free the memory that is held between chunks; more of them may follow."""
+
+
+@runtime_checkable
+class Scorer(Writer, Protocol):
+    """A writer that also gives the log-probability of any text, which PROMPTING and the confidence in labels need."""
+
+    def logprob(
+        self,
+        prompts: Sequence[str],
+        *,
+        begins: Sequence[int] | None = None,
+        total: bool = False,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, float]]:
+        """Yield (index, mean natural-log probability of the tokens of that text but its first), in any order.
+
+        begins: the character of each text from which on tokens count, given what stands before; all by default.
+        total: yield sums, not means. Raises ValueError for a text that is too short or too long to be scored.
+        """
+
+
+@runtime_checkable
+class LocalWriter(Writer, Protocol):
+    """A writer whose weights and cache take memory of this machine, so that a dry run can say how much."""
+
+    device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights."""
+
+    def rows_at_a_time(self, decoding: DecodingConfig, capacity: int) -> int:
+        """Return how many rows of at most `capacity` tokens are decoded at a time."""
+
+    def row_bytes(self, capacity: int) -> int:
+        """Return the bytes that the cache of one such row takes."""
 
 
 class Codec:
-    """Text to token ids and back, as a PLM reads and writes them.
+    """Text to token ids and back, as a PLM of transformers reads and writes them.
 
     max_positions: the longest row that the PLM can read, in tokens.
     """
@@ -63,18 +135,6 @@ class Codec:
         return text
 
 
-class Writer(Protocol):
-    """Writes chunks of requests: a `Plm` in this process, or `Workers` in others.
-
-    at_once: how many works are written side by side.
-    release: give back the memory that is kept from one work for the next.
-    """
-
-    name: str
-    max_positions: int
-    parallel: int
-
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, ids: list[int]) -> str: ...
-    def write(self, works: Sequence[ChunkRequest], on_row: Callable[[int], None] = ...) -> Iterator[ChunkOutput]: ...
-    def release(self) -> None: ...
+def longest_row(config: Any) -> int:
+    """Return how many tokens a model of that configuration can read at once."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30

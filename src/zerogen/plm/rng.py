@@ -1,7 +1,7 @@
-"""Random numbers by counting: each depends on its place alone, not on what was drawn before it or beside it.
+"""Counter-based random numbers: each depends only on its place, not on what was drawn before or beside it.
 
-The mixing function is that of SplitMix64 (Steele et al. 2014, https://doi.org/10.1145/2660193.2660195). It is made of
-integer operations that wrap around, so every device gives the same numbers, and none has to be asked for its state.
+The mixing function is that of SplitMix64 (Steele et al. 2014, https://doi.org/10.1145/2660193.2660195). It uses
+integer operations that wrap around, so every device gives the same numbers, and there is no state to read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _FACTORS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 
 
 def fold_in(keys: Tensor, places: Tensor | int) -> Tensor:
-    """Return the keys, int64, of numbered places below other keys: of a row's token, of a token's draw."""
+    """Return the keys, int64, of numbered places under other keys: of a row's tokens, of a token's draws."""
     if isinstance(places, int):
         places = torch.full_like(keys, places)
     mixed = keys + (places + 1) * _GAMMA

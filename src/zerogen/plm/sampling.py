@@ -15,8 +15,8 @@ from zerogen.plm.rng import fold_in, uniform
 
 _BLOCK = 256
 _ROUNDS = 16
-_RETRIED = 0.01  # share of rows that `Sampler.attempt` may leave without a token
-_CACHED = 1 << 19  # numbers that a processor's cache holds: on a CPU so many logits are looked at together
+_RETRY_RATE = 0.01  # of rows that `Sampler.attempt` may leave without a token
+_CACHE_SIZE = 1 << 19  # numbers that fit a processor's cache: logits processed at a time on a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class Sampler:
     debias: SelfDebiasing = field(default_factory=SelfDebiasing)
 
     def __call__(self, logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw from logits [B, 1 + K, V], those behind a prompt and behind its K counter-prompts.
+        """Draw from logits [B, 1 + K, V], those after a prompt and after its K counter-prompts.
 
-        keys: of the draws, int64 [B], see `draws`: a row's token depends on its own logits and key alone.
+        keys: of the draws, int64 [B], see `rng`: a row's token depends on its own logits and key alone.
         Returns the tokens [B] and their log-probabilities [B, 1 + K] under softmax(logits): without counter-prompts,
         temperature and truncation. Raises FloatingPointError when a row holds a NaN.
         """
@@ -56,11 +56,11 @@ class Sampler:
         return tokens, logprobs
 
     def attempt(self, logits: Tensor, keys: Tensor, tries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Do what a call does in a fixed number of operations, so that the host is never asked for a decision.
+        """Do the same as a call in a fixed number of operations, so that the host never has to decide.
 
-        tries: draws [B] that were rejected for a row before. Returns tokens and log-probabilities as a call does, and
-        which rows [B] have got their token; the others are to be tried again, with `draws` more in `tries`. Where a
-        row holds a NaN, so do its log-probabilities.
+        tries: draws [B] rejected for each row so far. Returns tokens and log-probabilities as a call does, and which
+        rows [B] have their token; the others must be tried again, with `draws` more in `tries`. Where a row holds a
+        NaN, so do its log-probabilities.
         """
         scores = self._scores(logits)
         if self.top_k == 1:
@@ -75,18 +75,18 @@ class Sampler:
 
     @property
     def draws(self) -> int:
-        """Number of draws per row in an `attempt`, so that few rows have to be tried again."""
+        """Number of draws per row in an `attempt`, enough that few rows have to be tried again."""
         if self.top_p >= 1:
             return 1
-        return min(_ROUNDS, math.ceil(math.log(_RETRIED) / math.log1p(-self.top_p)))
+        return min(_ROUNDS, math.ceil(math.log(_RETRY_RATE) / math.log1p(-self.top_p)))
 
     @property
     def settles(self) -> bool:
-        """Whether attempts end where a call does, which sorts after some draws: each is kept with chance `top_p`."""
+        """Whether attempts suffice without the sorting that a call falls back on; each succeeds with chance `top_p`."""
         return self.top_k == 1 or (1 - self.top_p) ** _ROUNDS < 1e-3
 
     def _plain(self, logits: Tensor) -> bool:
-        """Tell whether the softmax that is drawn from is that of the logits, so that its log-probabilities serve."""
+        """Return whether tokens are drawn from the softmax of the logits itself, whose log-probabilities then serve."""
         return logits.shape[1] == 1 and self.temperature == 1 and not self.top_k
 
     def _scores(self, logits: Tensor) -> Tensor:
@@ -101,10 +101,10 @@ class Sampler:
 
 
 def row_groups(logits: Tensor) -> Iterator[slice]:
-    """Yield slices of the rows of logits [B, ...], few enough that what is computed of them stays in the cache."""
+    """Yield slices of the rows of logits [B, ...], short enough that intermediate results stay in the cache."""
     size = len(logits)
     if logits.device.type == "cpu" and size:
-        size = max(1, _CACHED * size // logits.numel())
+        size = max(1, _CACHE_SIZE * size // logits.numel())
     for start in range(0, len(logits), max(1, size)):
         yield slice(start, start + size)
 
@@ -127,25 +127,25 @@ def nucleus(
 ) -> tuple[Tensor, Tensor]:
     """Draw tokens [B] from the nucleus of softmax(transform(logits [B, ...])) without sorting the vocabulary.
 
-    A token is drawn from the whole distribution and kept if it lies in the nucleus, else drawn again: what is kept is
-    distributed as the renormalised nucleus. Rows that are still without a token after some rounds (a tiny `top_p`)
-    are drawn from the sorted nucleus. Also returns the tokens' log-probabilities [B] under that softmax, untruncated;
-    they are NaN where a row of logits holds a NaN.
+    A token is drawn from the whole distribution and accepted if it lies in the nucleus, else drawn again: accepted
+    tokens follow the renormalised nucleus. Rows that are still without a token after some rounds (a tiny `top_p`) are
+    drawn from the sorted nucleus. Also returns the tokens' log-probabilities [B] under that softmax, untruncated; they
+    are NaN where a row of logits holds a NaN.
 
-    keys: of the draws, int64 [B], see `draws`.
-    transform: what is done to some rows of logits before they are drawn from; it returns [b, V].
+    keys: of the draws, int64 [B], see `rng`.
+    transform: applied to some rows of logits before tokens are drawn; it returns [b, V].
     """
     tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     logprobs = torch.zeros(len(logits), device=logits.device)
     parts: list[slice | Tensor] = list(row_groups(logits))
     places = torch.arange(len(logits), device=logits.device)
     for tries in range(_ROUNDS):
-        rejected = []
+        rejections = []
         for part in parts:
-            drawn, logp, inside = _propose(transform(logits[part]), top_p, uniform(fold_in(keys[part], tries))[:, None])
-            tokens[part], logprobs[part] = drawn, logp
-            rejected.append(places[part][~inside])
-        left = torch.cat(rejected)
+            uniforms = uniform(fold_in(keys[part], tries))[:, None]
+            tokens[part], logprobs[part], inside = _propose(transform(logits[part]), top_p, uniforms)
+            rejections.append(places[part][~inside])
+        left = torch.cat(rejections)
         if not len(left):
             return tokens, logprobs
         parts = [left[part] for part in row_groups(logits[:1].expand(len(left), *logits.shape[1:]))]
@@ -212,5 +212,5 @@ def nucleus_probabilities(logits: Tensor, top_p: float) -> Tensor:
     before = ranked.cumsum(-1) - ranked
     first_of_run = F.pad(ranked[:, 1:] == ranked[:, :-1], (1, 0))
     before = before.masked_fill(first_of_run, -1.0).cummax(-1).values
-    kept = torch.zeros_like(probabilities).scatter_(-1, order, torch.where(before < top_p, ranked, 0.0))
-    return kept / kept.sum(-1, keepdim=True)
+    truncated = torch.zeros_like(probabilities).scatter_(-1, order, torch.where(before < top_p, ranked, 0.0))
+    return truncated / truncated.sum(-1, keepdim=True)

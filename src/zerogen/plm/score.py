@@ -1,8 +1,8 @@
-"""Scoring: the log-probability of texts, with what they begin alike read once."""
+"""Scoring: the log-probability of texts, whose common beginnings are read once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import groupby
 
@@ -14,21 +14,21 @@ from zerogen.plm.cache import PrefixCache, causal_mask, pad_right
 from zerogen.plm.network import Network
 from zerogen.plm.sampling import token_logprobs
 
-_FEW = 8  # rows for which a forward of what they share does not pay
+_FEW = 8  # rows for which reading their common beginning apart does not pay
 _STATES = 128  # rows of the vocabulary's size that exist at a time
 
 
 def shared_prefixes(rows: Sequence[Sequence[int]], levels: int = 8) -> list[tuple[int, list[int]]]:
     """Group rows by a common beginning so that the fewest tokens are left to read.
 
-    Returns (length of the common beginning, indices of the rows) of each group; every row keeps at least one token of
-    its own. levels: how often a group may be split by its next token.
+    Returns (length of the common beginning, indices of the rows) of each group; every row has at least one token left
+    of its own. levels: how often a group may be split by its next token.
     """
     order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
 
     def split(members: list[int], level: int) -> tuple[int, list[tuple[int, list[int]]]]:
         """Return the number of tokens saved, and the groups."""
-        first, last = rows[members[0]], rows[members[-1]]  # sorted: what these two share, all of them share
+        first, last = rows[members[0]], rows[members[-1]]  # sorted: a beginning of these two is one of all
         common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         length = min(common, min(len(rows[i]) for i in members) - 1)
         whole = length * (len(members) - 1), [(length, members)]
@@ -53,11 +53,11 @@ def logprobs(
 ) -> Iterator[tuple[list[int], list[float]]]:
     """Yield (indices, sums of the natural-log probabilities of their tokens) for rows of token ids.
 
-    begins: the first token of each row whose log-probability counts, 1 or more: nothing stands before the first.
-    cached: read a common beginning once, by `cache.slot_attention`; else each row is read whole, by the model's own.
-    batch_tokens: tokens read at a time, padding included. A longer row is read alone, when `cached` in blocks of so
-        many: what that takes of memory grows with its length, not with the square of it.
-    advance: called with the number of tokens read since: of a row all but its first, which nothing predicts.
+    begins: the first token of each row whose log-probability counts, 1 or more: nothing predicts the very first.
+    cached: read a common beginning once, by `cache.slot_attention`; else read each row whole, by the model's own.
+    batch_tokens: tokens read at a time, padding included. A longer row is read alone, when `cached` in blocks of that
+        size: the memory for it grows with its length, not with the square of it.
+    advance: called with the number of tokens read since the last call, not counting the first of each row.
     """
     groups = []
     if cached:
@@ -71,10 +71,10 @@ def logprobs(
     with network.slot_attention() if cached else nullcontext():
         for length, members in groups:
             cache = PrefixCache(network.config.num_hidden_layers)
-            known, first = torch.zeros(1), None  # sums over the ends of the prefix
+            suffix_sums, first = torch.zeros(1), None  # over the ends of the prefix
             if length:
                 prefix = rows[members[0]][:length]
-                known, first = _read_prefix(network, prefix, cache, batch_tokens, len(members), advance)
+                suffix_sums, first = _read_prefix(network, prefix, cache, batch_tokens, len(members), advance)
             members = sorted(members, key=lambda i: -len(rows[i]))
             while members:
                 longest = len(rows[members[0]])
@@ -87,23 +87,39 @@ def logprobs(
                     blocks = _read(network, own, before, length, batch_tokens, longest - length - 1)
                 else:
                     blocks = iter([(0, network.read(own))])
-                ids = pad_right(own, network.device)
-                lengths = torch.tensor([len(row) for row in own], device=network.device)
                 starts = torch.tensor([begins[i] - length for i in batch], device=network.device)
-                sums = torch.zeros(len(batch), device=network.device)
-                for start, states in blocks:
-                    targets = ids[:, start + 1 : start + 1 + states.shape[1]]  # [B, T] or [B, T-1]
-                    # Padding and end-of-text may share an id: only the lengths know.
-                    places = torch.arange(start + 1, start + 1 + targets.shape[1], device=network.device)
-                    real = (places < lengths[:, None]) & (places >= starts[:, None])
-                    logp = torch.zeros(real.shape, device=network.device)
-                    logp[real] = _token_logprobs(network, states[:, : targets.shape[1]][real], targets[real])
-                    sums += logp.sum(-1)
-                    advance(sum(min(max(len(row) - 1 - start, 0), targets.shape[1]) for row in own))
-                sums += known[[min(begins[i], length) for i in batch]].to(network.device)
+                sums = _sum_blocks(network, own, starts, blocks, advance)
+                sums += suffix_sums[[min(begins[i], length) for i in batch]].to(network.device)
                 if first is not None:
-                    sums += torch.where(starts <= 0, first[ids[:, 0]], 0.0)
+                    tokens = torch.tensor([row[0] for row in own], device=network.device)
+                    sums += torch.where(starts <= 0, first[tokens], 0.0)
                 yield batch, sums.tolist()
+
+
+def _sum_blocks(
+    network: Network,
+    rows: Sequence[Sequence[int]],
+    starts: Tensor,
+    blocks: Iterable[tuple[int, Tensor]],
+    advance: Callable[[int], None],
+) -> Tensor:
+    """Return the sums [B] of the log-probabilities of rows' tokens from the places `starts` [B] on.
+
+    blocks: (place of the first token, states [B, T, H]) of the rows, side by side.
+    """
+    ids = pad_right(rows, network.device)
+    lengths = torch.tensor([len(row) for row in rows], device=network.device)
+    sums = torch.zeros(len(rows), device=network.device)
+    for start, states in blocks:
+        targets = ids[:, start + 1 : start + 1 + states.shape[1]]  # [B, T] or [B, T-1]
+        # Padding and end-of-text may share an id: only the lengths know.
+        places = torch.arange(start + 1, start + 1 + targets.shape[1], device=network.device)
+        real = (places < lengths[:, None]) & (places >= starts[:, None])
+        logp = torch.zeros(real.shape, device=network.device)
+        logp[real] = _token_logprobs(network, states[:, : targets.shape[1]][real], targets[real])
+        sums += logp.sum(-1)
+        advance(sum(min(max(len(row) - 1 - start, 0), targets.shape[1]) for row in rows))
+    return sums
 
 
 def _read_prefix(
@@ -111,7 +127,7 @@ def _read_prefix(
 ) -> tuple[Tensor, Tensor]:
     """Read the P tokens that a number of rows begin with into a cache.
 
-    Returns the sums of its log-probabilities from each token on, [P + 1], and those of what comes after it, [V].
+    Returns the sums of their log-probabilities from each token on, [P + 1], and the next token's, [V].
     """
     ids = torch.tensor(prefix)
     parts = []
@@ -119,24 +135,24 @@ def _read_prefix(
         targets = ids[start + 1 : start + 1 + states.shape[1]]
         parts.append(_token_logprobs(network, states[0, : len(targets)], targets).cpu())
         advance(rows * states.shape[1])
-    known = F.pad(torch.cat(parts).flip(0).cumsum(0).flip(0), (1, 1))
-    return known, network.logits(states[0, -1:]).float().log_softmax(-1)[0]
+    suffix_sums = F.pad(torch.cat(parts).flip(0).cumsum(0).flip(0), (1, 1))
+    return suffix_sums, network.logits(states[0, -1:]).float().log_softmax(-1)[0]
 
 
 def _read(
     network: Network, rows: Sequence[Sequence[int]], cache: PrefixCache, before: int, step: int, count: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Read rows that stand after the `before` tokens that the cache holds, `step` of their tokens at a time.
+    """Read rows that follow the `before` tokens in the cache, `step` of their tokens at a time.
 
     Yields (place of the first token, states [B, T, H]) of each block, up to the one with token number `count`.
     """
     ids = pad_right(rows, network.device)
     for start in range(0, count, step):
-        block, known = ids[:, start : start + step], before + start
+        block, position = ids[:, start : start + step], before + start
         states = network.hidden(
             input_ids=block,
-            position_ids=torch.arange(known, known + block.shape[1], device=network.device)[None],
-            attention_mask=causal_mask(block.shape[1], known, network.device),
+            position_ids=torch.arange(position, position + block.shape[1], device=network.device)[None],
+            attention_mask=causal_mask(block.shape[1], position, network.device),
             past_key_values=cache,
             use_cache=True,
         )

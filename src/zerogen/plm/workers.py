@@ -1,8 +1,8 @@
 """The generator as a LightningModule, and worker processes that run it, one per device.
 
-Works are handed out as files of one folder: `NAME.todo` is taken by whichever process renames it first, and what it
-writes becomes `NAME.done`. So a work is written once whatever the number of processes, a result outlives the process
-that made it.
+Chunks are handed out as files in one folder: `NAME.todo` belongs to the process that renames it first, and its output
+becomes `NAME.done`. So a chunk is written once whatever the number of processes, and a result outlives the process that
+made it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from zerogen.errors import ChildFailed
 from zerogen.files import write_whole
 from zerogen.lightning import quiet_lightning
 from zerogen.models import has_amx, load_codec, resolve
-from zerogen.plm.model import Plm, load_plm, precision
-from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, longest_row
+from zerogen.plm.open import open_plm
+from zerogen.plm.pretrained import precision
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, Writer, longest_row
 from zerogen.process import starting_crowds
 from zerogen.records import Continuation, Request, Stop
 
@@ -39,52 +40,54 @@ _POLL = 0.05  # seconds between two looks at the folder
 
 
 class GeneratorModule(pl.LightningModule):
-    """Writes the works of a folder: `Trainer.predict(GeneratorModule(...), Inbox(folder), return_predictions=False)`.
+    """Writes the chunks of a folder: `Trainer.predict(GeneratorModule(...), Inbox(folder), return_predictions=False)`.
 
-    Every process of the trainer loads the PLM on its own device and takes works from the same folder.
-    folder: where results go. threads: of torch in each process, on a CPU.
+    Every process of the trainer opens the PLM on its own device and takes chunks from the same folder.
+    folder: where outputs go. threads: of torch in each process, on a CPU.
     """
 
     def __init__(self, config: PlmConfig, folder: Path, threads: int | None = None) -> None:
         super().__init__()
         self.config, self.folder, self.threads = config, folder, threads
-        self.plm: Plm | None = None
+        self.plm: Writer | None = None
 
     def on_predict_start(self) -> None:
-        """Load the PLM."""
+        """Open the PLM."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        self.plm = load_plm(self.config, self.device)
+        self.plm = open_plm(self.config, self.device)
         self.plm.report_to(partial(print, flush=True))
 
-    def predict_step(self, work: ChunkRequest, batch_idx: int) -> None:
-        """Write a chunk of requests and put what was written into the folder."""
+    def predict_step(self, chunk: ChunkRequest, batch_idx: int) -> None:
+        """Write a chunk of requests and put the output into the folder."""
         assert self.plm is not None
-        (written,) = self.plm.write([work])
-        write_whole(json.dumps(asdict(written), ensure_ascii=False), self.folder / f"{work.name}.done")
+        (output,) = self.plm.write([chunk])
+        write_whole(json.dumps(asdict(output), ensure_ascii=False), self.folder / f"{chunk.name}.done")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave a work, which holds no tensor, as it is."""
+        """Leave a chunk, which holds no tensor, as it is."""
         return batch
 
 
 class Inbox:
-    """Takes works from a folder, each by one process only, until it is closed and empty, or gone.
+    """Takes chunks from a folder, each in one process only, until the folder is closed and empty, or gone.
 
-    parent: a process without which nobody waits for what is written; none by default.
+    parent: a process without which nobody waits for the outputs; none by default.
     """
 
     def __init__(self, folder: Path, parent: int | None = None) -> None:
         self.folder, self.parent = folder, parent
 
     def __len__(self) -> int:
-        return 1 << 31  # not known; Lightning reads ahead, and so takes works that it does not yet write, without one
+        return (
+            1 << 31
+        )  # unknown; without a length Lightning reads ahead, and so takes chunks long before it writes them
 
     def __iter__(self) -> Iterator[ChunkRequest]:
         while self.folder.is_dir() and self.parent in (None, os.getppid()):
             closed = (self.folder / "closed").exists()
-            if work := self._take():
-                yield work
+            if chunk := self._take():
+                yield chunk
             elif closed:
                 return
             else:
@@ -92,28 +95,28 @@ class Inbox:
 
     def _take(self) -> ChunkRequest | None:
         for path in sorted(self.folder.glob("*.todo")):
-            mine = path.with_suffix(f".{os.uname().nodename}-{os.getpid()}")
+            claimed = path.with_suffix(f".{os.uname().nodename}-{os.getpid()}")
             try:
-                path.rename(mine)
+                path.rename(claimed)
             except FileNotFoundError:  # another process was faster
                 continue
-            return _work(json.loads(mine.read_text(encoding="utf-8")))
+            return _request(json.loads(claimed.read_text(encoding="utf-8")))
         return None
 
     def close(self) -> None:
-        """Let every process stop that finds no work."""
+        """Let each process stop once no chunk is left."""
         if self.folder.is_dir():
             (self.folder / "closed").touch()
 
 
-def _work(fields: dict[str, Any]) -> ChunkRequest:
+def _request(fields: dict[str, Any]) -> ChunkRequest:
     fields["requests"] = [Request(**request) for request in fields["requests"]]
     fields["stops"] = [Stop(**stop) for stop in fields["stops"]]
     fields["decoding"], fields["debias"] = DecodingConfig(**fields["decoding"]), DebiasConfig(**fields["debias"])
     return ChunkRequest(**fields)
 
 
-def _written(path: Path) -> ChunkOutput:
+def _output(path: Path) -> ChunkOutput:
     fields = json.loads(path.read_text(encoding="utf-8"))
     names = {"finish": "finish_reason"}  # as version 0.1 wrote it
     rows = [{names.get(name, name): value for name, value in row.items()} for row in fields["continuations"]]
@@ -121,10 +124,10 @@ def _written(path: Path) -> ChunkOutput:
 
 
 class Workers(Codec):
-    """Writes works in processes of their own, one per device, each with the whole PLM.
+    """Writes chunks in processes of their own, one per device, each with the whole PLM.
 
-    Use it as a context; the processes start with the first work. Finished works lie in `folder` until they are read:
-    those that an earlier run has left there are used and not written again. Only one instance at a time may write.
+    Use it as a context; the processes start with the first chunk. Outputs lie in `folder` until they are read: those
+    that an earlier run left there are used and not written again. Only one instance at a time may write.
     """
 
     def __init__(self, config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> None:
@@ -132,7 +135,8 @@ class Workers(Codec):
         super().__init__(tokenizer, longest_row(plm_config), config.name)
         self.config, self.devices, self.folder = config, devices, folder
         self.parallel = len(devices)
-        self.todo = folder / f"of-{os.getpid()}"  # works of this instance alone
+        self.tokens = 0
+        self.todo = folder / f"of-{os.getpid()}"  # chunks of this instance alone
         self.processes: list[Any] = []
 
     def __enter__(self) -> Workers:
@@ -140,7 +144,7 @@ class Workers(Codec):
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         Inbox(self.todo).close()
-        if kind is not None:  # what they are writing is lost, what they have written is not
+        if kind is not None:  # chunks under way are lost, outputs are not
             for process in self.processes:
                 process.kill()
         for process in self.processes:
@@ -150,38 +154,42 @@ class Workers(Codec):
             self.folder.rmdir()
 
     def write(
-        self, works: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+        self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
     ) -> Iterator[ChunkOutput]:
-        """Yield what is written for each work, in their order. Raises `ChildFailed` when a process ends early."""
-        missing = [work for work in works if not (self.folder / f"{work.name}.done").exists()]
+        """Yield the output for each chunk, in their order. Raises `ChildFailed` when a process ends early."""
+        missing = [chunk for chunk in chunks if not (self.folder / f"{chunk.name}.done").exists()]
         if missing and not self.processes:
             self._start()
-        for work in missing:
-            write_whole(json.dumps(asdict(work), ensure_ascii=False), self.todo / f"{work.name}.todo")
+        for chunk in missing:
+            write_whole(json.dumps(asdict(chunk), ensure_ascii=False), self.todo / f"{chunk.name}.todo")
         seen: set[str] = set()
-        for work in works:
-            done = self.folder / f"{work.name}.done"
+        for chunk in chunks:
+            done = self.folder / f"{chunk.name}.done"
             while not done.exists():
                 self._check()
                 time.sleep(_POLL)
-                for other in works:
+                for other in chunks:
                     if other.name not in seen and (self.folder / f"{other.name}.done").exists():
                         seen.add(other.name)
                         on_row(len(other.requests))
-            if work.name not in seen:
-                seen.add(work.name)
-                on_row(len(work.requests))
-            written = _written(done)
-            yield replace(written, seconds=round(written.seconds / self.parallel, 3))
+            if chunk.name not in seen:
+                seen.add(chunk.name)
+                on_row(len(chunk.requests))
+            output = _output(done)
+            self.tokens += output.tokens
+            yield replace(output, seconds=round(output.seconds / self.parallel, 3))
             done.unlink()
 
+    def report_to(self, say: Callable[[str], None]) -> None:
+        """Do nothing: each process prints such lines itself."""
+
     def release(self) -> None:
-        """Keep it: each process may be in the middle of a work."""
+        """Do nothing: each process may be in the middle of a chunk."""
 
     def _start(self) -> None:
-        for left in self.folder.glob("of-*"):  # by runs that were killed
-            if not _alive(int(left.name.removeprefix("of-"))):
-                shutil.rmtree(left, ignore_errors=True)
+        for stale in self.folder.glob("of-*"):  # of runs that were killed
+            if not _alive(int(stale.name.removeprefix("of-"))):
+                shutil.rmtree(stale, ignore_errors=True)
         self.todo.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         threads = _threads_each(self.config, self.devices)
@@ -207,7 +215,7 @@ class Workers(Codec):
 
 
 def _threads_each(config: PlmConfig, devices: Sequence[torch.device]) -> int:
-    """Return how many threads each of several processes has: its share, or all where the rows depend on the number.
+    """Return the number of threads of each of several processes: a share, or all where it would change the rows.
 
     oneDNN splits the sums of a bfloat16 product over AMX tiles by the number of threads; every other product is the
     same for any number.
@@ -229,7 +237,7 @@ def _alive(process: int) -> bool:
 
 
 def _serve(config: PlmConfig, device: torch.device, todo: Path, folder: Path, threads: int, parent: int) -> None:
-    """Write the works of folder `todo` into `folder` on one device until the first one is closed."""
+    """Write the chunks of folder `todo` into `folder` on one device, until `todo` is closed."""
     with reporting_errors(), quiet_lightning():
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",

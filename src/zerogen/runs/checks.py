@@ -8,6 +8,7 @@ from zerogen.config import Config
 from zerogen.errors import UserError
 from zerogen.filters import Filter
 from zerogen.metrics import further_metrics
+from zerogen.plm.open import WRITERS, opener
 from zerogen.runs.settings import check_setting, setting_of
 from zerogen.select import needs
 from zerogen.tam.losses import loss_of
@@ -24,6 +25,8 @@ def check_code(configs: Iterable[Config]) -> None:
         check_kind(config.tam, config.task.kind)
         loss_of(config.trainer.loss)
         Filter(config.filter)
+        if config.plm.writer not in WRITERS:  # what opens transformers' models loads torch
+            opener(config.plm)
         further_metrics(config.metrics, config.task.kind)
         _check_select(config)
 

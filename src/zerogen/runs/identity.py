@@ -13,9 +13,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen import doors
 from zerogen.answers import provenance
-from zerogen.config import Config, GoldConfig, TaskConfig
+from zerogen.config import Config, GoldConfig, PlmConfig, TaskConfig
 from zerogen.doors import fingerprint as fingerprint_of_door
 from zerogen.gold import source_of
 from zerogen.models import fingerprint, resolve, tam_folder
@@ -102,9 +101,18 @@ def _own(key: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def plm_key(config: Config, device: torch.device) -> dict[str, Any]:
-    """Identify the PLM, its arithmetic and where it computes."""
-    from zerogen.plm.model import precision
+    """Identify the PLM, its arithmetic and where it computes; a user's own writer by what it says of itself.
 
+    One that says nothing counts by its name, its file and its configuration.
+    """
+    from zerogen.plm.open import opener
+    from zerogen.plm.pretrained import precision
+
+    if config.plm.writer != PlmConfig.writer:
+        identity = getattr(opener(config.plm), "identity", None)
+        if identity is not None:
+            return {"writer": config.plm.writer, "identity": identity(config.plm)}
+        return {"writer": fingerprint_of_door(config.plm.writer), "config": changes(config.plm)}
     weights = fingerprint(resolve(config.plm.model, config.plm.revision, "plm.model"))
     return {"weights": weights, "dtype": str(precision(config.plm.dtype, device)), "device": device.type}
 
@@ -115,7 +123,7 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
     from zerogen.tam.vectors import word_list
 
     tam, vectors = config.tam, Path(config.tam.vectors or "")
-    own = [doors.fingerprint(name) for name in (tam.kind, config.trainer.loss) if ":" in name]
+    own = [fingerprint_of_door(name) for name in (tam.kind, config.trainer.loss) if ":" in name]
     return {
         "weights": tam.model and fingerprint(resolve(tam.model, tam.revision, "tam.model")),
         "tam": changes(tam),
@@ -125,6 +133,13 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
         "words": digest(str(word_list(vectors) or "")) if vectors.suffix == ".npy" else "",
         **({"own": own} if own else {}),
     }
+
+
+def describe_plm(config: PlmConfig) -> str | None:
+    """Name the PLM and which version of it: of its weights, or of the user's own writer."""
+    if config.writer != PlmConfig.writer:
+        return f"{config.model} by {fingerprint_of_door(config.writer)}"
+    return describe_weights(config.model, config.revision, "plm.model")
 
 
 def describe_weights(model: str | None, revision: str | None, what: str) -> str | None:

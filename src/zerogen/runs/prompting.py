@@ -8,19 +8,22 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from zerogen.estimate import Probe, shortened, some
+from zerogen.plm.open import WRITERS, as_scorer
 from zerogen.progress import Progress
 from zerogen.records import AnswerPrediction, Example, Prediction
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import Setting
 
 if TYPE_CHECKING:
-    from zerogen.plm.model import Plm
+    from zerogen.plm.protocol import Scorer
 
 
 def prompting(run: Run) -> Outcome:
     """Predict the label whose filled prompt is most probable, or let the PLM write the answer."""
+    # Only an open writer of the user's own shows whether it can score: it is refused before anything else is read.
+    plm = None if run.config.plm.writer in WRITERS else run.load_scorer("setting=prompting")
     rows = run.gold
-    plm = run.load_plm()
+    plm = plm or run.load_scorer("setting=prompting")
     with run.stage("prompt"):
         predictions, cut = _predict(plm, run, rows, run.progress)
     outcome = Outcome(tokens={"prompt": plm.tokens}, cut=cut)
@@ -37,14 +40,15 @@ def estimate(probe: Probe) -> None:
 
     config, task = probe.config, probe.config.task
     plm = probe.plm()
+    scorer = None if plm is None else as_scorer(plm, config.plm, "setting=prompting")
     rows = some(probe.gold.get("evaluate", ()))
     for label in task.labels:
         for row in rows[:2] or [Example("", "<X>", label, "<C>")]:
             filled = render(task.scoring[label], {"X": row.text, "C": row.context or ""})
             probe.say_once(f"[{label}] {shortened(filled)}")
-    if plm is not None and rows:
+    if scorer is not None and rows:
         key = ["prompting", task.name, config.plm.model, asdict(config.setting)]
-        seconds = probe.once(key, lambda: _seconds_to_predict(plm, probe.run, rows))
+        seconds = probe.once(key, lambda: _seconds_to_predict(scorer, probe.run, rows))
         probe.expected.seconds["prompt"] = seconds * probe.evaluated
 
 
@@ -52,7 +56,7 @@ PROMPTING = Setting("prompting", prompting, reads=frozenset({"plm"}), estimate=e
 
 
 def _predict(
-    plm: Plm, run: Run, rows: Sequence[Example], progress: Progress | None = None
+    plm: Scorer, run: Run, rows: Sequence[Example], progress: Progress | None = None
 ) -> tuple[Sequence[Prediction | AnswerPrediction], int]:
     """Return a prediction for each row, and how many rows were cut."""
     from zerogen.plm.prompting import prompt_answers, prompt_labels
@@ -63,7 +67,7 @@ def _predict(
     return prompt_labels(plm, task, rows, run.config.setting, progress)
 
 
-def _seconds_to_predict(plm: Plm, run: Run, rows: Sequence[Example]) -> float:
+def _seconds_to_predict(plm: Scorer, run: Run, rows: Sequence[Example]) -> float:
     started = time.perf_counter()
     _predict(plm, run, rows)
     return (time.perf_counter() - started) / len(rows)

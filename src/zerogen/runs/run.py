@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,15 +18,14 @@ from zerogen.loggers import Log
 from zerogen.metrics import Metric, evaluate, further_metrics, metric_of, scalars
 from zerogen.progress import Progress
 from zerogen.records import AnswerPrediction, Example, Prediction, derive
-from zerogen.runs.identity import describe_weights, pool_key, run_key, short_hash
+from zerogen.runs.identity import describe_plm, describe_weights, pool_key, run_key, short_hash
 from zerogen.runs.migration import former_pool_key, former_run_key
 from zerogen.runs.settings import Setting, setting_of
 
 if TYPE_CHECKING:
     import torch
 
-    from zerogen.plm.model import Plm
-    from zerogen.plm.protocol import Writer
+    from zerogen.plm.protocol import Scorer, Writer
     from zerogen.pool import Chunk
     from zerogen.tam.tam import Tam
 
@@ -68,6 +67,7 @@ class Run:
     on_point: Callable[[Outcome], None] = lambda outcome: None  # called for every TAM, evaluated where there is gold
     log: Log = field(default_factory=Log)  # where trainings are recorded
     blank: dict[str, int] = field(default_factory=dict)  # gold rows without a text, by split
+    unscored: bool = False  # the PLM cannot score texts
     evaluator: bool = False  # it trains what judges synthetic rows; nobody asked for its own figures
 
     @property
@@ -122,28 +122,47 @@ class Run:
         plm, tam = self.names()
         config = self.config
         return {
-            "plm": None if plm == "none" else describe_weights(config.plm.model, config.plm.revision, "plm.model"),
+            "plm": None if plm == "none" else describe_plm(config.plm),
             "tam": None
             if tam == "none"
             else config.tam.checkpoint or describe_weights(config.tam.model, config.tam.revision, "tam.model"),
         }
 
-    def load_plm(self) -> Plm:
-        """Load the configured PLM."""
-        from zerogen.plm.model import load_plm
+    def load_plm(self) -> Writer:
+        """Open the configured PLM on the first device."""
+        from zerogen.plm.open import open_plm
 
         with self.stage("load"), self.progress.wait(f"loading {self.config.plm.name} (a GGUF file is converted once)"):
-            plm = load_plm(self.config.plm, self.device)
+            plm = open_plm(self.config.plm, self.device)
         plm.report_to(self.progress.say)
         return plm
 
+    def load_scorer(self, what: str) -> Scorer:
+        """Open the configured PLM for its scores. Raises `UserError`, naming `what` needs them, if it has none."""
+        from zerogen.plm.open import as_scorer
+
+        return as_scorer(self.load_plm(), self.config.plm, what)
+
+    def scorer(self, plm: Callable[[], Writer]) -> Scorer | None:
+        """Return the PLM if it can score texts; if it cannot, say so once, and do not open it again."""
+        from zerogen.plm.protocol import Scorer
+
+        if self.unscored:
+            return None
+        opened = plm()
+        if isinstance(opened, Scorer):
+            return opened
+        self.unscored = True
+        self.progress.say(f"plm.writer={self.config.plm.writer} cannot score texts: confidence in labels is unknown")
+        return None
+
     @contextmanager
     def writer(self, folder: Path) -> Iterator[Callable[[], Writer]]:
-        """Yield what gives the PLM's writer when first asked: here, or in one process per device where there are more.
+        """Yield what opens the PLM when first called: in this process, or in one per device if there are several.
 
-        The PLM's memory is free behind the block.
+        The PLM's memory is free after the block.
 
-        folder: where the processes exchange works.
+        folder: where the processes exchange chunks.
         """
         if len(self.devices) == 1:
             from zerogen.plm.pack import return_freed_memory
@@ -155,10 +174,10 @@ class Run:
                 plm.cache_clear()
                 return_freed_memory()
             return
-        from zerogen.plm.workers import Workers
+        from zerogen.plm.open import open_workers
 
-        with ExitStack() as stack:
-            yield cache(lambda: stack.enter_context(Workers(self.config.plm, self.devices, folder)))
+        with open_workers(self.config.plm, self.devices, folder) as workers:
+            yield workers
 
     def require_tam(self) -> None:
         """Find out that the TAM's weights are missing before hours of work, not after."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from zerogen.config import TaskConfig
 from zerogen.contexts import Contexts
@@ -15,6 +15,7 @@ from zerogen.files import exclusive
 from zerogen.generator import Generator
 from zerogen.given import given_contexts, prompt_warnings
 from zerogen.gold import stratified, stratified_order
+from zerogen.plm.open import WRITERS
 from zerogen.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.records import Example
 from zerogen.runs.run import Outcome, Run, count_rejects, describe, used_chunks
@@ -24,7 +25,6 @@ from zerogen.scores import ScoreFile, confidences, with_scores
 from zerogen.select import needs, select
 
 if TYPE_CHECKING:
-    from zerogen.plm.model import Plm
     from zerogen.plm.protocol import Writer
 
 
@@ -39,6 +39,8 @@ def zerogen(run: Run) -> Outcome:
     if config.train:  # fail on missing gold data or a missing TAM before hours of generation
         _ = run.gold
         run.require_tam()
+    if "confidence" in needs(config.select) and config.plm.writer not in WRITERS:
+        run.load_scorer(f"select={config.select}")
     outcome = Outcome()
     for rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
         outcome.size = len(rows)
@@ -169,8 +171,8 @@ def scored(run: Run, rows: list[Example], plm: Callable[[], Writer], last: bool)
     file = ScoreFile(run.pool_folder() / "scores.jsonl")
     known = file.read(asked)
     if known is None:
-        scorer = cast("Plm", plm()) if len(run.devices) == 1 else run.load_plm()
-        known = confidences(scorer, config.task, asked, run.progress)
+        scorer = run.scorer(plm if len(run.devices) == 1 else run.load_plm)
+        known = None if scorer is None else confidences(scorer, config.task, asked, run.progress)
         if known is not None:
             file.add(asked, known)
     return with_scores(rows, known)

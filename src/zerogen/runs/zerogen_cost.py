@@ -20,7 +20,7 @@ from zerogen.records import Example
 from zerogen.template import render
 
 if TYPE_CHECKING:
-    from zerogen.plm.model import Plm
+    from zerogen.plm.protocol import Writer
     from zerogen.runs.run import Run
 
 
@@ -105,18 +105,20 @@ def _write_texts(probe: Probe) -> TextProbe | None:
     return texts
 
 
-def probe_texts(plm: Plm, run: Run) -> TextProbe:
+def probe_texts(plm: Writer, run: Run) -> TextProbe:
     """Write a chunk of 32 texts as the run would."""
     from zerogen.generator import Generator
+    from zerogen.plm.protocol import LocalWriter
 
     config = run.config
     small = replace(config.decoding, chunk_size=PROBE)
     generator = Generator(config.task, lambda: plm, small, config.filter, config.seed)
     chunk = next(generator.extend(config.n))
-    longest = max(len(plm.encode(sample["prompt"])) for sample in chunk.samples) + config.task.max_new_tokens
-    return TextProbe(
-        chunk, generator.context_journal.chunks, plm.rows_at_a_time(config.decoding, longest), plm.row_bytes(longest)
-    )
+    batch, row_bytes = PROBE, 0
+    if isinstance(plm, LocalWriter):
+        longest = max(len(plm.encode(sample["prompt"])) for sample in chunk.samples) + config.task.max_new_tokens
+        batch, row_bytes = plm.rows_at_a_time(config.decoding, longest), plm.row_bytes(longest)
+    return TextProbe(chunk, generator.context_journal.chunks, batch, row_bytes)
 
 
 def _expect_texts(probe: Probe, texts: TextProbe) -> None:
@@ -178,9 +180,13 @@ def _requests(chunk: Chunk, lacking: dict[str, int]) -> tuple[float, float, floa
 
 def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
     from zerogen.plm.confidence import label_confidence
+    from zerogen.plm.protocol import Scorer
 
     config, plm = probe.config, probe.session.load_plm(probe.run)
     if not config.confidence.rows or (config.task.kind != "qa" and len(config.task.labels) < 2):
+        return
+    if not isinstance(plm, Scorer):
+        probe.say_once(f"plm.writer={config.plm.writer} cannot score texts: confidence in labels is unknown")
         return
 
     def pace() -> float:

@@ -1,0 +1,67 @@
+"""Opening the PLM that a configuration names: the one place that knows which kinds there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerogen import doors
+from zerogen.config import PlmConfig
+from zerogen.errors import UserError
+from zerogen.plm.protocol import Scorer, Writer
+
+if TYPE_CHECKING:
+    import torch
+
+# What `plm.writer` may be: a callable (PlmConfig, torch.device) -> Writer. One may have an attribute `identity`, a
+# callable (PlmConfig) -> JSON value: what of the configuration shapes the rows, beside the writer's name.
+WRITERS = {"transformers": "zerogen.plm.pretrained.open_pretrained"}
+
+
+def opener(config: PlmConfig) -> Any:
+    """Return the callable that opens the PLM. Raises `UserError` for a `plm.writer` that names none."""
+    function = doors.load("plm.writer", config.writer, WRITERS)
+    if not callable(function):
+        raise UserError(f"plm.writer={config.writer}: is no function; allowed is one of (PlmConfig, device)")
+    return function
+
+
+def open_plm(config: PlmConfig, device: torch.device) -> Writer:
+    """Open the PLM that `plm.writer` names, on a device.
+
+    Raises `UserError` when its weights are missing, and for a user's own that lacks some part of a `Writer`.
+    """
+    writer = opener(config)(config, device)
+    if not isinstance(writer, Writer):
+        parts = [*Writer.__annotations__, *(name for name in vars(Writer) if not name.startswith("_"))]
+        missing = [part for part in parts if not hasattr(writer, part)]
+        raise UserError(
+            f"plm.writer={config.writer}: returned a {type(writer).__name__}, which lacks {', '.join(missing)}; "
+            "allowed is a Writer, see zerogen.plm.protocol"
+        )
+    return writer
+
+
+def as_scorer(plm: Writer, config: PlmConfig, what: str) -> Scorer:
+    """Return a PLM that can score. Raises `UserError` for one that cannot; `what` needs it and is named."""
+    if not isinstance(plm, Scorer):
+        raise UserError(
+            f"{what}: plm.writer={config.writer} cannot score texts (it has no logprob); allowed is a writer that "
+            f"can: {', '.join(WRITERS)}, {doors.OWN}"
+        )
+    return plm
+
+
+@contextmanager
+def open_workers(config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> Iterator[Callable[[], Writer]]:
+    """Yield what opens the PLM in one process per device, when first called; the processes end with the block.
+
+    folder: where the processes exchange chunks.
+    """
+    from zerogen.plm.workers import Workers
+
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(Workers(config, devices, folder)))

@@ -1,0 +1,32 @@
+"""Opening a PLM of transformers: its weights, their precision, and how they are laid out."""
+
+from __future__ import annotations
+
+import torch
+
+from zerogen.config import PlmConfig
+from zerogen.models import has_bfloat16, load_pretrained, resolve
+from zerogen.plm.model import Plm
+from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
+
+
+def open_pretrained(config: PlmConfig, device: torch.device) -> Plm:
+    """Load a PLM onto a device. Raises `UserError` when its weights are missing or cannot be loaded."""
+    from transformers import AutoModelForCausalLM
+
+    source = resolve(config.model, config.revision, "plm.model")
+    dtype = precision(config.dtype, device)
+    model, tokenizer = load_pretrained(AutoModelForCausalLM, source, "plm.model", dtype=dtype)
+    model = model.to(device)
+    if can_pack(dtype, device):
+        pack_linears(model)
+        return_freed_memory()
+    return Plm(model, tokenizer, config.name)
+
+
+def precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype for a name; `auto` is bfloat16 where the hardware computes in it, else float32."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
