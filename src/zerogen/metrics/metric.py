@@ -1,4 +1,4 @@
-"""What a metric is."""
+"""The record of a metric: its name, titles, how it is computed, and how its interval is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FinishedRun runs as they lie on disk, and which of them differ in their seed alone."""
+"""Finished runs as they lie on disk, and which of them differ in their seed alone."""
 
 from __future__ import annotations
 
