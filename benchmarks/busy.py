@@ -28,15 +28,15 @@ BUSY = "import os, sys\nos.nice(int(sys.argv[1]))\nwhile True: pass"
 def work() -> None:
     """Load the models, then time a job for each line of standard input and answer with its seconds."""
     if "ZEROGEN_BENCHMARK_OWN" in os.environ:
-        from zerogen.process import share_cores
+        from zerogen.support.process import share_cores
 
         share_cores()
     import torch
 
     from zerogen import TrainerConfig, fit, load_gold, load_task
-    from zerogen.config import DecodingConfig, FilterConfig, PlmConfig
-    from zerogen.generator import Generator
-    from zerogen.gold import stratified
+    from zerogen.config.schema import DecodingConfig, FilterConfig, PlmConfig
+    from zerogen.data.stratified import stratified
+    from zerogen.generation.generator import Generator
     from zerogen.plm.pretrained import open_pretrained
     from zerogen.plm.prompting import prompt_labels
 
@@ -48,7 +48,7 @@ def work() -> None:
     requests = [written.request(draft)[0] for draft in written.drafts(1)]
 
     def generate() -> None:
-        from zerogen.records import Stop
+        from zerogen.data.records import Stop
 
         plm.generate(requests, DecodingConfig(), [Stop('"')], task.max_new_tokens, 0)
 

@@ -30,7 +30,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 import zerogen
 from zerogen import load_gold, load_task
-from zerogen.dataset import synthetic_rows
+from zerogen.data.synthetic import synthetic_rows
 from zerogen.metrics.diversity import near_duplicates, numbered, self_bleu, tokenizer
 
 WEIGHTS = [tuple([1 / order] * order) for order in range(1, 6)]

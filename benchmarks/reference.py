@@ -28,13 +28,13 @@ from transformers import (
 )
 
 from zerogen import evaluate, fit, load_gold, load_task
-from zerogen.config import TaskConfig
+from zerogen.config.schema import TaskConfig
+from zerogen.config.task import override
+from zerogen.data.records import Example
 from zerogen.metrics import scalars
-from zerogen.models import quiet_loading, resolve
-from zerogen.records import Example
+from zerogen.support.weights import quiet_loading, resolve
 from zerogen.tam.spans import windows_of
 from zerogen.tam.tam import Tam, TamSpec
-from zerogen.task import override
 
 OWN_RATE = {"pair": 2e-5, "qa": 3e-5}
 

@@ -24,10 +24,10 @@ from transformers import (
 )
 
 from zerogen import TrainerConfig, evaluate, fit, load_gold, load_task
-from zerogen.config import TaskConfig
-from zerogen.gold import stratified
-from zerogen.models import quiet_loading, resolve
-from zerogen.records import Example
+from zerogen.config.schema import TaskConfig
+from zerogen.data.records import Example
+from zerogen.data.stratified import stratified
+from zerogen.support.weights import quiet_loading, resolve
 from zerogen.tam.batches import split_heldout
 from zerogen.tam.tam import Tam, TamSpec
 

@@ -14,7 +14,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from zerogen.config import Config, help_of  # noqa: E402
+from zerogen.config.keys import help_of  # noqa: E402
+from zerogen.config.schema import Config  # noqa: E402
 
 PAGE = "reference/configuration.md"
 MARKER = "<!-- keys: written by docs/hooks.py -->"

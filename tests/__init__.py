@@ -1,3 +1,3 @@
-from zerogen.process import share_cores
+from zerogen.support.process import share_cores
 
 share_cores()  # before any test loads torch

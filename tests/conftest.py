@@ -26,9 +26,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from zerogen.config import ContextConfig, TaskConfig
+from zerogen.config.schema import ContextConfig, TaskConfig
+from zerogen.data.records import Answer, Example
 from zerogen.plm.model import Plm
-from zerogen.records import Answer, Example
 
 TEXTS = [
     'The movie review in positive sentiment for movie "The Bird" is: "A bright, moving film about a family."',

@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from zerogen.answers import AnsweredContexts, chosen, extractor, rule_spans
+from zerogen.data.records import Answer, Example
 from zerogen.errors import UserError
-from zerogen.progress import Progress
-from zerogen.records import Answer, Example
+from zerogen.generation.answers import AnsweredContexts, chosen, extractor, rule_spans
+from zerogen.support.progress import Progress
 
 PASSAGE = (
     'On 3 March 1887 Anne Sullivan, who had read "The Story of My Life", came to the small town of Tuscumbia. '
@@ -111,8 +111,8 @@ def test_spacy_is_an_error_where_it_is_missing_and_auto_does_without(monkeypatch
         UserError, match="answers=spacy: en_core_web_sm is not installed .*pip install spacy && python -m"
     ):
         extractor("spacy", [])
-    monkeypatch.setattr("zerogen.answers.find_spec", lambda name: None)
+    monkeypatch.setattr("zerogen.generation.answers.find_spec", lambda name: None)
     assert chosen("auto") == "rules"
     assert extractor("auto", []) is rule_spans
-    monkeypatch.setattr("zerogen.answers.find_spec", lambda name: object())
+    monkeypatch.setattr("zerogen.generation.answers.find_spec", lambda name: object())
     assert chosen("auto") == "spacy"

@@ -9,7 +9,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from zerogen import cli
-from zerogen.config import Config, TrainerConfig, help_of
+from zerogen.config.keys import help_of
+from zerogen.config.schema import Config, TrainerConfig
 from zerogen.errors import UserError
 
 SPAM = """
@@ -31,7 +32,7 @@ ASKED = '{"id": "1", "question": "Who?", "context": "Ann.", "answers": {"text": 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["zerogen", *arguments])
-    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)  # pytest keeps its own handler
+    monkeypatch.setattr("zerogen.support.process.stop_on_signals", lambda: None)  # pytest keeps its own handler
     code = 0
     try:
         cli.main()

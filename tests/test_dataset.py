@@ -5,10 +5,10 @@ import datasets
 import pytest
 
 from tests.conftest import toy_rows
-from zerogen.config import TaskConfig
-from zerogen.dataset import export_rows, load_synthetic, write_folder, write_jsonl
+from zerogen.config.schema import TaskConfig
+from zerogen.data.synthetic import export_rows, load_synthetic, write_folder, write_jsonl
 from zerogen.errors import UserError
-from zerogen.progress import Progress
+from zerogen.support.progress import Progress
 
 
 def test_jsonl_and_folder_are_read_back(task: TaskConfig, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import yaml
 import zerogen
 from tests.conftest import toy_questions
 from zerogen import cli, measure, predict, table
-from zerogen.config import Config, TaskConfig, TrainerConfig
+from zerogen.config.schema import Config, TaskConfig, TrainerConfig
 from zerogen.report import __main__ as report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,7 +203,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
         fill(work)
-        patch.setattr("zerogen.process.stop_on_signals", lambda: None)  # pytest keeps its own handler
+        patch.setattr("zerogen.support.process.stop_on_signals", lambda: None)  # pytest keeps its own handler
         patch.setattr(sys, "argv", ["zerogen", *words(RUN.replace("n=200", "n=8"))])
         cli.main()
         (run,) = (work / "outputs" / "topic").glob("zerogen_smollm2_minilm_*")
@@ -221,7 +221,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path
 
 def execute(main: Callable[[list[str]], None], command: str, run: Path, patch: pytest.MonkeyPatch) -> str:
     """Run a command in this process as a shell would; return its output."""
-    patch.setattr("zerogen.process.stop_on_signals", lambda: None)
+    patch.setattr("zerogen.support.process.stop_on_signals", lambda: None)
     source = re.match(r"cat (\S+) \| ", command)
     arguments, _, target = command.replace("RUN_FOLDER", str(run)).partition(" > ")
     output = io.StringIO()

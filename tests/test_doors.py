@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from zerogen.doors import fingerprint, load
 from zerogen.errors import UserError
+from zerogen.support.doors import fingerprint, load
 
 TABLE = {"join": "os.path.join", "counter": "collections.Counter"}
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from tests.conftest import toy_questions, toy_rows
 from zerogen import cli
-from zerogen.config import (
+from zerogen.config.keys import keys_of
+from zerogen.config.schema import (
     ConfidenceConfig,
     Config,
     ContextConfig,
@@ -27,18 +28,17 @@ from zerogen.config import (
     TamConfig,
     TaskConfig,
     TrainerConfig,
-    keys_of,
 )
+from zerogen.config.task import normalise_task
+from zerogen.data.records import Example
 from zerogen.dryrun import dry_run, estimate
 from zerogen.errors import UserError
 from zerogen.estimate import Expected, Session
+from zerogen.generation.pool import Chunk
 from zerogen.jobs import run_one
 from zerogen.plm import confidence
-from zerogen.pool import Chunk
-from zerogen.records import Example
 from zerogen.runs.zerogen_cost import TextProbe
 from zerogen.tam import fit as train
-from zerogen.task import normalise_task
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> str:
@@ -293,7 +293,7 @@ def test_the_command_branches_and_the_key_is_not_kept(
     task = keys_of(config)["task"]
     (folder / "toy.yaml").write_text(yaml.safe_dump(task))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)
+    monkeypatch.setattr("zerogen.support.process.stop_on_signals", lambda: None)
     words = f"task=toy plm.model={config.plm.model} tam.model={config.tam.model} tam.kind=encoder n=40 dry_run=true"
     monkeypatch.setattr(sys, "argv", ["zerogen", "--config-dir", "conf", *words.split(), "gpu=none"])
     cli.main()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from zerogen.errors import UserError
-from zerogen.files import exclusive, expanded, file_name, put_aside, write_whole, writing
-from zerogen.progress import Progress
+from zerogen.support.files import exclusive, expanded, file_name, put_aside, write_whole, writing
+from zerogen.support.progress import Progress
 
 
 class Told(Progress):
@@ -42,8 +42,8 @@ def test_the_second_of_two_processes_waits_and_says_so(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from zerogen.files import exclusive
-from zerogen.progress import Progress
+from zerogen.support.files import exclusive
+from zerogen.support.progress import Progress
 with exclusive(Path({str(tmp_path)!r}), Progress()):
     print("held", flush=True)
     sys.stdin.readline()
@@ -72,8 +72,8 @@ def test_who_waits_goes_on_where_the_first_one_leaves_nothing(tmp_path: Path) ->
     program = f"""
 import sys
 from pathlib import Path
-from zerogen.files import exclusive
-from zerogen.progress import Progress
+from zerogen.support.files import exclusive
+from zerogen.support.progress import Progress
 folder = Path({str(folder)!r})
 
 class Told(Progress):

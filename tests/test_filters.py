@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from zerogen.config import FilterConfig, ParseConfig
-from zerogen.filters import Filter, parse
-from zerogen.records import Answer, Continuation, Example
+from zerogen.config.schema import FilterConfig, ParseConfig
+from zerogen.data.records import Answer, Continuation, Example
+from zerogen.generation.filters import Filter, parse
 
 
 def row(text: str, label: str = "good", context: str | None = None) -> Example:

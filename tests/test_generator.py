@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from zerogen.config import (
+from zerogen.config.schema import (
     ContextConfig,
     DebiasConfig,
     DecodingConfig,
@@ -16,15 +16,15 @@ from zerogen.config import (
     StopConfig,
     TaskConfig,
 )
-from zerogen.contexts import Contexts
-from zerogen.dataset import load_synthetic, write_folder
+from zerogen.data.records import Example
+from zerogen.data.synthetic import load_synthetic, write_folder
 from zerogen.errors import UserError
-from zerogen.generator import Generator
-from zerogen.given import prompt_warnings
+from zerogen.generation.contexts import Contexts
+from zerogen.generation.generator import Generator
+from zerogen.generation.given import prompt_warnings
+from zerogen.generation.pool import Journal
 from zerogen.plm.model import Plm
-from zerogen.pool import Journal
-from zerogen.progress import Progress
-from zerogen.records import Example
+from zerogen.support.progress import Progress
 
 DECODING = DecodingConfig(top_p=1.0, batch_size=8, chunk_size=32)
 FILTERS = FilterConfig(min_words=1, patience=64, min_acceptance=0.0)

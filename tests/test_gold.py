@@ -7,12 +7,14 @@ from pathlib import Path
 import datasets
 import pytest
 
-from zerogen.config import ContextConfig, GoldConfig, HoldoutConfig, TaskConfig
+from zerogen.config.bundled import load_task
+from zerogen.config.schema import ContextConfig, GoldConfig, HoldoutConfig, TaskConfig
+from zerogen.config.task import override
+from zerogen.data.gold import load_gold, read_answers, read_contexts, read_gold
+from zerogen.data.records import Answer, Example
+from zerogen.data.stratified import stratified, stratified_order
+from zerogen.data.tables import iter_rows
 from zerogen.errors import UserError
-from zerogen.gold import load_gold, read_answers, read_contexts, read_gold, stratified, stratified_order
-from zerogen.records import Answer, Example
-from zerogen.tables import iter_rows
-from zerogen.task import load_task, override
 
 ROWS = [{"review": "so<br />good", "y": 1}, {"review": "  dull\n film ", "y": 0}, {"review": "fine", "y": 1}]
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from zerogen.config import Config, SettingConfig
-from zerogen.console import reporting_errors
+from zerogen.config.schema import Config, SettingConfig
 from zerogen.errors import UserError
 from zerogen.jobs import _in_process, expand
-from zerogen.process import devices_of
 from zerogen.runs.zerogen import trend_sizes
+from zerogen.support.console import reporting_errors
+from zerogen.support.process import devices_of
 
 
 def test_seeds_become_runs_of_their_own() -> None:

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import toy_rows
-from zerogen.config import (
+from zerogen.config.rules import check
+from zerogen.config.schema import (
     Config,
     GoldConfig,
     LoggerConfig,
@@ -25,13 +26,12 @@ from zerogen.config import (
     TamConfig,
     TaskConfig,
     TrainerConfig,
-    check,
 )
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
-from zerogen.loggers import artifact_name, mode_of, require_logger
-from zerogen.process import Stopped
+from zerogen.runs.loggers import artifact_name, mode_of, require_logger
 from zerogen.runs.zerogen import ZEROGEN
+from zerogen.support.process import Stopped
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

@@ -12,7 +12,8 @@ import yaml
 from filelock import FileLock
 
 from tests.conftest import toy_rows
-from zerogen.config import (
+from zerogen.config.keys import keys_of
+from zerogen.config.schema import (
     ConfidenceConfig,
     Config,
     CorrectnessConfig,
@@ -22,25 +23,24 @@ from zerogen.config import (
     SettingConfig,
     TaskConfig,
     TrainerConfig,
-    keys_of,
 )
-from zerogen.dataset import export_rows, load_synthetic, write_jsonl
+from zerogen.data.records import Example
+from zerogen.data.synthetic import export_rows, load_synthetic, write_jsonl
 from zerogen.errors import UserError
 from zerogen.measure import main
-from zerogen.measures.evaluator import evaluator, evaluator_run, require_measures
+from zerogen.measures.files import MEASURED_ROWS, MEASURES, read_measures
 from zerogen.measures.rows import measure
 from zerogen.measures.store import measure_run
-from zerogen.metrics.correctness import calibrated
+from zerogen.metrics.agreement import calibrated
 from zerogen.plm.confidence import label_confidence
-from zerogen.progress import Progress
-from zerogen.records import Example
-from zerogen.report.runs import MEASURED_ROWS, MEASURES, read_measures
+from zerogen.runs.evaluator import evaluator, evaluator_run, require_measures
 from zerogen.runs.run import Run
+from zerogen.support.progress import Progress
 
 
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)
+    monkeypatch.setattr("zerogen.support.process.stop_on_signals", lambda: None)
     monkeypatch.chdir(tmp_path)
 
 
@@ -81,7 +81,7 @@ def config(tmp_path: Path, tiny_encoder: Path) -> Config:
 def quick_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rate at which a tiny random encoder learns within seconds."""
     trainer = TrainerConfig(lr=3e-3, epochs=15, batch_size=8, schedule="constant")
-    monkeypatch.setattr("zerogen.measures.evaluator.TrainerConfig", lambda: trainer)
+    monkeypatch.setattr("zerogen.runs.evaluator.TrainerConfig", lambda: trainer)
 
 
 def folder_of(config: Config, folder: Path, rows: list[Example]) -> Path:

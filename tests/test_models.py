@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from zerogen.config import PlmConfig
+from zerogen.config.schema import PlmConfig
 from zerogen.errors import UserError
-from zerogen.models import package_folder, resolve
+from zerogen.support.weights import package_folder, resolve
 
 
 def test_gguf_files_are_found_whatever_their_case(tmp_path: Path) -> None:

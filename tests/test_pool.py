@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from zerogen.data.records import Example
 from zerogen.errors import UserError
-from zerogen.pool import Chunk, Journal, first_per_label, quotas
-from zerogen.records import Example
+from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
 
 
 def chunk(index: int) -> Chunk:

@@ -19,12 +19,12 @@ import pytest
 
 from tests.conftest import toy_pairs, toy_questions, toy_rows
 from zerogen import predict
-from zerogen.config import TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
 from zerogen.data.predictions import PredictionWriter
+from zerogen.data.records import AnswerPrediction, Prediction
 from zerogen.data.texts import Item, Lines, blocks, items_of_texts
 from zerogen.errors import UserError
 from zerogen.predict import shown_progress
-from zerogen.records import AnswerPrediction, Prediction
 from zerogen.tam.fit import fit
 
 TASK = TaskConfig(name="toy", labels=["bad", "good"], max_length=64)
@@ -42,7 +42,7 @@ def folder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(autouse=True)
 def own_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)
+    monkeypatch.setattr("zerogen.support.process.stop_on_signals", lambda: None)
 
 
 @pytest.fixture

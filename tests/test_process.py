@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from zerogen.console import reporting_errors
+from zerogen.support.console import reporting_errors
 
 BEGIN = """
 import gc, os, signal, sys, time, weakref
-from zerogen.console import reporting_errors
-from zerogen.process import Stopped, stop_on_signals
+from zerogen.support.console import reporting_errors
+from zerogen.support.process import Stopped, stop_on_signals
 
 class Finalised:
     def __del__(self):
@@ -109,8 +109,8 @@ with reporting_errors():
 def test_what_a_disk_does_is_one_line(tmp_path: Path, action: str, message: str) -> None:
     program = f"""
 from pathlib import Path
-from zerogen.console import reporting_errors
-from zerogen.files import write_whole
+from zerogen.support.console import reporting_errors
+from zerogen.support.files import write_whole
 with reporting_errors():
     {action}
 """
@@ -127,7 +127,7 @@ def test_an_error_of_ours_keeps_its_traceback() -> None:
 
 def test_a_console_without_a_character_shows_a_mark() -> None:
     program = """
-from zerogen.console import reporting_errors
+from zerogen.support.console import reporting_errors
 with reporting_errors():
     print("price \U0001f600 caf\u00e9")
 """
@@ -139,7 +139,7 @@ with reporting_errors():
 
 SPINS = """
 import os
-from zerogen.process import share_cores, starting_crowds
+from zerogen.support.process import share_cores, starting_crowds
 share_cores()
 before = os.environ.get("GOMP_SPINCOUNT")
 with starting_crowds():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from zerogen.progress import RichProgress
+from zerogen.support.progress import RichProgress
 
 TIMES = (0.1, 0.2)  # seconds; then every 0.2
 LATE = 30  # seconds after which a busy machine is no excuse

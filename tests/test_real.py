@@ -17,9 +17,9 @@ from huggingface_hub import DatasetCard
 from transformers import AutoModelForSequenceClassification
 
 import zerogen
-from zerogen.gold import stratified
+from zerogen.data.stratified import stratified
+from zerogen.generation.pool import Journal
 from zerogen.plm.prompting import prompt_labels
-from zerogen.pool import Journal
 
 SMALL = ["experiment=demo", "setting=zerogen", "decoding.chunk_size=128", "eval_limit=60", "n=40", "log_every=20"]
 

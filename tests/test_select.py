@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import toy_rows
-from zerogen.config import TaskConfig
-from zerogen.dataset import export_rows, load_synthetic, write_jsonl
+from zerogen.config.schema import TaskConfig
+from zerogen.data.records import Example
+from zerogen.data.synthetic import export_rows, load_synthetic, write_jsonl
 from zerogen.errors import UserError
-from zerogen.records import Example
-from zerogen.scores import Confidences, ScoreFile, margin, with_scores
-from zerogen.select import needs, select
+from zerogen.generation.scores import Confidences, ScoreFile, margin, with_scores
+from zerogen.generation.select import needs, select
 
 TASK = TaskConfig(name="toy", labels=["bad", "good"])
 ROWS = toy_rows(8)

@@ -7,8 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from zerogen.data.tables import Row, iter_rows
 from zerogen.errors import UserError
-from zerogen.tables import Row, iter_rows
 
 
 def read_rows(path: Path, separator: str = ",") -> list[Row]:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 import zerogen
-from zerogen.config import GoldConfig, TaskConfig
+from zerogen.config.bundled import load_task
+from zerogen.config.schema import GoldConfig, TaskConfig
+from zerogen.config.task import normalise_task
 from zerogen.errors import UserError
-from zerogen.task import load_task, normalise_task
 
 
 @pytest.mark.parametrize("name", ["sst2", "imdb", "rotten_tomatoes"])

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from tests.conftest import byte_tokenizer
-from zerogen.template import placeholders, render, shortened
+from zerogen.config.template import placeholders, render, shortened
 
 
 def test_placeholders_are_found_in_order() -> None:
@@ -97,6 +97,6 @@ def test_a_text_that_is_far_too_long_is_tokenized_once(monkeypatch: pytest.Monke
         assert sum(read) < whole * len(value) + len(templates) * (400 + 4 * 3 * budget * 4)
         assert sum(length >= len(value) for length in read) == 1
         with monkeypatch.context() as patch:
-            patch.setattr("zerogen.template._FAR", 1 << 20)
+            patch.setattr("zerogen.config.schema.template._FAR", 1 << 20)
             assert kept == shortened(templates, {"X": value}, "X", budget, ids, tokenizer.decode, span)
             assert sum(length >= len(value) for length in read) > 1

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from zerogen.words import bare_words, holds_words, script, words
+from zerogen.data.words import bare_words, holds_words, script, words
 
 SPACED = [
     "It's fine, isn't it? - yes_no 3.5% a\u00a0b\tc\x1cd\u200be",

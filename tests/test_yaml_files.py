@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from zerogen.config import TaskConfig
+from zerogen.config.bundled import load_task
+from zerogen.config.schema import TaskConfig
+from zerogen.config.yaml_files import as_text, literal, read_yaml, typed
 from zerogen.errors import UserError
-from zerogen.task import load_task
-from zerogen.yaml_files import as_text, literal, read_yaml, typed
 
 TASK = """
 name: prices

@@ -5,8 +5,8 @@ In this folder: python -m zerogen --config-dir conf task=rotten_tomatoes setting
 
 from collections import Counter
 
+from zerogen.data.records import Prediction
 from zerogen.estimate import Probe
-from zerogen.records import Prediction
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import Setting
 

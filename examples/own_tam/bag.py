@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from zerogen.config import TamConfig, TaskConfig
+from zerogen.config.schema import TamConfig, TaskConfig
 from zerogen.errors import UserError
 from zerogen.tam.lstm import word_tokenizer
 

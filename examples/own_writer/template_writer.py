@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
-from zerogen.config import PlmConfig
+from zerogen.config.schema import PlmConfig
+from zerogen.data.records import Continuation, Request
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest
-from zerogen.records import Continuation, Request
 
 WORDS = {"good": ["bright", "moving", "lovely", "witty", "rich"], "bad": ["dull", "boring", "weak", "tired", "flat"]}
 PARTS = ["plot", "cast", "music", "ending", "pace", "script", "camera"]

@@ -15,12 +15,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from zerogen.api import evaluate, fit, generate, load_plm
-    from zerogen.config import DecodingConfig, FilterConfig, TaskConfig, TrainerConfig
+    from zerogen.config.bundled import load_task
+    from zerogen.config.schema import DecodingConfig, FilterConfig, TaskConfig, TrainerConfig
+    from zerogen.data.gold import load_gold
+    from zerogen.data.records import Example, Prediction
     from zerogen.errors import UserError
-    from zerogen.gold import load_gold
-    from zerogen.records import Example, Prediction
     from zerogen.tam.tam import Tam, load_tam
-    from zerogen.task import load_task
 
 __all__ = [
     "DecodingConfig",
@@ -41,21 +41,21 @@ __all__ = [
 ]
 
 _HOME = {
-    "DecodingConfig": "config",
-    "Example": "records",
-    "FilterConfig": "config",
-    "Prediction": "records",
+    "DecodingConfig": "config.schema",
+    "Example": "data.records",
+    "FilterConfig": "config.schema",
+    "Prediction": "data.records",
     "Tam": "tam.tam",
-    "TaskConfig": "config",
-    "TrainerConfig": "config",
+    "TaskConfig": "config.schema",
+    "TrainerConfig": "config.schema",
     "UserError": "errors",
     "evaluate": "api",
     "fit": "api",
     "generate": "api",
-    "load_gold": "gold",
+    "load_gold": "data.gold",
     "load_plm": "api",
     "load_tam": "tam.tam",
-    "load_task": "task",
+    "load_task": "config.bundled",
 }
 
 

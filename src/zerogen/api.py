@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config import DecodingConfig, FilterConfig, PlmConfig, TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.bundled import bundled_option
+from zerogen.config.schema import DecodingConfig, FilterConfig, PlmConfig, TamConfig, TaskConfig, TrainerConfig
+from zerogen.data.records import Example
 from zerogen.errors import UserError
-from zerogen.progress import Progress
-from zerogen.records import Example
-from zerogen.task import bundled_option
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def generate(
     gold data, those of the training split are read, without labels. Raises `UserError` for a prompt that is too long
     for the PLM, and if hardly any text of a label is accepted.
     """
-    from zerogen.generator import Generator
+    from zerogen.generation.generator import Generator
 
     generator = Generator(task, lambda: plm, decoding or DecodingConfig(), filters or FilterConfig(), seed)
     try:

@@ -21,13 +21,16 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from zerogen.config import Config, TrainerConfig, check, help_of
-from zerogen.config_files import TRUST, read_configuration_by
-from zerogen.console import make_console, replace_unknown_characters, reporting_errors
+from zerogen.config.bundled import conf_dir
+from zerogen.config.hydra_files import TRUST, read_configuration_by
+from zerogen.config.keys import help_of
+from zerogen.config.rules import check
+from zerogen.config.schema import Config, TrainerConfig
+from zerogen.config.task import expand_paths, normalise_task, override
+from zerogen.config.yaml_files import as_text, literal
 from zerogen.errors import UserError, nearest
-from zerogen.files import expanded, file_name
-from zerogen.task import conf_dir, expand_paths, normalise_task, override
-from zerogen.yaml_files import as_text, literal
+from zerogen.support.console import make_console, replace_unknown_characters, reporting_errors
+from zerogen.support.files import expanded, file_name
 
 if TYPE_CHECKING:
     from zerogen.runs.result import Result
@@ -293,7 +296,7 @@ def _run(configs: list[Config]) -> None:
     """Run the composed jobs and print what came of them."""
     if not configs:
         return
-    from zerogen.process import go_offline_without_network, share_cores, stop_on_signals
+    from zerogen.support.process import go_offline_without_network, share_cores, stop_on_signals
 
     stop_on_signals()
     console = make_console()

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerogen.config import Config
+from zerogen.config.schema import Config
+from zerogen.data.records import Example
 from zerogen.errors import Unavailable, UserError
 from zerogen.estimate import GENERATION, MISSING, Expected, Probe, Session, about, duration, seconds_to_predict, some
-from zerogen.records import Example
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,9 +68,9 @@ def dry_run(configs: Sequence[Config], console: Console) -> None:
 
 def estimate(config: Config, session: Session) -> Expected:
     """Say what is there for one run and return what it will take."""
-    from zerogen.loggers import require_logger
-    from zerogen.process import devices_of, require_writable
+    from zerogen.runs.loggers import require_logger
     from zerogen.runs.run import Run
+    from zerogen.support.process import devices_of, require_writable
 
     require_writable(Path(config.output_dir))
     require_logger(config)
@@ -114,7 +114,7 @@ def _nothing_to_do(run: Run, session: Session) -> bool:
 
 def _read_gold(probe: Probe) -> None:
     """Read the gold splits that a run needs; reading maps every label, so that what does not fit is refused."""
-    from zerogen.gold import load_gold, source_of
+    from zerogen.data.gold import load_gold, source_of
 
     config, task = probe.config, probe.config.task
     source = source_of(task)

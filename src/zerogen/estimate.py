@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config import Config
+from zerogen.config.schema import Config
+from zerogen.data.records import Example
 from zerogen.errors import Unavailable
-from zerogen.records import Example
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,8 +97,8 @@ class Session:
 
     def load_plm(self, run: Run) -> Writer:
         """Open the PLM, at most one at a time; a GGUF file is not converted into the cache of later runs."""
-        from zerogen.models import converted, resolve
         from zerogen.plm.open import WRITERS
+        from zerogen.support.weights import converted, resolve
 
         config = run.config.plm
         key = json.dumps([asdict(config), str(run.device)])

@@ -11,10 +11,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config import Config
+from zerogen.config.schema import Config
 from zerogen.errors import ChildFailed
-from zerogen.process import Stopped, devices_of, require_writable, share_cores, stop_on_signals
 from zerogen.runs.settings import setting_of
+from zerogen.support.process import Stopped, devices_of, require_writable, share_cores, stop_on_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,9 +37,9 @@ def run_one(config: Config, console: Console, pages: bool = True) -> Result:
 
     pages: write its report and cards, too. A command of several runs does that when all of them are there.
     """
-    from zerogen.files import exclusive
-    from zerogen.progress import RichProgress
     from zerogen.runs.run import Run
+    from zerogen.support.files import exclusive
+    from zerogen.support.progress import RichProgress
 
     require_writable(Path(config.output_dir))
     run = Run(config, devices_of(config.gpu, config.processes), RichProgress(console))
@@ -86,10 +86,10 @@ def _reuse(run: Run, earlier: Result) -> Result:
 
 def _run_setting(run: Run, pages: bool) -> Result:
     """Run a setting, record its course and write its files."""
-    from zerogen.loggers import recorded
-    from zerogen.measures.evaluator import require_measures
     from zerogen.metrics import rehearse
     from zerogen.report import present, present_evaluator
+    from zerogen.runs.evaluator import require_measures
+    from zerogen.runs.loggers import recorded
     from zerogen.runs.run import Outcome
     from zerogen.runs.store import write_run
     from zerogen.runs.summaries import read_trend, write_trend
@@ -142,7 +142,7 @@ def _measure(run: Run) -> dict[str, Any] | None:
 
 def say_how_to_go_on(run: Run, console: Console) -> None:
     """Say what is on disk after a stop."""
-    from zerogen.pool import Journal
+    from zerogen.generation.pool import Journal
 
     kept = ""
     if run.setting.writes and run.names()[0] != "none":
@@ -202,7 +202,7 @@ def _in_process(config: Config) -> Result:
 
 
 def _child(config: Config, sender: Connection) -> None:
-    from zerogen.console import make_console, reporting_errors
+    from zerogen.support.console import make_console, reporting_errors
 
     stop_on_signals()
     with reporting_errors():

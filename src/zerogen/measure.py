@@ -9,27 +9,23 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from zerogen.config import (
-    TOKENIZERS,
-    Config,
-    PlmConfig,
-    SettingConfig,
-    check_measures,
-)
-from zerogen.console import ArgumentParser, ending_with_the_reader, make_console, reporting_errors
-from zerogen.dataset import load_synthetic, single_stage, synthetic_rows
+from zerogen.config.bundled import bundled_option, load_task
+from zerogen.config.rules import check_measures
+from zerogen.config.schema import TOKENIZERS, Config, PlmConfig, SettingConfig
+from zerogen.config.task import override
+from zerogen.config.yaml_files import read_yaml, typed
+from zerogen.data.records import Example
+from zerogen.data.synthetic import load_synthetic, single_stage, synthetic_rows
 from zerogen.errors import UserError
-from zerogen.files import exclusive, expanded
-from zerogen.measures.evaluator import require_measures, require_weights
+from zerogen.measures.files import MEASURES
 from zerogen.measures.rows import describe, measure
 from zerogen.measures.store import measure_run
-from zerogen.progress import Progress, RichProgress
-from zerogen.records import Example
 from zerogen.report import present, present_evaluator
-from zerogen.report.runs import MEASURES
+from zerogen.runs.evaluator import require_measures, require_weights
 from zerogen.runs.run import Run
-from zerogen.task import bundled_option, load_task, override
-from zerogen.yaml_files import read_yaml, typed
+from zerogen.support.console import ArgumentParser, ending_with_the_reader, make_console, reporting_errors
+from zerogen.support.files import exclusive, expanded
+from zerogen.support.progress import Progress, RichProgress
 
 _TEXT_COLUMNS = ("X", "question", "text")
 
@@ -41,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.place = Path(expanded(options.place, "RUN_OR_FILE"))
         options.output_dir = expanded(options.output_dir, "--output-dir")
         options.data_dir = options.data_dir and expanded(options.data_dir, "--data-dir")
-        from zerogen.process import (
+        from zerogen.support.process import (
             devices_of,
             go_offline_without_network,
             gpu_of,

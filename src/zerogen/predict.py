@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from zerogen.config import FILE_ENDINGS
-from zerogen.console import ArgumentParser, ending_with_the_reader, reporting_errors
+from zerogen.config.schema import FILE_ENDINGS
 from zerogen.data.predictions import PredictionWriter
+from zerogen.data.tables import iter_rows
 from zerogen.data.texts import Lines, blocks, items_of_lines, items_of_texts, opened, rows_of_table
 from zerogen.errors import UserError
-from zerogen.files import expanded
-from zerogen.models import tam_folder
-from zerogen.records import refuse_surrogates
-from zerogen.tables import iter_rows
+from zerogen.support.console import ArgumentParser, ending_with_the_reader, reporting_errors
+from zerogen.support.files import expanded
+from zerogen.support.surrogates import refuse_surrogates
+from zerogen.support.weights import tam_folder
 
 if TYPE_CHECKING:
     import argparse
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Open files before loading the model, so that a missing file is reported at once.
         rows = None if table is None else iter_rows(table, options.separator or ",")
         lines = None if options.text or table is not None else Lines(*opened(path))
-        from zerogen.process import devices_of, gpu_of, share_cores, stop_on_signals
+        from zerogen.support.process import devices_of, gpu_of, share_cores, stop_on_signals
 
         stop_on_signals()
         share_cores()

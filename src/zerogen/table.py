@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from zerogen.console import ArgumentParser, ending_with_the_reader, make_console, reporting_errors
 from zerogen.errors import UserError
 from zerogen.report.grid import CAPTION, Grid, grid
 from zerogen.report.terminal import print_table
 from zerogen.runs.result import Result
+from zerogen.support.console import ArgumentParser, ending_with_the_reader, make_console, reporting_errors
 
 
 def _lines(summary: Grid, plus_minus: str) -> Iterable[list[str]]:
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"--html {options.html}: is a folder; allowed is a file such as {options.html}/overview.html"
             )
-        from zerogen.report.runs import read_runs
+        from zerogen.report.finished import read_runs
 
         summary = grid(read_runs(options.runs))
         if options.format == "terminal":

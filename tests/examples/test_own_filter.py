@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tests.conftest import byte_tokenizer, causal_model
-from zerogen.config import Config, DecodingConfig, FilterConfig, ParseConfig, PlmConfig, TaskConfig
+from zerogen.config.schema import Config, DecodingConfig, FilterConfig, ParseConfig, PlmConfig, TaskConfig
+from zerogen.data.records import Example
 from zerogen.errors import UserError
-from zerogen.filters import Filter
-from zerogen.generator import Generator
+from zerogen.generation.filters import Filter
+from zerogen.generation.generator import Generator
 from zerogen.plm.model import Plm
-from zerogen.records import Example
 from zerogen.runs.identity import pool_key
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_filter"

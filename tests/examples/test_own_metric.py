@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.examples.conftest import Command
-from zerogen.records import Example, Prediction
-from zerogen.report.runs import read_run
+from zerogen.data.records import Example, Prediction
+from zerogen.report.finished import read_run
 
 WORDS = ["setting=supervised", "task=rotten_tomatoes", "tam=lstm", "trainer.epochs=8", "limit=200", "eval_limit=60"]
 WORDS += ["seed=1", "gpu=none"]

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import toy_rows
-from zerogen.config import Config, GoldConfig, PlmConfig, SettingConfig, TamConfig, TaskConfig, TrainerConfig, check
-from zerogen.console import make_console
+from zerogen.config.rules import check
+from zerogen.config.schema import Config, GoldConfig, PlmConfig, SettingConfig, TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
 from zerogen.runs.checks import check_code
 from zerogen.runs.result import Result
 from zerogen.runs.run import Run
+from zerogen.support.console import make_console
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_selection"
 

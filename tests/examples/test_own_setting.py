@@ -52,7 +52,7 @@ def test_it_runs_beside_the_others_and_stands_in_their_table(folder: Path) -> No
 def test_a_dry_run_counts_what_it_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)
+    monkeypatch.setattr("zerogen.support.process.stop_on_signals", lambda: None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", {name: one for name, one in sys.modules.items() if name != "majority"})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -2,9 +2,9 @@ from random import Random
 
 import pytest
 
-from zerogen.metrics.correctness import agreement, calibrate, calibrated, correctness, quarters
+from zerogen.data.records import Answer, AnswerPrediction, Example, Prediction
+from zerogen.metrics.agreement import agreement, calibrate, calibrated, correctness, quarters
 from zerogen.metrics.intervals import mean, wilson_interval
-from zerogen.records import Answer, AnswerPrediction, Example, Prediction
 
 
 def row(label: str, uid: str = "0") -> Example:

@@ -6,7 +6,8 @@ import pytest
 from datasketch import MinHash, MinHashLSH
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from zerogen.config import DiversityConfig
+from zerogen.config.schema import DiversityConfig
+from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.metrics.diversity import (
     copies,
@@ -19,7 +20,6 @@ from zerogen.metrics.diversity import (
     tokenizer_of,
     unsaid,
 )
-from zerogen.records import Example
 
 WEIGHTS = [tuple([1 / order] * order) for order in range(1, 6)]
 # A text in each script, of which one character differs.

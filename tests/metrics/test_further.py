@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from zerogen.config import TaskConfig
+from zerogen.config.schema import TaskConfig
+from zerogen.data.records import Answer, Example, Prediction
 from zerogen.errors import UserError
 from zerogen.metrics import METRICS, OF_KIND, Metric, evaluate, further_metrics, metric_of, rehearse, scalars
-from zerogen.records import Answer, Example, Prediction
 
 TASK = TaskConfig(name="toy", labels=["a", "b"])
 ROWS = [Example("", "", label) for label in "aabb"]

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from zerogen.config import TaskConfig
+from zerogen.config.schema import TaskConfig
+from zerogen.data.records import Answer, AnswerPrediction, Example
 from zerogen.metrics import evaluate
 from zerogen.metrics.squad import exact_match, f1, normalise
-from zerogen.records import Answer, AnswerPrediction, Example
 
 
 def squad_metrics(references: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from tests.conftest import byte_tokenizer, causal_model
-from zerogen.config import DebiasConfig, DecodingConfig
-from zerogen.models import has_bfloat16
+from zerogen.config.schema import DebiasConfig, DecodingConfig
+from zerogen.data.records import Continuation, Request, Stop
 from zerogen.plm.cuda_graph import GraphedStep
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, Slots
@@ -34,7 +34,7 @@ from zerogen.plm.pack import PackedHead, PackedLinear, can_pack, pack_linears
 from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import shared_prefixes
-from zerogen.records import Continuation, Request, Stop
+from zerogen.support.weights import has_bfloat16
 
 PROMPTS = ["A", "The movie review", 'Movie: "', "Is this the question", "The", "x" * 20, "The movie", 'Movie: "', "No."]
 NEVER = [Stop("\x00never\x00")]

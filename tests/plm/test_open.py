@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zerogen.config import Config, PlmConfig, check_plm
+from zerogen.config.rules import check_plm
+from zerogen.config.schema import Config, PlmConfig
 from zerogen.errors import UserError
 from zerogen.plm.model import Plm
 from zerogen.plm.open import as_scorer, open_plm, open_workers

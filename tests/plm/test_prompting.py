@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.conftest import causal_model
-from zerogen.config import SettingConfig, TaskConfig
+from zerogen.config.schema import SettingConfig, TaskConfig
+from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.plm.model import Plm
 from zerogen.plm.prompting import prompt_answers, prompt_labels, softmax
-from zerogen.records import Example
 
 PAIRS = TaskConfig(
     name="pairs",

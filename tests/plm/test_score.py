@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.conftest import byte_tokenizer, causal_model
-from zerogen.models import has_bfloat16
 from zerogen.plm.model import Plm
 from zerogen.plm.pack import can_pack, pack_linears
 from zerogen.plm.score import logprobs
-from zerogen.progress import Advance, Progress
+from zerogen.support.progress import Advance, Progress
+from zerogen.support.weights import has_bfloat16
 
 
 def random_rows(lengths: list[int], shared: int = 0) -> list[list[int]]:

@@ -16,20 +16,20 @@ import pytorch_lightning as pl
 import torch
 
 from tests.conftest import byte_tokenizer, causal_model
-from zerogen.config import DebiasConfig, DecodingConfig, FilterConfig, PlmConfig, StopConfig, TaskConfig
-from zerogen.contexts import Contexts
+from zerogen.config.schema import DebiasConfig, DecodingConfig, FilterConfig, PlmConfig, StopConfig, TaskConfig
+from zerogen.data.records import Example, Request, Stop
 from zerogen.errors import ChildFailed
-from zerogen.generator import Generator
-from zerogen.lightning import quiet_lightning
-from zerogen.models import has_bfloat16
+from zerogen.generation.contexts import Contexts
+from zerogen.generation.generator import Generator
+from zerogen.generation.pool import Journal
 from zerogen.plm.model import Plm
 from zerogen.plm.network import Network
 from zerogen.plm.open import open_plm
 from zerogen.plm.pack import _product, _reorder
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest
 from zerogen.plm.workers import GeneratorModule, Inbox, Workers, _threads_each
-from zerogen.pool import Journal
-from zerogen.records import Example, Request, Stop
+from zerogen.support.lightning import quiet_lightning
+from zerogen.support.weights import has_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -144,8 +144,8 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from zerogen.config import PlmConfig
-from zerogen.lightning import quiet_lightning
+from zerogen.config.schema import PlmConfig
+from zerogen.support.lightning import quiet_lightning
 from zerogen.plm.workers import GeneratorModule, Inbox
 
 if __name__ == "__main__":

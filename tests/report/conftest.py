@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
 
 from tests.conftest import toy_rows
-from zerogen.config import (
+from zerogen.config.schema import (
     Config,
     CorrectnessConfig,
     GoldConfig,

@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from tests.report.conftest import HOSTILE, Made
 from zerogen.report.cards import dataset_card, model_card
-from zerogen.report.runs import FinishedRun, read_run
+from zerogen.report.finished import FinishedRun, read_run
 from zerogen.tam.tam import load_tam
 
 

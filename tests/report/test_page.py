@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page
 from tests.conftest import toy_questions
 from tests.report.conftest import HOSTILE, LABELS, Made, Seen, result_of, watch
 from tests.report.test_table import finished, of
-from zerogen.config import (
+from zerogen.config.schema import (
     Config,
     ContextConfig,
     CorrectnessConfig,
@@ -31,15 +31,15 @@ from zerogen.config import (
     TaskConfig,
     TrainerConfig,
 )
+from zerogen.config.task import normalise_task
+from zerogen.data.records import Answer, Example
 from zerogen.errors import UserError
-from zerogen.records import Answer, Example
 from zerogen.report.__main__ import main
+from zerogen.report.finished import read_run
 from zerogen.report.page import command, embedded, rejects, sample, trend, write_report
-from zerogen.report.runs import read_run
-from zerogen.runs.identity import digest
 from zerogen.runs.result import Result
 from zerogen.runs.summaries import read_trend
-from zerogen.task import normalise_task
+from zerogen.support.hashes import digest
 
 SIGNS = {"\u0000": "\u2400", "\u0007": "\u2407", "\u202e": "[U+202E]", "\u202c": "[U+202C]"}
 

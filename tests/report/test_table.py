@@ -18,7 +18,8 @@ from playwright.sync_api import Browser
 from rich.console import Console
 
 from tests.report.conftest import Made
-from zerogen.config import (
+from zerogen.config.keys import keys_of
+from zerogen.config.schema import (
     ConfidenceConfig,
     Config,
     CorrectnessConfig,
@@ -31,12 +32,11 @@ from zerogen.config import (
     TamConfig,
     TaskConfig,
     TrainerConfig,
-    keys_of,
 )
 from zerogen.errors import UserError
+from zerogen.report.finished import read_run, read_runs
 from zerogen.report.grid import Row, grid
 from zerogen.report.overview import write_overview
-from zerogen.report.runs import read_run, read_runs
 from zerogen.report.terminal import print_table
 from zerogen.runs.summaries import write_trend
 from zerogen.table import as_csv, latex, main, markdown
@@ -44,7 +44,7 @@ from zerogen.table import as_csv, latex, main, markdown
 
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zerogen.process.stop_on_signals", lambda: None)
+    monkeypatch.setattr("zerogen.support.process.stop_on_signals", lambda: None)
 
 
 def finished(place: Path, name: str, metrics: dict[str, float], config: Config) -> Path:

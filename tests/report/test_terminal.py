@@ -11,7 +11,7 @@ from rich.console import Console
 
 import zerogen.report.page as page
 from tests.report.conftest import Made
-from zerogen.config import CorrectnessConfig, SettingConfig
+from zerogen.config.schema import CorrectnessConfig, SettingConfig
 from zerogen.jobs import run_all
 from zerogen.metrics import Reported
 from zerogen.report.terminal import report, results_table

@@ -6,8 +6,8 @@ from pathlib import Path
 from tests.report.conftest import Made
 from tests.report.test_page import copied
 from zerogen.report.cards import dataset_card
+from zerogen.report.finished import read_run
 from zerogen.report.page import write_report
-from zerogen.report.runs import read_run
 
 
 def test_page_and_card_say_which_figures_say_nothing(made: Made, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from zerogen.config import Config, DecodingConfig, PlmConfig, SettingConfig, TamConfig, TrainerConfig
+from zerogen.config.bundled import bundled_option, load_task
+from zerogen.config.schema import Config, DecodingConfig, PlmConfig, SettingConfig, TamConfig, TrainerConfig
+from zerogen.config.task import override
 from zerogen.runs.identity import changes, pool_key
 from zerogen.runs.migration import former_pool_key, former_run_key
 from zerogen.runs.run import Run
-from zerogen.task import bundled_option, load_task, override
 
 CPU = torch.device("cpu")
 

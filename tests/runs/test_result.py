@@ -9,9 +9,9 @@ import pytest
 
 from zerogen.errors import UserError
 from zerogen.metrics import Reported
-from zerogen.progress import Progress
 from zerogen.runs.result import Result
 from zerogen.runs.summaries import COLUMNS, add_line, write_aggregate
+from zerogen.support.progress import Progress
 
 NEEDED: dict[str, Any] = {
     "setting": "zerogen",

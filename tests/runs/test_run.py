@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from zerogen.config import Config, ContextConfig, GoldConfig, HoldoutConfig, PlmConfig, SettingConfig, TaskConfig
+from zerogen.config.schema import Config, ContextConfig, GoldConfig, HoldoutConfig, PlmConfig, SettingConfig, TaskConfig
+from zerogen.data.records import AnswerPrediction, Prediction
 from zerogen.errors import UserError
-from zerogen.progress import Progress
-from zerogen.records import AnswerPrediction, Prediction
 from zerogen.runs.identity import run_key
 from zerogen.runs.migration import former_run_key
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.store import asked_for, finished
 from zerogen.runs.summaries import add_line
+from zerogen.support.progress import Progress
 
 CPU = [torch.device("cpu")]
 Change = Callable[[Config, Path], None]

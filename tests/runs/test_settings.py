@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from zerogen.config import Config, GoldConfig, PlmConfig, SettingConfig, TamConfig, TaskConfig
+from zerogen.config.schema import Config, GoldConfig, PlmConfig, SettingConfig, TamConfig, TaskConfig
 from zerogen.errors import UserError
 from zerogen.jobs import expand
 from zerogen.runs.result import Result

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from tests.conftest import toy_rows
-from zerogen.records import Example
+from zerogen.data.records import Example
 from zerogen.tam.batches import Buckets, by_length, split_heldout
 from zerogen.tam.labels import Encoded, collate
 

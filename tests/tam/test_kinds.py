@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering
 
 from tests.conftest import byte_tokenizer, toy_pairs, toy_questions
-from zerogen.config import TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
+from zerogen.data.records import Prediction
 from zerogen.errors import UserError
-from zerogen.progress import Advance, Progress
-from zerogen.records import Prediction
+from zerogen.support.progress import Advance, Progress
 from zerogen.tam.bidaf import BidafForQuestionAnswering, shared_words
 from zerogen.tam.fit import fit, require
 from zerogen.tam.labels import encode, order_pair

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.conftest import toy_pairs, toy_questions, toy_rows
-from zerogen.config import TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
+from zerogen.data.records import Example
 from zerogen.errors import UserError
-from zerogen.records import Example
 from zerogen.tam.fit import fit
 from zerogen.tam.learner import weighted_mean
 from zerogen.tam.losses import LOSSES, cross_entropy, loss_of

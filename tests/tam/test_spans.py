@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from zerogen.records import Answer, AnswerPrediction
+from zerogen.data.records import Answer, AnswerPrediction
 from zerogen.tam.lstm import word_tokenizer
 from zerogen.tam.spans import Window, best_spans, pick, windows_of
 from zerogen.tam.tam import Tam, TamSpec

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 import zerogen
 from tests.conftest import byte_tokenizer, toy_rows
 from tests.tam.test_kinds import Heard
-from zerogen.config import TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.tam.fit import FitReport, fit
 from zerogen.tam.labels import TEXT

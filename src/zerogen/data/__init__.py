@@ -1,1 +1,1 @@
-"""Texts to predict, read from the command line, files or tables, and predictions, written as lines."""
+"""Rows in and out: records, tables, gold and synthetic data, texts to predict and predictions."""

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
+from zerogen.data.records import AnswerPrediction, Prediction
+from zerogen.data.tables import Row, as_cell
 from zerogen.data.texts import Item
 from zerogen.errors import UserError
-from zerogen.records import AnswerPrediction, Prediction
-from zerogen.tables import Row, as_cell
 
 
 class PredictionWriter:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 
+from zerogen.data.records import Input
+from zerogen.data.tables import Row, as_cell, json_rows, missing_column
 from zerogen.errors import UserError, nearest
-from zerogen.records import Input, refuse_surrogates
-from zerogen.tables import Row, as_cell, json_rows, missing_column
+from zerogen.support.surrogates import refuse_surrogates
 
 # Inputs predicted at a time: small blocks first for a quick first answer, then large ones for throughput.
 _BLOCKS = (1, 16, 64, 256, 1024)

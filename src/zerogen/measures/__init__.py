@@ -1,1 +1,1 @@
-"""Measures of synthetic rows (diversity, correctness, confidence), and the evaluator that some of them need."""
+"""Measures of synthetic rows, and how they are stored beside a run."""

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zerogen.gold import stratified_order
-from zerogen.measures.evaluator import evaluator
-from zerogen.records import Example
+from zerogen.data.records import Example
+from zerogen.data.stratified import stratified_order
+from zerogen.generation.scores import ScoreFile, confidences, margin
+from zerogen.runs.evaluator import evaluator
 from zerogen.runs.run import Run
-from zerogen.scores import ScoreFile, confidences, margin
 
 if TYPE_CHECKING:
     from zerogen.runs.result import Result
@@ -129,8 +129,8 @@ def _agreement(
 
     gold: the result of the evaluator's own run.
     """
-    from zerogen.metrics.correctness import agreement, correctness
-    from zerogen.records import AnswerPrediction
+    from zerogen.data.records import AnswerPrediction
+    from zerogen.metrics.agreement import agreement, correctness
 
     predictions = tam.predict(tam.inputs_of(rows), progress=run.progress)
     lines = []
@@ -152,7 +152,7 @@ def _summarise(
     uids: Sequence[str], confidence: Sequence[float], agreement: dict[str, float]
 ) -> tuple[dict[str, Any], list[float]]:
     """Return a summary of rows' confidences, and the confidences, calibrated if at least two rows have an agreement."""
-    from zerogen.metrics.correctness import calibrate, calibrated, quarters
+    from zerogen.metrics.agreement import calibrate, calibrated, quarters
 
     indices = [i for i, uid in enumerate(uids) if uid in agreement]
     line = None

@@ -8,16 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zerogen.config import Config
-from zerogen.dataset import load_synthetic, write_jsonl
+from zerogen.config.schema import Config
+from zerogen.data.records import Example
+from zerogen.data.synthetic import load_synthetic, write_jsonl
 from zerogen.errors import UserError
-from zerogen.files import write_whole
-from zerogen.measures.evaluator import evaluator_run
+from zerogen.measures.files import MEASURED_ROWS, MEASURES, read_lines, read_measures
 from zerogen.measures.rows import PARTS, measure
-from zerogen.records import Example
-from zerogen.report.runs import MEASURED_ROWS, MEASURES, read_lines, read_measures
-from zerogen.runs.identity import MEASURES_FORMAT, digest
+from zerogen.runs.evaluator import evaluator_run
+from zerogen.runs.identity import MEASURES_FORMAT
 from zerogen.runs.run import Run
+from zerogen.support.files import write_whole
+from zerogen.support.hashes import digest
 
 _FIGURES = ("agreement", "probability", "confidence", "uncalibrated", "margin")
 

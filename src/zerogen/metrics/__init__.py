@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
-from zerogen.config import TaskConfig
-from zerogen.doors import load
+from zerogen.config.schema import TaskConfig
+from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.errors import UserError
 from zerogen.metrics.metric import Metric, Reported
-from zerogen.records import AnswerPrediction, Example, Prediction
+from zerogen.support.doors import load
 
 __all__ = ["METRICS", "OWN", "Metric", "Reported", "evaluate", "further_metrics", "metric_of", "rehearse", "scalars"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from zerogen.data.records import Example, Prediction
 from zerogen.metrics.intervals import wilson_interval
 from zerogen.metrics.metric import Metric
-from zerogen.records import Example, Prediction
 
 
 def confusion_matrix(

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zerogen.config import DiversityConfig
+from zerogen.config.schema import DiversityConfig
+from zerogen.data.records import Example, derive
+from zerogen.data.words import bare_words, script, words
 from zerogen.errors import Unavailable
-from zerogen.records import Example, derive
-from zerogen.words import bare_words, script, words
 
 Ids = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]  # half as large, where there is one for every token of every text

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zerogen.records import Example
+from zerogen.data.records import Example
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from zerogen.data.records import AnswerPrediction, Example
 from zerogen.metrics.intervals import mean
 from zerogen.metrics.metric import Metric
-from zerogen.records import AnswerPrediction, Example
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 

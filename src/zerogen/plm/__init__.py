@@ -1,0 +1,1 @@
+"""What writes and scores: the pretrained language model."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from zerogen.config import TaskConfig
+from zerogen.config.schema import TaskConfig
+from zerogen.config.template import render, shortened
+from zerogen.data.records import Example
 from zerogen.plm.prompting import softmax
 from zerogen.plm.protocol import Scorer
-from zerogen.progress import Progress
-from zerogen.records import Example
-from zerogen.template import render, shortened
+from zerogen.support.progress import Progress
 
 
 def label_probabilities(

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zerogen.config import DebiasConfig, DecodingConfig
+from zerogen.config.schema import DebiasConfig, DecodingConfig
+from zerogen.data.records import Continuation, Request, Stop
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, Slots, decode
 from zerogen.plm.network import MISFITS, Network
@@ -21,8 +22,7 @@ from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, longest_row
 from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import logprobs
-from zerogen.progress import Progress
-from zerogen.records import Continuation, Request, Stop
+from zerogen.support.progress import Progress
 
 _ROWS_ON_CPU = 192  # at a time: more are hardly faster and take more memory
 _ROWS_ON_GPU = 256  # half a chunk: there, the rows that end first are refilled

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen import doors
-from zerogen.config import PlmConfig
+from zerogen.config.schema import PlmConfig
 from zerogen.errors import UserError
 from zerogen.plm.protocol import Scorer, Writer
+from zerogen.support import doors
 
 if TYPE_CHECKING:
     import torch

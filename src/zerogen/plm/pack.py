@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from zerogen.models import has_bfloat16
+from zerogen.support.weights import has_bfloat16
 
 _ROWS = 64  # a typical batch; the layout is good for others, too
 _HEAD_SLICE = 4096  # tokens of the vocabulary whose logits are computed at a time

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from zerogen.config import PlmConfig
-from zerogen.models import has_bfloat16, load_pretrained, resolve
+from zerogen.config.schema import PlmConfig
 from zerogen.plm.model import Plm
 from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
+from zerogen.support.weights import has_bfloat16, load_pretrained, resolve
 
 
 def open_pretrained(config: PlmConfig, device: torch.device) -> Plm:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from zerogen.config import DebiasConfig, DecodingConfig, SettingConfig, TaskConfig
+from zerogen.config.schema import DebiasConfig, DecodingConfig, SettingConfig, TaskConfig
+from zerogen.config.template import placeholders, render, shortened
+from zerogen.data.records import AnswerPrediction, Example, Prediction, Request, Stop
 from zerogen.errors import UserError
 from zerogen.plm.protocol import ChunkRequest, Scorer, Writer
-from zerogen.progress import Progress
-from zerogen.records import AnswerPrediction, Example, Prediction, Request, Stop
-from zerogen.template import placeholders, render, shortened
+from zerogen.support.progress import Progress
 
 _ANSWERS_AT_A_TIME = 512
 

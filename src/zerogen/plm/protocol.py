@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from zerogen.config import DebiasConfig, DecodingConfig
-from zerogen.progress import Progress
-from zerogen.records import Continuation, Request, Stop
+from zerogen.config.schema import DebiasConfig, DecodingConfig
+from zerogen.data.records import Continuation, Request, Stop
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -24,17 +24,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from zerogen.config import DebiasConfig, DecodingConfig, PlmConfig
-from zerogen.console import reporting_errors
+from zerogen.config.schema import DebiasConfig, DecodingConfig, PlmConfig
+from zerogen.data.records import Continuation, Request, Stop
 from zerogen.errors import ChildFailed
-from zerogen.files import write_whole
-from zerogen.lightning import quiet_lightning
-from zerogen.models import has_amx, load_codec, resolve
 from zerogen.plm.open import open_plm
 from zerogen.plm.pretrained import precision
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, Writer, longest_row
-from zerogen.process import starting_crowds
-from zerogen.records import Continuation, Request, Stop
+from zerogen.support.console import reporting_errors
+from zerogen.support.files import write_whole
+from zerogen.support.lightning import quiet_lightning
+from zerogen.support.process import starting_crowds
+from zerogen.support.weights import has_amx, load_codec, resolve
 
 _POLL = 0.05  # seconds between two looks at the folder
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from zerogen.console import ArgumentParser, reporting_errors
 from zerogen.report import present
+from zerogen.support.console import ArgumentParser, reporting_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zerogen.files import write_whole
+from zerogen.measures.files import read_lines, read_measures
 from zerogen.metrics import metric_of
+from zerogen.report.finished import FinishedRun, read_run
 from zerogen.report.page import headline, template
-from zerogen.report.runs import FinishedRun, read_lines, read_measures, read_run
+from zerogen.support.files import write_whole
 
 _SIZES = (
     (1_000, "n<1K"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerogen.metrics import OWN, Reported, metric_of
-from zerogen.report.runs import FinishedRun, latest, spread, variants
+from zerogen.report.finished import FinishedRun, latest, spread, variants
 from zerogen.runs.settings import SETTINGS
 
 CAPTION = (

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from zerogen.files import write_whole
 from zerogen.metrics import metric_of
+from zerogen.report.finished import curve
 from zerogen.report.grid import CAPTION, Grid, Row
 from zerogen.report.page import template
 from zerogen.report.plots import Curve, Level, svg, trend_figure
-from zerogen.report.runs import curve
+from zerogen.support.files import write_whole
 
 
 def write_overview(summary: Grid, path: Path) -> None:

@@ -12,30 +12,20 @@ from typing import Any
 
 import yaml
 
-from zerogen.dataset import unique
+from zerogen.data.records import Example, Prediction
+from zerogen.data.synthetic import unique
+from zerogen.data.tables import json_object
+from zerogen.data.words import words
 from zerogen.errors import UserError
-from zerogen.files import write_whole
+from zerogen.measures.files import MEASURED_ROWS, read_lines, read_measures
 from zerogen.metrics import OWN, metric_of
 from zerogen.metrics.diversity import unsaid
 from zerogen.metrics.squad import f1
-from zerogen.records import Example, Prediction
+from zerogen.report.finished import FinishedRun, curve, latest, main_metric, read_run, read_runs, variants
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
-from zerogen.report.runs import (
-    MEASURED_ROWS,
-    FinishedRun,
-    curve,
-    latest,
-    main_metric,
-    read_lines,
-    read_measures,
-    read_run,
-    read_runs,
-    variants,
-)
 from zerogen.runs.result import Result
 from zerogen.runs.store import read_predictions
-from zerogen.tables import json_object
-from zerogen.words import words
+from zerogen.support.files import write_whole
 
 _BYTES = 8_000_000  # of rows in a page; what is around them is far below another two million
 _REJECTED = 3

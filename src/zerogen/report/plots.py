@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.files import write_bytes
+from zerogen.support.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

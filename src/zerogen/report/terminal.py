@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerogen.config import Config
+from zerogen.config.schema import Config
 from zerogen.metrics import OF_KIND, metric_of
 from zerogen.report.grid import CAPTION, Grid, grid
 from zerogen.runs.result import Result
@@ -37,8 +37,8 @@ def report(groups: Sequence[Sequence[Config]], results: Sequence[Result], folder
             present(place)
     pages = [place / "report.html" for place in folders]
     if len(folders) > 1:
+        from zerogen.report.finished import read_run, read_runs
         from zerogen.report.overview import write_overview
-        from zerogen.report.runs import read_run, read_runs
 
         console.print()
         print_table(grid([read_run(place) for place in folders]), console)

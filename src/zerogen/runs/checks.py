@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zerogen.config import Config
+from zerogen.config.schema import Config
 from zerogen.errors import UserError
-from zerogen.filters import Filter
+from zerogen.generation.filters import Filter
+from zerogen.generation.select import needs
 from zerogen.metrics import further_metrics
 from zerogen.plm.open import WRITERS, opener
 from zerogen.runs.settings import check_setting, setting_of
-from zerogen.select import needs
 from zerogen.tam.losses import loss_of
 from zerogen.tam.table import check_kind
 

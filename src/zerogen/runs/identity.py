@@ -6,19 +6,18 @@ nothing. Files count by their content and weights by their fingerprint, wherever
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.answers import provenance
-from zerogen.config import Config, GoldConfig, PlmConfig, TaskConfig
-from zerogen.doors import fingerprint as fingerprint_of_door
-from zerogen.gold import source_of
-from zerogen.models import fingerprint, resolve, tam_folder
+from zerogen.config.schema import Config, GoldConfig, PlmConfig, TaskConfig
+from zerogen.data.gold import source_of
+from zerogen.generation.answers import provenance
 from zerogen.runs.settings import setting_of
+from zerogen.support.doors import fingerprint as fingerprint_of_door
+from zerogen.support.hashes import digest
+from zerogen.support.weights import fingerprint, resolve, tam_folder
 
 if TYPE_CHECKING:
     import torch
@@ -199,26 +198,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def short_hash(value: Any) -> str:
-    """Return eight characters that identify a JSON value."""
-    return hashlib.sha256(json.dumps(_with_text_keys(value), sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _with_text_keys(value: Any) -> Any:
-    """Return a value whose dictionaries have text keys: 0 and "no" cannot be sorted together."""
-    if isinstance(value, dict):
-        return {str(key): _with_text_keys(item) for key, item in value.items()}
-    return [_with_text_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def digest(path: str) -> str:
-    """Identify the content of a file, or of a folder by its files; a missing one is an empty string."""
-    place = Path(path)
-    if path and place.is_dir():
-        return short_hash([[file.name, digest(str(file))] for file in sorted(place.rglob("*")) if file.is_file()])
-    if not place.is_file():
-        return ""
-    with place.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -9,11 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.answers import provenance
-from zerogen.config import Config, GoldConfig
-from zerogen.gold import source_of
-from zerogen.models import fingerprint, resolve, tam_folder
-from zerogen.runs.identity import changes, digest, plm_key
+from zerogen.config.schema import Config, GoldConfig
+from zerogen.data.gold import source_of
+from zerogen.generation.answers import provenance
+from zerogen.runs.identity import changes, plm_key
+from zerogen.support.hashes import digest
+from zerogen.support.weights import fingerprint, resolve, tam_folder
 
 if TYPE_CHECKING:
     import torch

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import WRITERS, as_scorer
-from zerogen.progress import Progress
-from zerogen.records import AnswerPrediction, Example, Prediction
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import Setting
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Scorer
@@ -36,7 +36,7 @@ def prompting(run: Run) -> Outcome:
 
 def estimate(probe: Probe) -> None:
     """Show filled prompts, and expect every gold row to be predicted."""
-    from zerogen.template import render
+    from zerogen.config.template import render
 
     config, task = probe.config, probe.config.task
     plm = probe.plm()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from zerogen.errors import UserError
-from zerogen.files import write_whole
 from zerogen.metrics import OWN, Reported, scalars
+from zerogen.support.files import write_whole
 
 _OPTIONAL = ("own_setting", "further_metrics")  # left out where empty
 

@@ -11,22 +11,24 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config import Config
+from zerogen.config.schema import Config
+from zerogen.data.gold import read_gold, source_of
+from zerogen.data.records import AnswerPrediction, Example, Prediction, derive
+from zerogen.data.stratified import stratified
 from zerogen.errors import UserError
-from zerogen.gold import read_gold, source_of, stratified
-from zerogen.loggers import Log
 from zerogen.metrics import Metric, evaluate, further_metrics, metric_of, scalars
-from zerogen.progress import Progress
-from zerogen.records import AnswerPrediction, Example, Prediction, derive
-from zerogen.runs.identity import describe_plm, describe_weights, pool_key, run_key, short_hash
+from zerogen.runs.identity import describe_plm, describe_weights, pool_key, run_key
+from zerogen.runs.loggers import Log
 from zerogen.runs.migration import former_pool_key, former_run_key
 from zerogen.runs.settings import Setting, setting_of
+from zerogen.support.hashes import short_hash
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     import torch
 
+    from zerogen.generation.pool import Chunk
     from zerogen.plm.protocol import Scorer, Writer
-    from zerogen.pool import Chunk
     from zerogen.tam.tam import Tam
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config import Config, check_name
-from zerogen.doors import load
+from zerogen.config.rules import check_name
+from zerogen.config.schema import Config
 from zerogen.errors import UserError, unknown
+from zerogen.support.doors import load
 
 if TYPE_CHECKING:
     from zerogen.estimate import Probe

@@ -15,18 +15,19 @@ from typing import Any
 
 import yaml
 
-from zerogen.answers import provenance
-from zerogen.config import Config, keys_of
-from zerogen.dataset import export_rows, write_folder, write_jsonl
-from zerogen.doors import fingerprint
+from zerogen.config.keys import keys_of
+from zerogen.config.schema import Config
+from zerogen.data.records import Answer, AnswerPrediction, Example, Prediction
+from zerogen.data.synthetic import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
-from zerogen.files import write_whole
+from zerogen.generation.answers import provenance
 from zerogen.metrics import Metric, Reported, evaluate, interval_of
-from zerogen.records import Answer, AnswerPrediction, Example, Prediction
 from zerogen.runs.result import Result
 from zerogen.runs.run import Outcome, Run
 from zerogen.runs.settings import setting_of
 from zerogen.runs.summaries import add_line, write_trend
+from zerogen.support.doors import fingerprint
+from zerogen.support.files import write_whole
 
 PACKAGES = ("zerogen", "torch", "transformers", "datasets", "pytorch-lightning", "hydra-core")
 

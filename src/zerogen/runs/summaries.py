@@ -13,11 +13,11 @@ from typing import Any
 from filelock import FileLock
 
 from zerogen.errors import UserError
-from zerogen.files import put_aside, write_whole
 from zerogen.metrics import OWN, scalars
-from zerogen.progress import Progress
-from zerogen.runs.identity import short_hash
 from zerogen.runs.result import Result
+from zerogen.support.files import put_aside, write_whole
+from zerogen.support.hashes import short_hash
+from zerogen.support.progress import Progress
 
 # Columns of further metrics come after these.
 COLUMNS = ("setting", "task", "plm", "tam", "seed", "n_train", "n_eval", *OWN, "seconds", "folder")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from zerogen.data.gold import source_of
+from zerogen.data.records import Example
+from zerogen.data.stratified import stratified
 from zerogen.errors import UserError
 from zerogen.estimate import Probe
-from zerogen.gold import source_of, stratified
-from zerogen.records import Example
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import Setting
 

@@ -8,21 +8,21 @@ from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from zerogen.config import TaskConfig
-from zerogen.contexts import Contexts
-from zerogen.dataset import load_synthetic
-from zerogen.files import exclusive
-from zerogen.generator import Generator
-from zerogen.given import given_contexts, prompt_warnings
-from zerogen.gold import stratified, stratified_order
+from zerogen.config.schema import TaskConfig
+from zerogen.data.records import Example
+from zerogen.data.stratified import stratified, stratified_order
+from zerogen.data.synthetic import load_synthetic
+from zerogen.generation.contexts import Contexts
+from zerogen.generation.generator import Generator
+from zerogen.generation.given import given_contexts, prompt_warnings
+from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
+from zerogen.generation.scores import ScoreFile, confidences, with_scores
+from zerogen.generation.select import needs, select
 from zerogen.plm.open import WRITERS
-from zerogen.pool import Chunk, Journal, first_per_label, quotas
-from zerogen.records import Example
 from zerogen.runs.run import Outcome, Run, count_rejects, describe, used_chunks
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.zerogen_cost import estimate
-from zerogen.scores import ScoreFile, confidences, with_scores
-from zerogen.select import needs, select
+from zerogen.support.files import exclusive
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer

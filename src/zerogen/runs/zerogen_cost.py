@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zerogen.config import TaskConfig
+from zerogen.config.schema import TaskConfig
+from zerogen.config.template import render
+from zerogen.data.records import Example
 from zerogen.errors import Unavailable
 from zerogen.estimate import GENERATION, PROBE, Probe, about, shortened
+from zerogen.generation.pool import Chunk, Journal, quotas
 from zerogen.metrics.intervals import wilson_interval
-from zerogen.pool import Chunk, Journal, quotas
-from zerogen.records import Example
-from zerogen.template import render
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
@@ -36,7 +36,7 @@ class TextProbe:
 
 def estimate(probe: Probe) -> None:
     """Expect texts to be written, or read, TAMs to be trained on them, and their rows to be measured."""
-    from zerogen.dataset import load_synthetic
+    from zerogen.data.synthetic import load_synthetic
     from zerogen.runs.zerogen import trend_sizes
 
     config = probe.config
@@ -63,8 +63,8 @@ def estimate(probe: Probe) -> None:
 
 
 def _require_measures(probe: Probe) -> None:
-    from zerogen.measures.evaluator import require_measures
     from zerogen.metrics.diversity import tokenizer
+    from zerogen.runs.evaluator import require_measures
 
     config = probe.config
     try:
@@ -78,7 +78,7 @@ def _require_measures(probe: Probe) -> None:
 
 def _write_texts(probe: Probe) -> TextProbe | None:
     """Write 32 texts and say what came of them; None where that cannot be done: then only show prompts."""
-    from zerogen.given import prompt_warnings
+    from zerogen.generation.given import prompt_warnings
     from zerogen.runs.zerogen import first_outputs
 
     config, task = probe.config, probe.config.task
@@ -107,7 +107,7 @@ def _write_texts(probe: Probe) -> TextProbe | None:
 
 def probe_texts(plm: Writer, run: Run) -> TextProbe:
     """Write a chunk of 32 texts as the run would."""
-    from zerogen.generator import Generator
+    from zerogen.generation.generator import Generator
     from zerogen.plm.protocol import LocalWriter
 
     config = run.config
@@ -199,7 +199,7 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
 
 
 def _expect_evaluator(probe: Probe, rows: Sequence[Example], size: int) -> None:
-    from zerogen.measures.evaluator import evaluator_run
+    from zerogen.runs.evaluator import evaluator_run
     from zerogen.runs.store import asked_for, finished
 
     evaluator = replace(probe, run=evaluator_run(probe.run))
@@ -225,8 +225,8 @@ def _expect_evaluator(probe: Probe, rows: Sequence[Example], size: int) -> None:
 
 def _values(task: TaskConfig, seed: int) -> list[dict[str, str]]:
     """Return what two prompts are filled with where there is no PLM: contexts that are given, else their names."""
-    from zerogen.given import given_contexts
-    from zerogen.progress import Progress
+    from zerogen.generation.given import given_contexts
+    from zerogen.support.progress import Progress
 
     if task.context is None or task.context.source == "plm":
         return [{"C": "<C>"}]

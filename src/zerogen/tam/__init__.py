@@ -1,0 +1,1 @@
+"""What learns: the tiny task models, their heads and losses."""

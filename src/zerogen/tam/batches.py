@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from zerogen.records import Example, Input, derive
+from zerogen.data.records import Example, Input, derive
 
 if TYPE_CHECKING:
     from torch import Tensor

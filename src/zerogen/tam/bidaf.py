@@ -14,7 +14,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from zerogen.tam.lstm import BiLstm, two_streams
 
 if TYPE_CHECKING:
-    from zerogen.config import TamConfig
+    from zerogen.config.schema import TamConfig
 
 
 class BidafConfig(PretrainedConfig):

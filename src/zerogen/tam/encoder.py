@@ -10,9 +10,9 @@ from zerogen.errors import UserError
 from zerogen.tam.table import HEADS, head_of
 
 if TYPE_CHECKING:
-    from zerogen.config import TamConfig, TaskConfig
-    from zerogen.progress import Progress
-    from zerogen.records import Example
+    from zerogen.config.schema import TamConfig, TaskConfig
+    from zerogen.data.records import Example
+    from zerogen.support.progress import Progress
 
 
 class Encoder:
@@ -41,7 +41,7 @@ class Encoder:
         """Open a folder by its architecture. Raises `UserError` where that has no head of ours."""
         import transformers
 
-        from zerogen.models import refuse_missing
+        from zerogen.support.weights import refuse_missing
 
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         names = config.architectures or ()
@@ -67,7 +67,7 @@ def _load(config: TamConfig, kind: str, labels: Sequence[str]) -> tuple[Any, Any
     import torch
     import transformers
 
-    from zerogen.models import load_pretrained, resolve
+    from zerogen.support.weights import load_pretrained, resolve
 
     head = head_of(kind)
     return load_pretrained(

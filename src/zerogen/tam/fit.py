@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 
-from zerogen.config import TamConfig, TaskConfig, TrainerConfig, check_tam, check_trainer
+from zerogen.config.rules import check_tam, check_trainer
+from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
+from zerogen.data.records import Example, derive
 from zerogen.errors import UserError
-from zerogen.files import put_aside, writing
-from zerogen.lightning import quiet_lightning
-from zerogen.progress import Progress
-from zerogen.records import Example, derive
+from zerogen.support.files import put_aside, writing
+from zerogen.support.lightning import quiet_lightning
+from zerogen.support.progress import Progress
 from zerogen.tam.batches import Buckets, by_length, split_heldout
 from zerogen.tam.learner import BestEpoch, Learner
 from zerogen.tam.table import Head, check_kind, head_of, tam_of

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from zerogen.config import TrainerConfig
+from zerogen.config.schema import TrainerConfig
 from zerogen.errors import UserError
-from zerogen.progress import Advance
+from zerogen.support.progress import Advance
 from zerogen.tam.losses import loss_of
 from zerogen.tam.table import Head
 

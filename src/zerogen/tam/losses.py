@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zerogen.doors import load
 from zerogen.errors import UserError
+from zerogen.support.doors import load
 
 if TYPE_CHECKING:
     from torch import Tensor

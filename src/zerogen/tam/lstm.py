@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 if TYPE_CHECKING:
-    from zerogen.config import TamConfig
+    from zerogen.config.schema import TamConfig
 
 SPECIAL = ["[PAD]", "[UNK]", "[NONE]"]
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.files import expanded
+from zerogen.support.files import expanded
 from zerogen.tam.table import head_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zerogen.config import TamConfig, TaskConfig
-    from zerogen.progress import Progress
-    from zerogen.records import Example
+    from zerogen.config.schema import TamConfig, TaskConfig
+    from zerogen.data.records import Example
+    from zerogen.support.progress import Progress
 
 
 class Scratch:
@@ -58,7 +58,7 @@ class Scratch:
         """Open a folder by its model_type."""
         from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-        from zerogen.models import refuse_missing
+        from zerogen.support.weights import refuse_missing
         from zerogen.tam.bidaf import BidafForQuestionAnswering
         from zerogen.tam.lstm import LstmForSequenceClassification
 

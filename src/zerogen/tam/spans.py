@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zerogen.records import Answer, AnswerPrediction, Example, Input
+from zerogen.data.records import Answer, AnswerPrediction, Example, Input
 from zerogen.tam.batches import by_length, inputs_of, reads_types, refuse_nan
 
 if TYPE_CHECKING:
-    from zerogen.config import TaskConfig
-    from zerogen.progress import Advance
+    from zerogen.config.schema import TaskConfig
+    from zerogen.support.progress import Advance
     from zerogen.tam.table import Head
     from zerogen.tam.tam import Tam
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zerogen.doors import load
 from zerogen.errors import UserError, unknown
+from zerogen.support.doors import load
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zerogen.config import TamConfig, TaskConfig
-    from zerogen.progress import Advance, Progress
-    from zerogen.records import Example, Input
+    from zerogen.config.schema import TamConfig, TaskConfig
+    from zerogen.data.records import Example, Input
+    from zerogen.support.progress import Advance, Progress
     from zerogen.tam.tam import Tam
 
 TAMS = {"encoder": "zerogen.tam.encoder.Encoder", "lstm": "zerogen.tam.scratch.Scratch"}

@@ -11,16 +11,11 @@ from typing import Any
 
 import torch
 
+from zerogen.data.records import Example, Input
 from zerogen.errors import UserError
-from zerogen.files import expanded, writing
-from zerogen.models import (
-    has_bfloat16,
-    quiet_loading,
-    tam_folder,
-    why_not_loaded,
-)
-from zerogen.progress import Progress
-from zerogen.records import Example, Input
+from zerogen.support.files import expanded, writing
+from zerogen.support.progress import Progress
+from zerogen.support.weights import has_bfloat16, quiet_loading, tam_folder, why_not_loaded
 from zerogen.tam.batches import inputs_of
 from zerogen.tam.table import head_of, tam_of, usual_tam
 

@@ -11,13 +11,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from zerogen.config import TaskConfig
+from zerogen.config.schema import TaskConfig
+from zerogen.data.gold import read_answers
+from zerogen.data.records import Example
+from zerogen.data.tables import Row, iter_rows, missing_column
 from zerogen.errors import UserError, unknown
-from zerogen.files import write_whole
-from zerogen.gold import read_answers
-from zerogen.progress import Progress
-from zerogen.records import Example, refuse_surrogates
-from zerogen.tables import Row, iter_rows, missing_column
+from zerogen.support.files import write_whole
+from zerogen.support.progress import Progress
+from zerogen.support.surrogates import refuse_surrogates
 
 
 def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any]]:

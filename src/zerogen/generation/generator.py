@@ -9,25 +9,18 @@ from functools import cached_property, partial
 from random import Random
 from typing import Any
 
-from zerogen.answers import AnsweredContexts
-from zerogen.config import (
-    DecodingConfig,
-    FilterConfig,
-    TaskConfig,
-    check_debias,
-    check_decoding,
-    check_filter,
-    check_size,
-)
-from zerogen.contexts import Contexts, GivenContexts, chunk_size
+from zerogen.config.rules import check_debias, check_decoding, check_filter, check_size
+from zerogen.config.schema import DecodingConfig, FilterConfig, TaskConfig
+from zerogen.config.template import render, shortened
+from zerogen.data.records import Answer, Example, Request, Stop, derive
 from zerogen.errors import UserError
-from zerogen.filters import Filter, parse_and_filter
-from zerogen.given import given_contexts
+from zerogen.generation.answers import AnsweredContexts
+from zerogen.generation.contexts import Contexts, GivenContexts, chunk_size
+from zerogen.generation.filters import Filter, parse_and_filter
+from zerogen.generation.given import given_contexts
+from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
-from zerogen.pool import Chunk, Journal, first_per_label, quotas
-from zerogen.progress import Progress
-from zerogen.records import Answer, Example, Request, Stop, derive
-from zerogen.template import render, shortened
+from zerogen.support.progress import Progress
 
 
 class Generator:

@@ -6,14 +6,14 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from zerogen.config import GoldConfig, TaskConfig
+from zerogen.config.schema import GoldConfig, TaskConfig
+from zerogen.data.records import Answer, Example
+from zerogen.data.tables import Row, iter_rows, json_object, missing_column
 from zerogen.errors import Unavailable, UserError, nearest, unknown
-from zerogen.models import BUNDLED, package_folder
-from zerogen.records import Answer, Example, derive, refuse_surrogates
-from zerogen.tables import Row, iter_rows, json_object, missing_column
+from zerogen.support.surrogates import refuse_surrogates
+from zerogen.support.weights import BUNDLED, package_folder
 
 # What YAML reads as a boolean, by the text of that boolean.
 _YAML_BOOLEANS = {"True": {"true", "yes", "on", "y"}, "False": {"false", "no", "off", "n"}}
@@ -295,26 +295,3 @@ def _folder_rows(folder: Path, split: str) -> tuple[Iterable[Row], str]:
     if split not in dataset:
         raise unknown(f"gold folder {folder}: split", split, list(dataset))
     return dataset[split], f"{folder} ({split})"
-
-
-def stratified(rows: Sequence[Example], size: int, seed: int) -> list[Example]:
-    """Draw `size` rows without replacement, in proportion to the labels, in the order of `stratified_order`.
-
-    Raises `UserError` when there are fewer than `size` rows.
-    """
-    if size > len(rows):
-        raise UserError(f"limit={size}: there are only {len(rows)} rows")
-    return stratified_order(rows, seed)[:size]
-
-
-def stratified_order(rows: Sequence[Example], seed: int) -> list[Example]:
-    """Shuffle rows by a seed so that every prefix holds the labels in proportion (each to within one row)."""
-    by_label: dict[str, list[Example]] = {}
-    for row in rows:
-        by_label.setdefault(row.label, []).append(row)
-    positions = []
-    for label, group in by_label.items():
-        Random(derive(seed, "stratified", label)).shuffle(group)
-        # Row i of a group of g is placed at (i + 1/2) / g of the whole: the rows of each label are equally spaced.
-        positions += [((i + 0.5) / len(group), label, row) for i, row in enumerate(group)]
-    return [row for _, _, row in sorted(positions, key=lambda item: item[:2])]

@@ -8,13 +8,13 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from zerogen.config import ContextConfig, DebiasConfig, DecodingConfig, FilterConfig, ParseConfig
+from zerogen.config.schema import ContextConfig, DebiasConfig, DecodingConfig, FilterConfig, ParseConfig
+from zerogen.data.records import Example, Request, Stop, derive
 from zerogen.errors import UserError
-from zerogen.filters import Filter, parse_and_filter
+from zerogen.generation.filters import Filter, parse_and_filter
+from zerogen.generation.pool import Chunk, Journal
 from zerogen.plm.protocol import ChunkRequest, Writer
-from zerogen.pool import Chunk, Journal
-from zerogen.progress import Progress
-from zerogen.records import Example, Request, Stop, derive
+from zerogen.support.progress import Progress
 
 
 def chunk_size(index: int, largest: int) -> int:

@@ -13,9 +13,9 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import OmegaConf
 
+from zerogen.config.bundled import conf_dir
+from zerogen.config.yaml_files import literal, read_yaml, texts_of
 from zerogen.errors import UserError
-from zerogen.task import conf_dir
-from zerogen.yaml_files import literal, read_yaml, texts_of
 
 TRUST = "--trust-config"
 _RESOLVER = re.compile(r"\$\{[^}]*[:$]")  # matches ${oc.env:KEY} and nested interpolations, not ${seed}

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
 
-from zerogen.config import FILE_ENDINGS, SPLITS, GoldConfig, TaskConfig, check_name
+from zerogen.config.rules import check_name
+from zerogen.config.schema import FILE_ENDINGS, SPLITS, GoldConfig, TaskConfig
+from zerogen.config.template import placeholders
+from zerogen.config.yaml_files import texts_of
 from zerogen.errors import UserError, nearest, unknown
-from zerogen.files import expanded
-from zerogen.records import refuse_surrogates
-from zerogen.template import placeholders
-from zerogen.yaml_files import read_yaml, texts_of, typed
+from zerogen.support.files import expanded
+from zerogen.support.surrogates import refuse_surrogates
 
 # The arguments of load_dataset that select data; not the split, which we set, nor a token, which no file may hold.
 HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "cache_dir")
 
-T = TypeVar("T")
 KINDS = ("classification", "pair", "qa")
 ANSWERS = ("auto", "spacy", "rules", "gold")
 QUESTION = "question"  # the only label in question answering, and so the key of its prompt
@@ -70,35 +69,6 @@ def expand_paths(task: TaskConfig) -> None:
             gold.folder = expanded(gold.folder, f"{where}.folder")
     if task.context is not None:
         task.context.source = expanded(task.context.source, f"task '{task.name}': context.source")
-
-
-def conf_dir() -> Path:
-    """Return the folder of the configuration groups: inside the installed package, else in the checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parents[1] / "conf"
-
-
-def bundled_option(group: str, name: str, schema: type[T]) -> T | None:
-    """Read a bundled option of a configuration group; return None if there is none of that name."""
-    path = conf_dir() / group / f"{name}.yaml"
-    return typed(read_yaml(path), schema, str(path)) if path.is_file() else None
-
-
-def load_task(name: str | Path) -> TaskConfig:
-    """Load a bundled task by its name, or a task from a YAML file, and check it.
-
-    Raises `UserError` for an unknown name, a malformed file, or an invalid field.
-    """
-    path = Path(expanded(str(name), "task"))
-    if path.suffix not in (".yaml", ".yml"):
-        path = conf_dir() / "task" / f"{name}.yaml"
-        if not path.is_file():
-            raise unknown("task", name, sorted(file.stem for file in path.parent.glob("*.yaml")))
-    task = typed(read_yaml(path), TaskConfig, f"task file {path}")
-    expand_paths(task)
-    normalise_task(task)
-    return task
 
 
 def normalise_task(task: TaskConfig) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerogen.errors import UserError
-from zerogen.progress import Progress
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     from filelock import FileLock

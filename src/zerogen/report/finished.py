@@ -14,7 +14,6 @@ import yaml
 
 from zerogen.errors import UserError, unknown
 from zerogen.report.plots import Curve
-from zerogen.runs.identity import digest
 from zerogen.runs.result import Result
 from zerogen.runs.settings import PARTS, SETTINGS, Setting, recorded_setting
 from zerogen.runs.summaries import read_trend
@@ -24,9 +23,6 @@ _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "div
 _IGNORED |= {"logger", "metrics"}
 # What belongs to one task and is compared among its runs only.
 _OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"}
-
-MEASURES, MEASURED_ROWS = "measures.json", "measured-rows.jsonl"
-_NO_NUMBER = object()
 
 
 @dataclass(frozen=True)
@@ -112,51 +108,6 @@ def read_runs(places: Sequence[Path], skip: bool = False) -> list[FinishedRun]:
             if not skip:
                 raise
     return runs
-
-
-def read_measures(folder: Path, task: str) -> dict[str, Any] | None:
-    """Return what was measured of the rows that a run folder holds; None where it was of others, or is damaged.
-
-    Earlier versions measured by another format, and did not say what a confidence is of.
-    """
-    place, rows = folder / MEASURES, folder / f"{task}-dataset.jsonl"
-    if not place.is_file() or not rows.is_file():
-        return None
-    try:
-        measures: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-        if measures["asked_for"]["dataset"] != digest(str(rows)):
-            return None
-        parts = {"diversity", "correctness", "confidence"}
-        if not parts <= set(measures["asked_for"]) or not isinstance(measures["seconds"], dict):
-            return None
-        if measures["confidence"] is not None:
-            measures["confidence"].setdefault("of", "label")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return measures
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; none where there is no file. A number that is none, which is no JSON, is left out.
-
-    Raises `UserError` for a file that is damaged, and says what writes it anew.
-    """
-    if not path.is_file():
-        return []
-    lines: list[dict[str, Any]] = []
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                row = json.loads(line, parse_constant=lambda _: _NO_NUMBER)
-                lines.append({key: value for key, value in row.items() if value is not _NO_NUMBER})
-    except (ValueError, AttributeError, RecursionError) as error:
-        anew = (
-            "python -m zerogen.measure writes it anew"
-            if path.name == MEASURED_ROWS
-            else "delete the run to run it again"
-        )
-        raise UserError(f"{path}:{len(lines) + 1}: is damaged; {anew}") from error
-    return lines
 
 
 def latest(runs: Sequence[FinishedRun]) -> list[FinishedRun]:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zerogen.data.records import Example
 from zerogen.errors import UserError
-from zerogen.files import writing
-from zerogen.records import Example
+from zerogen.support.files import writing
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config import TaskConfig
-from zerogen.files import append_line
-from zerogen.progress import Progress
-from zerogen.records import Example
-from zerogen.runs.identity import short_hash
+from zerogen.config.schema import TaskConfig
+from zerogen.data.records import Example
+from zerogen.support.files import append_line
+from zerogen.support.hashes import short_hash
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Scorer

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from zerogen.config import LOGGER_MODES, Config, keys_of
+from zerogen.config.keys import keys_of
+from zerogen.config.schema import LOGGER_MODES, Config
+from zerogen.data.records import Example
 from zerogen.errors import UserError, unknown
 from zerogen.metrics import scalars
-from zerogen.process import Stopped
-from zerogen.progress import Progress
-from zerogen.records import Example
 from zerogen.runs.settings import setting_of
+from zerogen.support.process import Stopped
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     from zerogen.runs.result import Result

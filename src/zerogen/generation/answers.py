@@ -10,10 +10,10 @@ from itertools import count, islice
 from random import Random
 from typing import Any
 
-from zerogen.contexts import cycle_indices
+from zerogen.data.records import Answer, Example, derive
 from zerogen.errors import UserError
-from zerogen.progress import Progress
-from zerogen.records import Answer, Example, derive
+from zerogen.generation.contexts import cycle_indices
+from zerogen.support.progress import Progress
 
 Extractor = Callable[[str], list[Answer]]
 

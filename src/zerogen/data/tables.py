@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from zerogen.config import FILE_ENDINGS
+from zerogen.config.schema import FILE_ENDINGS
 from zerogen.errors import UserError, nearest
 
 Row = dict[str, Any]

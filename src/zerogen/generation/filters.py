@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from zerogen.config import FilterConfig, ParseConfig
-from zerogen.doors import load
+from zerogen.config.schema import FilterConfig, ParseConfig
+from zerogen.data.records import Continuation, Example
+from zerogen.data.words import holds_words, words
 from zerogen.errors import UserError
-from zerogen.records import Continuation, Example
-from zerogen.words import holds_words, words
+from zerogen.support.doors import load
 
 
 def parse(continuation: Continuation, rule: ParseConfig) -> tuple[str, str | None]:
@@ -63,9 +63,9 @@ def holds_answer(row: Example, config: FilterConfig) -> str | None:
 RowFilter = Callable[[Example, FilterConfig], str | None]
 
 FILTERS = {
-    "length": "zerogen.filters.length",
-    "copies_context": "zerogen.filters.copies_context",
-    "holds_answer": "zerogen.filters.holds_answer",
+    "length": "zerogen.generation.filters.length",
+    "copies_context": "zerogen.generation.filters.copies_context",
+    "holds_answer": "zerogen.generation.filters.holds_answer",
 }
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from zerogen.errors import ChildFailed, UserError
-from zerogen.process import Stopped, stop_no_longer
+from zerogen.support.process import Stopped, stop_no_longer
 
 if TYPE_CHECKING:
     from rich.console import Console

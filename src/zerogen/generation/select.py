@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zerogen.config import TaskConfig
-from zerogen.doors import load
+from zerogen.config.schema import TaskConfig
+from zerogen.data.records import Example
 from zerogen.errors import UserError, unknown
-from zerogen.records import Example
-from zerogen.scores import SCORES
+from zerogen.generation.scores import SCORES
+from zerogen.support.doors import load
 
 # A selection takes rows with their scores, and the task; it returns the rows to train on, in training order, each
 # unchanged or with another label or weight (`dataclasses.replace`). Its attribute `needs` names the scores it reads.
 Selection = Callable[[Sequence[Example], TaskConfig], Sequence[Example]]
 
-SELECTIONS: dict[str, str] = {"all": "zerogen.select.all_rows"}
+SELECTIONS: dict[str, str] = {"all": "zerogen.generation.select.all_rows"}
 
 
 def all_rows(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:

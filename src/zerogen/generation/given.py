@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zerogen.answers import GET_SPACY, AnsweredContexts, chosen, extractor
-from zerogen.config import TaskConfig
-from zerogen.contexts import GivenContexts
+from zerogen.config.schema import TaskConfig
+from zerogen.data.gold import load_gold, read_contexts
 from zerogen.errors import UserError
-from zerogen.gold import load_gold, read_contexts
+from zerogen.generation.answers import GET_SPACY, AnsweredContexts, chosen, extractor
+from zerogen.generation.contexts import GivenContexts
 
 
 def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredContexts:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerogen.config import SettingConfig, TamConfig, TrainerConfig
+from zerogen.config.bundled import bundled_option, conf_dir
+from zerogen.config.schema import SettingConfig, TamConfig, TrainerConfig
 from zerogen.errors import unknown
-from zerogen.files import exclusive, file_name
 from zerogen.runs.run import Run
-from zerogen.task import bundled_option, conf_dir
+from zerogen.support.files import exclusive, file_name
 
 if TYPE_CHECKING:
     from zerogen.runs.result import Result
@@ -78,7 +78,7 @@ def require_measures(run: Run) -> None:
 
 def evaluator(run: Run) -> tuple[Tam, Result]:
     """Return the evaluator and the result of its run; train it if it is not finished yet, else reuse it."""
-    from zerogen.loggers import Csv
+    from zerogen.runs.loggers import Csv
     from zerogen.runs.store import finished, write_run
     from zerogen.runs.supervised import supervised
     from zerogen.tam.tam import load_tam

@@ -1,0 +1,1 @@
+"""What can be said: the typed schema, its rules, tasks, templates, and how YAML is read."""

@@ -1,0 +1,29 @@
+"""A configuration as nested keys, and the help that stands beside them in the schema."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+from zerogen.config.schema import Config
+
+
+def keys_of(config: Config) -> dict[str, Any]:
+    """Return a configuration as nested keys and values, as a config.yaml holds them."""
+    keys = asdict(config)
+    del keys["command"], keys["dry_run"]
+    return keys
+
+
+def help_of(schema: type) -> dict[str, str]:
+    """Return attribute name to docstring of a schema class, in order, for the attributes that have one."""
+    body = ast.parse(inspect.getsource(schema)).body[0].body  # type: ignore[attr-defined]
+    return {
+        node.target.id: " ".join(str(text.value.value).split())
+        for node, text in pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }

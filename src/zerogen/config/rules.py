@@ -1,0 +1,192 @@
+"""Check the bounds of the configuration, and keys that only make sense together."""
+
+from __future__ import annotations
+
+import re
+
+from zerogen.config.schema import (
+    LOGGER_MODES,
+    PARALLEL_WRITERS,
+    TOKENIZERS,
+    Config,
+    DebiasConfig,
+    DecodingConfig,
+    FilterConfig,
+    LoggerConfig,
+    TamConfig,
+    TaskConfig,
+    TrainerConfig,
+)
+from zerogen.errors import UserError, unknown
+from zerogen.support.files import LONGEST_NAME
+
+
+def _between(key: str, value: float, allowed: str, ok: bool) -> None:
+    if not ok:
+        raise UserError(f"{key}={value}: allowed is {allowed}")
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise unknown(key, value, allowed)
+
+
+def check_decoding(decoding: DecodingConfig) -> None:
+    """Check the bounds of decoding. Raises `UserError`."""
+    if decoding.top_p == 0:
+        raise UserError(
+            "decoding.top_p=0: allowed is 0 < top_p <= 1 (1 is off; for greedy decoding set decoding.top_k=1)"
+        )
+    _between("decoding.top_p", decoding.top_p, "0 < top_p <= 1", 0 < decoding.top_p <= 1)
+    _between("decoding.top_k", decoding.top_k, "0 (off) or more", decoding.top_k >= 0)
+    _between("decoding.temperature", decoding.temperature, "more than 0", decoding.temperature > 0)
+    if decoding.batch_size is not None:
+        _between("decoding.batch_size", decoding.batch_size, "null, or 1 or more", decoding.batch_size >= 1)
+    _between("decoding.chunk_size", decoding.chunk_size, "1 or more", decoding.chunk_size >= 1)
+
+
+def check_debias(debias: DebiasConfig) -> None:
+    """Check the bounds of self-debiasing. Raises `UserError`."""
+    _between("task.debias.decay", debias.decay, "0 (off) or more", debias.decay >= 0)
+    _between("task.debias.epsilon", debias.epsilon, "0 <= epsilon <= 1", 0 <= debias.epsilon <= 1)
+
+
+def check_filter(filters: FilterConfig) -> None:
+    """Check the bounds of the filters. Raises `UserError`."""
+    if filters.min_words is not None:
+        _between("filter.min_words", filters.min_words, "null, or 0 or more", filters.min_words >= 0)
+    _between("filter.min_acceptance", filters.min_acceptance, "0 <= share < 1", 0 <= filters.min_acceptance < 1)
+    _between("filter.patience", filters.patience, "1 or more", filters.patience >= 1)
+    if filters.max_words is not None:
+        least = filters.min_words or 0
+        _between("filter.max_words", filters.max_words, f"filter.min_words={least} or more", filters.max_words >= least)
+
+
+def check_plm(config: Config) -> None:
+    """Check the PLM's arithmetic, and that it can be opened once per device. Raises `UserError`."""
+    plm, gpus = config.plm, config.gpu
+    _one_of("plm.dtype", plm.dtype, ("auto", "float32", "bfloat16", "float16"))
+    if plm.writer in PARALLEL_WRITERS:
+        return
+    several = f"processes={config.processes}" if config.processes > 1 else ""
+    if isinstance(gpus, list) and len(gpus) > 1:
+        several = f"gpu={gpus}"
+    if several:
+        raise UserError(
+            f"{several}: plm.writer={plm.writer} writes in one process, on one device; allowed with plm.writer="
+            f"{' or '.join(PARALLEL_WRITERS)}"
+        )
+
+
+def check_trainer(trainer: TrainerConfig) -> None:
+    """Check the bounds of training. Raises `UserError`."""
+    _one_of("trainer.optimizer", trainer.optimizer, ("adamw", "adam", "adadelta"))
+    _one_of("trainer.schedule", trainer.schedule, ("linear", "constant"))
+    _between("trainer.lr", trainer.lr, "more than 0", trainer.lr > 0)
+    _between("trainer.weight_decay", trainer.weight_decay, "0 or more", trainer.weight_decay >= 0)
+    _between("trainer.warmup_ratio", trainer.warmup_ratio, "0 <= ratio < 1", 0 <= trainer.warmup_ratio < 1)
+    _between("trainer.batch_size", trainer.batch_size, "1 or more", trainer.batch_size >= 1)
+    _between("trainer.epochs", trainer.epochs, "1 or more", trainer.epochs >= 1)
+    _between("trainer.heldout", trainer.heldout, "0 < share <= 0.5", 0 < trainer.heldout <= 0.5)
+    _between("trainer.gradient_clip", trainer.gradient_clip, "more than 0", trainer.gradient_clip > 0)
+    if trainer.ema is not None:
+        _between("trainer.ema", trainer.ema, "0 < ema < 1, or null", 0 < trainer.ema < 1)
+    if trainer.patience is not None:
+        _between("trainer.patience", trainer.patience, "1 or more, or null", trainer.patience >= 1)
+
+
+def check_tam(tam: TamConfig) -> None:
+    """Check the sizes of a TAM. Raises `UserError`."""
+    _one_of("tam.dtype", tam.dtype, ("auto", "float32", "bfloat16"))
+    if tam.dropout is not None:
+        _between("tam.dropout", tam.dropout, "0 <= dropout < 1", 0 <= tam.dropout < 1)
+    _between("tam.embedding", tam.embedding, "1 or more", tam.embedding >= 1)
+    if tam.hidden is not None:
+        _between("tam.hidden", tam.hidden, "null, or 1 or more", tam.hidden >= 1)
+    _between("tam.vocabulary", tam.vocabulary, "3 or more", tam.vocabulary >= 3)
+
+
+def check_measures(config: Config) -> None:
+    """Check how synthetic rows are measured. Raises `UserError`."""
+    _one_of("diversity.tokenizer", config.diversity.tokenizer, TOKENIZERS)
+    _between(
+        "diversity.self_bleu_texts",
+        config.diversity.self_bleu_texts,
+        "2 or more",
+        config.diversity.self_bleu_texts >= 2,
+    )
+    _between("correctness.rows", config.correctness.rows, "1 or more", config.correctness.rows >= 1)
+    _between("confidence.rows", config.confidence.rows, "0 (off) or more", config.confidence.rows >= 0)
+    if config.correctness.evaluator and not config.task.gold:
+        raise UserError(
+            f"correctness.evaluator={config.correctness.evaluator}: is trained on gold data, and task "
+            f"'{config.task.name}' has none (task.gold)"
+        )
+
+
+def check_logger(logger: LoggerConfig) -> None:
+    """Check the choices of a logger. Raises `UserError`."""
+    _one_of("logger.name", logger.name, ("csv", "tensorboard", "wandb"))
+    if logger.mode is not None:
+        _one_of("logger.mode", logger.mode, LOGGER_MODES)
+        if logger.name != "wandb":
+            raise UserError(
+                f"logger.mode={logger.mode}: logger={logger.name} does not read it; allowed with logger=wandb"
+            )
+
+
+def check_size(key: str, value: int | None, task: TaskConfig) -> None:
+    """Check that a number of rows holds one of each label. Raises `UserError`."""
+    labels = len(task.labels)
+    if value is not None and value < labels:
+        raise UserError(f"{key}={value}: allowed is {labels} or more, the number of labels of task '{task.name}'")
+
+
+def check(config: Config) -> None:
+    """Check what a type cannot say. Raises `UserError` naming the key, the value and what is allowed."""
+    check_decoding(config.decoding)
+    check_filter(config.filter)
+    check_debias(config.task.debias)
+    check_trainer(config.trainer)
+    check_tam(config.tam)
+    check_measures(config)
+    check_logger(config.logger)
+    check_plm(config)
+    _one_of("setting.scope", config.setting.scope, ("prompt", "text"))
+    _one_of("setting.calibration", config.setting.calibration, ("none", "prior"))
+    for key in ("plm.name", "tam.name"):
+        check_name(key, getattr(config, key[:3]).name)
+    for key in ("n", "log_every", "limit", "eval_limit"):
+        check_size(key, getattr(config, key), config.task)
+    if config.seeds is not None and (not config.seeds or len(set(config.seeds)) != len(config.seeds)):
+        raise UserError(f"seeds={config.seeds}: allowed is a list of different integers")
+    if config.tam.checkpoint and config.train:
+        raise UserError(
+            f"tam.checkpoint={config.tam.checkpoint}: is evaluated only, with train=false; "
+            "to start training from a folder set tam.model"
+        )
+    if config.metrics and not config.task.gold:
+        raise UserError(
+            f"metrics=[{','.join(config.metrics)}]: are about gold rows; task '{config.task.name}' has none (task.gold)"
+        )
+    labels = config.dataset_labels
+    if labels is None:
+        config.dataset_labels = {}
+    elif not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
+        raise UserError(f"dataset_labels={labels}: allowed is value: label name, such as {{0: positive, 1: negative}}")
+    if config.gpu is None:
+        config.gpu = "none"
+    if config.gpu not in ("auto", "none"):
+        indices = config.gpu if isinstance(config.gpu, list) else [config.gpu]
+        if not indices or any(type(index) is not int for index in indices) or len(set(indices)) != len(indices):
+            raise UserError(f"gpu={config.gpu}: allowed is auto, none, an index such as 0 or a list such as [0,1]")
+    _between("processes", config.processes, "1 or more", config.processes >= 1)
+
+
+def check_name(key: str, name: str) -> None:
+    """Check that a name can stand in a file name. Raises `UserError`."""
+    if not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise UserError(
+            f"{key}={name}: allowed are letters, digits, '_', '-' and, but for the first one, '.', "
+            f"{LONGEST_NAME} bytes in all; it becomes part of file names"
+        )

@@ -1,0 +1,1 @@
+"""From prompt to pool: contexts, answers, requests, filters, scores, selections."""
