@@ -18,6 +18,8 @@ def imports(node: ast.AST) -> Iterator[str]:
             first, *rest = child.module.split(".")
             if first == "zerogen":
                 yield from rest[:1] or (alias.name for alias in child.names)
+        if isinstance(child, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in child.names if alias.name.startswith("zerogen."))
         yield from imports(child)
 
 

@@ -43,6 +43,18 @@ def one_sided(rows: Sequence[Example], task: TaskConfig) -> list[Example]:
     return [row if row.label == "bad" else replace(row, weight=0) for row in rows]
 
 
+def reworded(rows: Sequence[Example], task: TaskConfig) -> list[Example]:
+    return [replace(rows[0], text="another text"), *rows[1:]]
+
+
+def nothing(rows: Sequence[Example], task: TaskConfig) -> None:
+    return None
+
+
+def broken(rows: Sequence[Example], task: TaskConfig) -> list[Example]:
+    return [rows[len(rows)]]
+
+
 def of_the_moon(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
     return rows
 
@@ -68,6 +80,9 @@ def test_selections_follow_each_other() -> None:
         (twice, "or one of them twice"),
         (renamed, "label: 'god' is unknown; allowed: bad, good; did you mean 'good'?"),
         (lighter, "has weight -1.0; allowed is 0 or more"),
+        (reworded, "allowed is to change its label and weight, nothing else"),
+        (nothing, "returned NoneType; allowed is a list of the rows it was given"),
+        (broken, "raised IndexError: list index out of range"),
         (one_sided, "leaves no row of label 'good'"),
         (of_the_moon, "needs the score 'moon'; there are confidence, margin, logprob"),
         ("constant", "is no function"),
@@ -101,7 +116,7 @@ def test_rows_carry_what_is_known_of_them() -> None:
 
 
 def test_scores_are_those_of_exactly_these_rows(tmp_path: Path) -> None:
-    file = ScoreFile(tmp_path / "pool" / "scores.jsonl")
+    file = ScoreFile(tmp_path / "pool" / "scores.jsonl", TASK)
     assert file.read(ROWS) is None
     file.add(ROWS, FOUND)
     assert file.read(ROWS) == FOUND
@@ -110,8 +125,16 @@ def test_scores_are_those_of_exactly_these_rows(tmp_path: Path) -> None:
     assert file.read([replace(ROWS[0], text="another"), *ROWS[1:]]) is None
 
 
+def test_answers_are_scored_again_by_another_scoring_prompt(tmp_path: Path) -> None:
+    asked = TaskConfig("toy", "qa", labels=["bad", "good"], scoring={"question": "<X>"})
+    ScoreFile(tmp_path / "scores.jsonl", asked).add(ROWS, FOUND)
+    assert ScoreFile(tmp_path / "scores.jsonl", asked).read(ROWS) == FOUND
+    otherwise = replace(asked, scoring={"question": "Q: <X> A:"})
+    assert ScoreFile(tmp_path / "scores.jsonl", otherwise).read(ROWS, among_others=True) is None
+
+
 def test_what_is_damaged_is_scored_again(tmp_path: Path) -> None:
-    file = ScoreFile(tmp_path / "scores.jsonl")
+    file = ScoreFile(tmp_path / "scores.jsonl", TASK)
     file.add(ROWS, FOUND)
     whole = file.path.read_bytes()
     file.path.write_bytes(whole[: len(whole) // 2])  # the process was killed

@@ -94,7 +94,7 @@ def test_what_sets_a_later_key_is_in_no_folder_of_version_0_1() -> None:
 
     @dataclass
     class LaterTrainer(TrainerConfig):
-        loss: str = "cross_entropy"
+        later: str = "off"
 
     LaterDecoding.__name__, LaterTrainer.__name__ = "DecodingConfig", "TrainerConfig"
     before = config("sst2", "zerogen")
@@ -102,7 +102,7 @@ def test_what_sets_a_later_key_is_in_no_folder_of_version_0_1() -> None:
     asked.decoding, asked.trainer = LaterDecoding(), LaterTrainer(**vars(asked.trainer))
     assert pool_key(asked, CPU) == pool_key(before, CPU)
     assert former_run_key(asked, CPU) == former_run_key(before, CPU)
-    asked.trainer.loss = "gce"
+    asked.trainer.later = "on"
     assert former_run_key(asked, CPU) is None
     assert former_pool_key(asked, CPU) == former_pool_key(before, CPU)
     asked.decoding.guidance = 1.5

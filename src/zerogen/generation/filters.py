@@ -9,7 +9,7 @@ from zerogen.config.schema import FilterConfig, ParseConfig
 from zerogen.data.records import Continuation, Example
 from zerogen.data.words import holds_words, words
 from zerogen.errors import UserError
-from zerogen.support.doors import load
+from zerogen.support.doors import call, load
 
 
 def parse(continuation: Continuation, rule: ParseConfig) -> tuple[str, str | None]:
@@ -86,6 +86,9 @@ class Filter:
         self.config, self.paired = replace(config, min_words=self.min_words), paired
         names = [*FILTERS, *(name for name in config.functions if name not in FILTERS)]
         self.filters: list[tuple[str, RowFilter]] = [(name, load("filter.functions", name, FILTERS)) for name in names]
+        for name, reject in self.filters:
+            if not callable(reject):
+                raise UserError(f"filter.functions={name}: is no function")
         self.labels = {self._key(row): self._meaning(row) for row in accepted}
 
     def _key(self, row: Example) -> tuple[str, str]:
@@ -101,7 +104,9 @@ class Filter:
         that returns anything but a reason or None.
         """
         for name, reject in self.filters:
-            reason = reject(row, self.config)
+            reason = (
+                call(f"filter.functions={name}", reject, row, self.config) if ":" in name else reject(row, self.config)
+            )
             if reason is not None:
                 if not isinstance(reason, str) or not reason:
                     raise UserError(f"filter.functions={name}: returned {reason!r}; allowed is a reason or None")

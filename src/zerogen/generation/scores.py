@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Names in `Example.scores`: the confidence in the row's label, and in each label as `confidence/LABEL`; the margin over
 # the counter-prompts, if the row was written with any; the mean log-probability per token.
 SCORES = ("confidence", "margin", "logprob")
+_FORMAT = 1  # raise it when the same rows get other confidences
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,22 @@ class Confidences:
 class ScoreFile:
     """A file of `Confidences` of sets of rows, one set per line, in the folder of the pool that the rows are from.
 
-    A set is identified by all its rows and their order: batches of other rows round differently.
+    A set is identified by all its rows and their order: batches of other rows round differently. What a task is asked
+    by for scores, and is no part of the pool's name, is stored beside.
     """
 
     path: Path
+    task: TaskConfig
 
     def read(self, rows: Sequence[Example], among_others: bool = False) -> Confidences | None:
         """Return the confidences of exactly these rows; None if they were not scored.
 
         among_others: also accept a larger set that contains these rows.
         """
-        name, superset = _name(rows), None
+        name, superset, way = _name(rows), None, self._way()
         for line in self._lines():
+            if line.get("way") != way:
+                continue
             entry = Confidences(line["rows"], line["seconds"])
             if line["set"] == name:
                 return entry
@@ -60,8 +65,11 @@ class ScoreFile:
 
     def add(self, rows: Sequence[Example], confidences: Confidences) -> None:
         """Append the confidences of a set of rows as one line."""
-        fields = {"set": _name(rows), "seconds": confidences.seconds, "rows": confidences.by_row}
+        fields = {"set": _name(rows), "way": self._way(), "seconds": confidences.seconds, "rows": confidences.by_row}
         append_line(json.dumps(fields, ensure_ascii=False), self.path)
+
+    def _way(self) -> str:
+        return short_hash([_FORMAT, self.task.scoring if self.task.kind == "qa" else None])
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         """Yield the valid lines; rows of damaged lines are scored again."""

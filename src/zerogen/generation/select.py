@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from zerogen.config.schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.errors import UserError, unknown
 from zerogen.generation.scores import SCORES
-from zerogen.support.doors import load
+from zerogen.support.doors import call, load
 
 # A selection takes rows with their scores, and the task; it returns the rows to train on, in training order, each
 # unchanged or with another label or weight (`dataclasses.replace`). Its attribute `needs` names the scores it reads.
@@ -52,15 +53,23 @@ def select(names: Sequence[str], rows: Sequence[Example], task: TaskConfig) -> l
     row with a weight above 0 for a label.
     """
     for name, selection in selections(names):
-        input_uids = {row.uid for row in rows}
-        rows = list(selection(rows, task))
+        chosen = call(f"select={name}", selection, rows, task)
+        if not isinstance(chosen, Sequence) or not all(isinstance(row, Example) for row in chosen):
+            raise UserError(
+                f"select={name}: returned {type(chosen).__name__}; allowed is a list of the rows it was given"
+            )
+        originals, rows = {row.uid: row for row in rows}, list(chosen)
         uids = [row.uid for row in rows]
-        if not set(uids) <= input_uids or len(set(uids)) != len(uids):
+        if not set(uids) <= set(originals) or len(set(uids)) != len(uids):
             raise UserError(f"select={name}: returned rows that it was not given, or one of them twice")
         for row in rows:
+            if replace(originals[row.uid], label=row.label, weight=row.weight, scores=row.scores) != row:
+                raise UserError(
+                    f"select={name}: row {row.uid}: allowed is to change its label and weight, nothing else"
+                )
             if row.label not in task.labels:
                 raise unknown(f"select={name}: row {row.uid}: label", row.label, task.labels)
-            if not (math.isfinite(row.weight) and row.weight >= 0):
+            if not isinstance(row.weight, int | float) or not (math.isfinite(row.weight) and row.weight >= 0):
                 raise UserError(f"select={name}: row {row.uid} has weight {row.weight}; allowed is 0 or more")
         for label in task.labels:
             if not any(row.label == label and row.weight for row in rows):

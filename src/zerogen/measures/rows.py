@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified_order
 from zerogen.generation.scores import ScoreFile, confidences, margin
+from zerogen.plm.confidence import comparable
 from zerogen.runs.evaluator import evaluator
 from zerogen.runs.run import Run
 
@@ -81,9 +82,9 @@ def _confidence_of(
     config = run.config
     if "confidence" not in cached_measures and config.confidence.rows and run.names()[0] != "none":
         rows = order[: config.confidence.rows]
-        file = ScoreFile(run.pool_folder() / "scores.jsonl")
+        file = ScoreFile(run.pool_folder() / "scores.jsonl", config.task)
         scores = file.read(rows, among_others=bool(config.select))
-        if scores is None:
+        if scores is None and comparable(config.task):
             scorer = run.scorer(run.load_plm)
             scores = None if scorer is None else confidences(scorer, config.task, rows, run.progress)
             if scores is not None and file.path.parent.is_dir():

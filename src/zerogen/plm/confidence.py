@@ -13,6 +13,11 @@ from zerogen.plm.protocol import Scorer
 from zerogen.support.progress import Progress
 
 
+def comparable(task: TaskConfig) -> bool:
+    """Return whether there is anything to compare: several labels, or for questions a scoring prompt."""
+    return bool(task.scoring) if task.kind == "qa" else len(task.labels) > 1
+
+
 def label_probabilities(
     plm: Scorer, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
 ) -> list[dict[str, float]] | None:
@@ -26,14 +31,14 @@ def label_probabilities(
     """
     progress = progress or Progress()
     if task.kind == "qa":
-        if not task.scoring or not all(row.answers for row in rows):
+        if not comparable(task) or not all(row.answers for row in rows):
             return None
         template = task.scoring[task.labels[0]] + "<Y>"
         values = [{"C": row.context or "", "X": row.text, "Y": row.answers[0].text + '"'} for row in rows]
         around = [(row.answers[0].start, row.answers[0].start + len(row.answers[0].text)) for row in rows]
         scored = _scores(plm, [template], values, around, "Y", False, progress)
         return [{task.labels[0]: math.exp(score)} for (score,) in scored]
-    if len(task.labels) < 2:
+    if not comparable(task):
         return None
     stop = task.parse.stop[0]
     ending = "" if stop.keep else stop.text

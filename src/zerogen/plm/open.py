@@ -34,7 +34,9 @@ def open_plm(config: PlmConfig, device: torch.device) -> Writer:
 
     Raises `UserError` when its weights are missing, and for a user's own that lacks some part of a `Writer`.
     """
-    writer = opener(config)(config, device)
+    function = opener(config)
+    own = ":" in config.writer
+    writer = doors.call(f"plm.writer={config.writer}", function, config, device) if own else function(config, device)
     if not isinstance(writer, Writer):
         parts = [*Writer.__annotations__, *(name for name in vars(Writer) if not name.startswith("_"))]
         missing = [part for part in parts if not hasattr(writer, part)]

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from zerogen.config.keys import keys_of
+from zerogen.config.schema import Config
 from zerogen.errors import UserError, unknown
 from zerogen.report.plots import Curve
 from zerogen.runs.result import Result
@@ -53,12 +55,21 @@ class FinishedRun:
     def choices(self) -> dict[str, Any]:
         """What the run's figures depend on but its seed: dotted key to value."""
         left_out = _IGNORED | (PARTS - self.setting.reads)
-        return dict(_flat({key: value for key, value in self.config.items() if key not in left_out}))
+        return dict(_flat({key: value for key, value in _completed(self.config).items() if key not in left_out}))
 
     def points(self, metric: str) -> dict[int, float]:
         """Return the metric at every size of the trend."""
         trend = read_trend(self.folder / "trend.csv")
         return {n: value for (n, seed, name), value in trend.items() if (seed, name) == (self.result.seed, metric)}
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a config.yaml with those that are newer than it, which had their defaults."""
+    completed = keys_of(Config()) | config
+    for group, defaults in keys_of(Config()).items():
+        if isinstance(defaults, dict) and isinstance(config.get(group), dict):
+            completed[group] = defaults | config[group]
+    return completed
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from zerogen.errors import UserError
 from zerogen.generation.filters import Filter
 from zerogen.generation.select import needs
 from zerogen.metrics import further_metrics
+from zerogen.plm.confidence import comparable
 from zerogen.plm.open import WRITERS, opener
 from zerogen.runs.settings import check_setting, setting_of
 from zerogen.tam.losses import loss_of
@@ -34,8 +35,12 @@ def check_code(configs: Iterable[Config]) -> None:
 def _check_select(config: Config) -> None:
     if not config.select:
         return
-    scores, setting = needs(config.select), setting_of(config)
+    scores, setting, task = needs(config.select), setting_of(config), config.task
     if "select" not in setting.reads or config.tam.checkpoint:
         raise UserError(f"select={config.select}: setting={setting.name} trains on no generated rows; leave it out")
     if config.dataset and "confidence" in scores:
         raise UserError(f"select={config.select}: needs the PLM's confidence, which rows of a dataset do not have")
+    if "confidence" in scores and not comparable(task):
+        raise UserError(f"select={config.select}: needs the PLM's confidence; task '{task.name}' has no scoring prompt")
+    if "margin" in scores and not config.dataset and not task.debias.decay:
+        raise UserError(f"select={config.select}: needs margins, which only task.debias.decay above 0 gives")

@@ -60,7 +60,7 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
         "device": device.type,
     }
     if ":" in config.setting.name:
-        key["own"] = _own_setting_key(config, reads)
+        key["own_setting"] = _own_setting_key(config, reads)
     if "tam" in reads:
         if config.tam.checkpoint:
             return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}

@@ -11,7 +11,7 @@ from zerogen.errors import UserError
 from zerogen.metrics import OWN, Reported, scalars
 from zerogen.support.files import write_whole
 
-_OPTIONAL = ("own_setting", "further_metrics")  # left out where empty
+_OPTIONAL = ("selected_from", "own_setting", "further_metrics")  # left out where empty
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Result:
     by stage. requests, rejects: texts asked for, and those rejected by reason. cut: contexts that were too long. blank:
     gold rows without a text, by split. asked_for: what distinguishes runs that share a folder. pool: its folder, None
     where nothing was generated. evaluator: it was trained to judge synthetic rows, and nobody asked for its figures.
-    own_setting: what a setting of the user's own reads, and whether its rows are synthetic. further_metrics: by name.
+    selected_from: rows before a selection, 0 without one. own_setting: what a setting of the user's own reads, and
+    whether its rows are synthetic. further_metrics: by name.
     """
 
     setting: str
@@ -52,6 +53,7 @@ class Result:
     pool: str | None = None
     folder: Path = Path()
     evaluator: bool = False
+    selected_from: int = 0
     own_setting: dict[str, Any] | None = None
     further_metrics: dict[str, Reported] = field(default_factory=dict)
 

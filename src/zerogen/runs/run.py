@@ -203,7 +203,7 @@ class Run:
                 seed=derive(config.seed, "fit"),
                 device=self.device,
                 checkpoint=checkpoint,
-                loggers=self.log.training(len(rows), checkpoint.is_file()),
+                loggers=self.log.training(outcome.size or len(rows), checkpoint.is_file()),
                 progress=self.progress,
             )
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy
@@ -252,19 +252,29 @@ class Run:
 
     def pool_folder(self) -> Path:
         """Return the folder of the generated rows: its hash covers all that shapes them, and not `n`."""
-        key, former = (of(self.config, self.device) for of in (pool_key, former_pool_key))
-        return self._folder(f"pool_{self.config.plm.name}", key, former)
+        return self._folder(f"pool_{self.config.plm.name}", self._pool_hash, former_pool_key)
 
     def folder(self) -> Path:
         """Return the run folder: its hash covers data and training settings, and not `n` or `log_every`."""
-        key, former = (of(self.config, self.device) for of in (run_key, former_run_key))
-        return self._folder("_".join([self.setting.name, *self.names()]), key, former)
+        return self._folder("_".join([self.setting.name, *self.names()]), self._run_hash, former_run_key)
 
-    def _folder(self, name: str, key: Any, former: Any) -> Path:
-        """Return the folder of that name and key; one that is there under its name of before goes on being used."""
-        folder = self.task_folder / f"{name}_{short_hash(key)}"
+    # Once per run: files are read for them, and what somebody edits meanwhile is not what the run began with.
+    @cached_property
+    def _pool_hash(self) -> str:
+        return short_hash(pool_key(self.config, self.device))
+
+    @cached_property
+    def _run_hash(self) -> str:
+        return short_hash(run_key(self.config, self.device))
+
+    def _folder(self, name: str, own_hash: str, former_key: Callable[[Config, torch.device], Any]) -> Path:
+        """Return the folder of that name; one that version 0.1 made under its own name goes on being used."""
+        folder = self.task_folder / f"{name}_{own_hash}"
+        if folder.is_dir() or not self.task_folder.is_dir():
+            return folder
+        former = former_key(self.config, self.device)
         before = self.task_folder / f"{name}_{short_hash(former)}"
-        return before if former is not None and before.is_dir() and not folder.is_dir() else folder
+        return before if former is not None and before.is_dir() else folder
 
     def names(self) -> tuple[str, str]:
         """Return the names of the PLM and the TAM that the setting uses, `none` for one that it does not."""

@@ -103,6 +103,7 @@ def _result_of(run: Run, outcome: Outcome) -> Result:
         pool=str(run.pool_folder()) if outcome.asked else None,
         folder=run.folder(),
         evaluator=run.evaluator,
+        selected_from=outcome.size if config.select else 0,
         own_setting=run.setting.record(),
         further_metrics=_reported(further, run.gold if further else (), outcome.predictions, config.task.labels),
     )
@@ -140,7 +141,7 @@ def add_metrics(run: Run, result: Result) -> Result:
     metrics = result.metrics | {metric.name: computed[metric.name] for metric in further.values()}
     described = result.further_metrics | _reported(further, *read, task.labels)
     result = replace(result, metrics=metrics, further_metrics=described)
-    write_trend(folder / "trend.csv", result.seed, [(result.n_train, metrics)])
+    write_trend(folder / "trend.csv", result.seed, [(result.selected_from or result.n_train, metrics)])
     write_config(run.config, folder)
     result.write()
     return result

@@ -16,8 +16,9 @@ from zerogen.generation.contexts import Contexts
 from zerogen.generation.generator import Generator
 from zerogen.generation.given import given_contexts, prompt_warnings
 from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
-from zerogen.generation.scores import ScoreFile, confidences, with_scores
+from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_scores
 from zerogen.generation.select import needs, select
+from zerogen.plm.confidence import comparable
 from zerogen.plm.open import WRITERS
 from zerogen.runs.run import Outcome, Run, count_rejects, describe, used_chunks
 from zerogen.runs.settings import PARTS, Setting
@@ -42,14 +43,10 @@ def zerogen(run: Run) -> Outcome:
     if "confidence" in needs(config.select) and config.plm.writer not in WRITERS:
         run.load_scorer(f"select={config.select}")
     outcome = Outcome()
-    for rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
-        outcome.size = len(rows)
-        selected = select(config.select, rows, config.task) if config.select else rows
-        if config.select:
-            run.progress.say(f"{len(selected):,} of {len(rows):,} rows selected by {', '.join(config.select)}")
-        outcome.rows, outcome.n_train = selected, len(selected)
+    for size, rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
+        outcome.size, outcome.rows, outcome.n_train = size, rows, len(rows)
         if config.train:
-            run.fit(selected, outcome)
+            run.fit(rows, outcome)
             run.progress.say(describe(outcome))
     return outcome
 
@@ -65,24 +62,23 @@ def trend_sizes(n: int, log_every: int | None, known: Collection[int] = ()) -> l
     return [*(size for size in range(log_every, n, log_every) if size not in known), n] if log_every else [n]
 
 
-def existing_sets(run: Run) -> Iterator[list[Example]]:
-    """Yield training sets of growing size from an existing synthetic dataset; each is stratified by label."""
+def existing_sets(run: Run) -> Iterator[tuple[int, list[Example]]]:
+    """Yield sizes, and training sets of them from an existing synthetic dataset; each is stratified by label."""
     config = run.config
     with run.stage("load"):
         rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels, run.progress)
     rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
-    if config.select:
-        rows = with_scores(rows, None)
     for size in trend_sizes(len(rows), config.log_every, run.known):
-        yield rows[:size]
+        yield size, selected(run, rows[:size])
 
 
-def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
-    """Yield training sets of growing size as the PLM writes them; for each label, one is a prefix of the next."""
+def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Example]]]:
+    """Yield sizes, and training sets of them as the PLM writes; before selection, one is a prefix of the next."""
     config = run.config
     sizes = trend_sizes(config.n, config.log_every, run.known)
     with ExitStack() as stack:
         plm = stack.enter_context(run.writer(run.pool_folder() / "works"))
+        scorer = plm if len(run.devices) == 1 else cache(run.load_plm)  # other processes only write
         pool = _Pool(run, plm)
         for size in sizes:
             generator = pool.grow_to(size, first=size == sizes[0])
@@ -91,11 +87,16 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[list[Example]]:
             last = size == sizes[-1]
             if last and len(run.devices) > 1:  # end the other processes, which need not wait while this one scores
                 stack.close()
-            if last or config.select:
-                rows = scored(run, rows, plm, last)
+            if "confidence" in needs(config.select):
+                rows = selected(run, rows, confidences_of(run, stratified_order(rows, config.seed), scorer))
+            else:
+                rows = selected(run, rows)
+                if last:
+                    _score_for_measures(run, rows, scorer)
             if last:  # free the PLM's memory while the last TAM trains
                 stack.close()
-            yield rows
+                del scorer
+            yield size, rows
 
 
 class _Pool:
@@ -157,25 +158,42 @@ def account(run: Run, outcome: Outcome, generator: Generator, rows: Sequence[Exa
         outcome.tokens[stage] = sum(chunk.tokens for chunk in its)
 
 
-def scored(run: Run, rows: list[Example], plm: Callable[[], Writer], last: bool) -> list[Example]:
-    """Return rows with their scores; compute the PLM's confidence if a selection or the measures need it.
-
-    Confidences are stored in the pool, where the measures read them. last: whether these rows will be measured.
-    """
+def selected(run: Run, rows: list[Example], scores: Confidences | None = None) -> list[Example]:
+    """Return the rows to train on: all, or what the selections of the run make of them."""
     config = run.config
-    for_measures = config.confidence.rows if last else 0
-    asked = stratified_order(rows, config.seed)
-    asked = asked if "confidence" in needs(config.select) else asked[:for_measures]
-    if not asked:
-        return with_scores(rows, None)
-    file = ScoreFile(run.pool_folder() / "scores.jsonl")
-    known = file.read(asked)
-    if known is None:
-        scorer = run.scorer(plm if len(run.devices) == 1 else run.load_plm)
-        known = None if scorer is None else confidences(scorer, config.task, asked, run.progress)
-        if known is not None:
-            file.add(asked, known)
-    return with_scores(rows, known)
+    if not config.select:
+        return rows
+    chosen = select(config.select, with_scores(rows, scores), config.task)
+    run.progress.say(f"{len(chosen):,} of {len(rows):,} rows selected by {', '.join(config.select)}")
+    return chosen
+
+
+def confidences_of(run: Run, rows: Sequence[Example], plm: Callable[[], Writer]) -> Confidences | None:
+    """Return the PLM's confidence in rows, in this order: from the pool's scores, or computed now and stored there.
+
+    None if there is nothing to compare, or the PLM cannot score.
+    """
+    task = run.config.task
+    file = ScoreFile(run.pool_folder() / "scores.jsonl", task)
+    scores = file.read(rows)
+    if scores is None and rows and comparable(task):
+        scorer = run.scorer(plm)
+        scores = None if scorer is None else confidences(scorer, task, rows, run.progress)
+        if scores is not None:
+            file.add(rows, scores)
+    return scores
+
+
+def _score_for_measures(run: Run, rows: Sequence[Example], plm: Callable[[], Writer]) -> None:
+    """Compute the confidence that will be measured, while the PLM is loaded."""
+    limit = run.config.confidence.rows
+    if not limit:
+        return
+    try:
+        confidences_of(run, stratified_order(rows, run.config.seed)[:limit], plm)
+    except Exception as error:  # the TAM does not need it: the measures try again, and fail, after it is trained
+        reason = " ".join(str(error).split())
+        run.progress.say(f"confidence could not be computed yet: {type(error).__name__}: {reason}")
 
 
 def first_outputs(chunk: Chunk, task: TaskConfig) -> str:

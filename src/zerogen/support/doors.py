@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +39,20 @@ def load(what: str, name: str, table: Mapping[str, str]) -> Any:
     if not hasattr(imported_module, attribute):
         raise unknown(f"{what}={name}: attribute", attribute, [key for key in vars(imported_module) if key[0] != "_"])
     return getattr(imported_module, attribute)
+
+
+def call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what a door leads to. Raises `UserError`, in one line, for what code of the user's own raises.
+
+    what: the key and the name that led to it.
+    """
+    try:
+        return function(*arguments)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{what}: raised {type(error).__name__}: {reason}") from error
 
 
 def fingerprint(name: str) -> str:

@@ -62,7 +62,7 @@ def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
         "input_ids": torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows]),
         "attention_mask": torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows]),
         "labels": torch.tensor([row.label for row in rows]),
-        "weights": torch.tensor([row.weight for row in rows]),
+        "weights": torch.tensor([row.weight for row in rows], dtype=torch.float32),
     }
     types = [row.types for row in rows if row.types is not None]
     if types:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from zerogen.config.schema import TrainerConfig
 from zerogen.errors import UserError
+from zerogen.support.doors import call
 from zerogen.support.progress import Advance
 from zerogen.tam.losses import loss_of
 from zerogen.tam.table import Head
@@ -43,9 +44,12 @@ class Learner(pl.LightningModule):
         ).all(0)
 
     def _row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        losses = self.row_loss(logits, targets)
-        if losses.shape != targets.shape:
-            shapes = f"{list(losses.shape)} of logits {list(logits.shape)}"
+        name = self.config.loss
+        own = ":" in name
+        losses = call(f"trainer.loss={name}", self.row_loss, logits, targets) if own else self.row_loss(logits, targets)
+        if not isinstance(losses, Tensor) or losses.shape != targets.shape:
+            shape = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            shapes = f"{shape} of logits {list(logits.shape)}"
             raise UserError(f"trainer.loss={self.config.loss}: returned {shapes}; allowed is one loss per row, [B]")
         return losses
 

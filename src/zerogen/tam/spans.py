@@ -138,7 +138,7 @@ def collate_windows(
         "inside": padded([[True, *(place is not None for place in window.offsets[1:])] for window in windows], False),
         "starts": torch.tensor([window.start for window in windows]),
         "ends": torch.tensor([window.end for window in windows]),
-        "weights": torch.tensor([window.weight for window in windows]),
+        "weights": torch.tensor([window.weight for window in windows], dtype=torch.float32),
     }
     if types:
         batch["token_type_ids"] = padded([window.types for window in windows], 0)
