@@ -39,6 +39,7 @@ from zerogen.jobs import run_one
 from zerogen.plm import confidence
 from zerogen.runs.zerogen_cost import TextProbe
 from zerogen.tam import fit as train
+from zerogen.tam.tam import Tam
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> str:
@@ -112,7 +113,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, timed)
 
     takes(train, "fit", lambda found, rows, task, tam, trainer: 5 + 0.1 * found[1].rows * trainer.epochs)
-    takes(train.Tam, "predict", lambda found, tam, inputs: 0.02 * len(inputs))
+    takes(Tam, "predict", lambda found, tam, inputs: 0.02 * len(inputs))
     takes(confidence, "label_confidence", lambda found, plm, task, rows: 0.25 * len(rows))
 
 

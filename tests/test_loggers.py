@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from rich.console import Console
@@ -30,6 +30,7 @@ from zerogen.config.schema import (
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
 from zerogen.runs.loggers import artifact_name, mode_of, require_logger
+from zerogen.runs.run import Run
 from zerogen.runs.zerogen import ZEROGEN
 from zerogen.support.process import Stopped
 
@@ -158,7 +159,7 @@ def test_weights_and_biases_have_trend_losses_samples_and_files(config: Config) 
 def test_a_run_that_fails_is_finished_with_its_exit_code(
     config: Config, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
-    def fail(run: Any) -> None:
+    def fail(run: Run) -> NoReturn:
         raise error
 
     monkeypatch.setattr("zerogen.runs.zerogen.ZEROGEN", replace(ZEROGEN, run=fail))

@@ -152,7 +152,7 @@ def test_each_row_has_its_probability_and_its_calibrated_confidence(
     judged = zip(rows, tam.predict(tam.inputs_of(rows)), strict=True)
     probabilities = [prediction.probabilities[row.label] for row, prediction in judged]
     assert [line["probability"] for line in lines] == pytest.approx(probabilities, abs=1e-4)
-    raw = label_confidence(run.load_plm(), config.task, rows)
+    raw = label_confidence(run.load_scorer("confidence"), config.task, rows)
     assert raw is not None
     assert found["confidence"]["estimate"] == pytest.approx(sum(raw) / 80, abs=1e-4)
     confidences = [line["confidence"] for line in lines]

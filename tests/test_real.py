@@ -20,6 +20,7 @@ import zerogen
 from zerogen.data.stratified import stratified
 from zerogen.generation.pool import Journal
 from zerogen.plm.prompting import prompt_labels
+from zerogen.plm.protocol import Scorer
 
 SMALL = ["experiment=demo", "setting=zerogen", "decoding.chunk_size=128", "eval_limit=60", "n=40", "log_every=20"]
 
@@ -33,7 +34,9 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_prompting_beats_chance_on_rotten_tomatoes() -> None:
     task = zerogen.load_task("rotten_tomatoes")
     rows = stratified(zerogen.load_gold(task, "validation"), 150, 0)
-    predictions, _ = prompt_labels(zerogen.load_plm("smollm2"), task, rows)
+    plm = zerogen.load_plm("smollm2")
+    assert isinstance(plm, Scorer)
+    predictions, _ = prompt_labels(plm, task, rows)
     right = sum(prediction.label == row.label for prediction, row in zip(predictions, rows, strict=True))
     assert right / len(rows) > 0.6  # chance stays below with 99 % probability
 

@@ -39,10 +39,7 @@ def alike(name: str) -> list[Example]:
 def plain(texts: list[list[str]]) -> list[float | None]:
     """The definition; nothing for n-grams that are longer than every text."""
     smoothing = SmoothingFunction().method1
-    scores = [
-        sentence_bleu(texts[:i] + texts[i + 1 :], text, WEIGHTS, smoothing)  # type: ignore[arg-type]
-        for i, text in enumerate(texts)
-    ]
+    scores = [sentence_bleu(texts[:i] + texts[i + 1 :], text, WEIGHTS, smoothing) for i, text in enumerate(texts)]
     longest = max(map(len, texts))
     return [sum(score[order] for score in scores) / len(scores) if order < longest else None for order in range(5)]
 
@@ -126,16 +123,18 @@ def test_near_duplicates_are_those_of_the_library_s_index(size: int) -> None:
             changed = [random.choice(letters) if random.random() < 0.06 else letter for letter in text]
             texts.append(changed)
     random.shuffle(texts)
-    index, known, expected = MinHashLSH(params=(32, 4), num_perm=128), {}, []
+    index = MinHashLSH(params=(32, 4), num_perm=128)
+    indexed: dict[int, set[str]] = {}  # shingles by the place of their text
+    expected: list[bool] = []
     for place, words in enumerate(texts):
-        mine = {" ".join(words[i : i + size]) for i in range(len(words) - size + 1)} or {" ".join(words)}
+        shingles = {" ".join(words[i : i + size]) for i in range(len(words) - size + 1)} or {" ".join(words)}
         sketch = MinHash(num_perm=128)
-        sketch.update_batch(one.encode() for one in mine)
-        shares = [len(mine & known[other]) / len(mine | known[other]) for other in index.query(sketch)]
+        sketch.update_batch(one.encode() for one in shingles)
+        shares = [len(shingles & indexed[other]) / len(shingles | indexed[other]) for other in index.query(sketch)]
         expected.append(any(share >= 0.7 for share in shares))
         if not expected[-1]:
             index.insert(place, sketch)
-            known[place] = mine
+            indexed[place] = shingles
     assert near_duplicates([" ".join(words) for words in texts]) == expected
     assert 50 < sum(expected) < len(texts) - 50
 

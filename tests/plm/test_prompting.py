@@ -1,5 +1,6 @@
 """PROMPTING: what is scored, what is cut, and how answers end."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.plm.model import Plm
 from zerogen.plm.prompting import prompt_answers, prompt_labels, softmax
+from zerogen.support.progress import Progress
 
 PAIRS = TaskConfig(
     name="pairs",
@@ -54,10 +56,17 @@ def test_scores_are_means_over_what_the_setting_says(plm: Plm, scope: str, calib
         assert prediction.probabilities == pytest.approx(softmax(scores), abs=1e-5)
 
 
-def test_the_context_is_cut_and_never_the_text(gpt2: Plm) -> None:
+def test_the_context_is_cut_and_never_the_text(gpt2: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
     long = Example("1", "The movie is long", "yes", "word " * 300)
     asked: list[str] = []
-    gpt2.logprob = lambda prompts, begins, progress: asked.extend(prompts) or iter(enumerate([0.0] * len(prompts)))  # type: ignore[assignment, misc, func-returns-value]
+
+    def logprob(
+        prompts: Sequence[str], *, begins: Sequence[int], progress: Progress | None
+    ) -> Iterator[tuple[int, float]]:
+        asked.extend(prompts)
+        return enumerate([0.0] * len(prompts))
+
+    monkeypatch.setattr(gpt2, "logprob", logprob)
     task = replace(PAIRS, scoring={"yes": '"<C>" It is right: "<X>"', "no": '"<C>" It is entirely wrong: "<X>"'})
     for calibration in ("none", "prior"):
         asked.clear()
@@ -73,15 +82,19 @@ def test_the_context_is_cut_and_never_the_text(gpt2: Plm) -> None:
 
 
 @pytest.mark.parametrize("template", ['"<X>" is about "<C>"', 'It is about <C>: "<X>"'])
-def test_the_text_is_found_beside_a_context_that_was_cut(gpt2: Plm, template: str) -> None:
+def test_the_text_is_found_beside_a_context_that_was_cut(
+    gpt2: Plm, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = replace(PAIRS, scoring={"yes": template, "no": template})
     begun: list[str] = []
-    gpt2.logprob = (
-        lambda prompts, begins, progress: (  # type: ignore[assignment, misc]
-            begun.extend(prompt[begin:] for prompt, begin in zip(prompts, begins, strict=True))
-            or iter(enumerate([0.0] * len(prompts)))
-        )
-    )
+
+    def logprob(
+        prompts: Sequence[str], *, begins: Sequence[int], progress: Progress | None
+    ) -> Iterator[tuple[int, float]]:
+        begun.extend(prompt[begin:] for prompt, begin in zip(prompts, begins, strict=True))
+        return enumerate([0.0] * len(prompts))
+
+    monkeypatch.setattr(gpt2, "logprob", logprob)
     prompt_labels(gpt2, task, [Example("1", "The movie", "yes", "word " * 300)], SettingConfig("prompting", "text"))
     assert all(text.startswith('The movie"') for text in begun)
 

@@ -135,7 +135,8 @@ def test_progress_counts_the_tokens_of_every_block(plm: Plm) -> None:
     texts = ["word " * 20, "word " * 20 + "and more", "The movie", *(f"The movie is {i}" for i in range(9))]
     sizes = [len(plm.encode(text)) - 1 for text in texts]
     for tokens in (8, 4096):
-        totals.clear(), done.clear()
+        totals.clear()
+        done.clear()
         list(plm.logprob(texts, tokens, progress=Counts()))
         assert totals == [(sum(sizes), "tokens")]
         assert sum(done) == sum(sizes)

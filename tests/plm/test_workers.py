@@ -22,6 +22,7 @@ from zerogen.errors import ChildFailed
 from zerogen.generation.contexts import Contexts
 from zerogen.generation.generator import Generator
 from zerogen.generation.pool import Journal
+from zerogen.plm.decode import CachedEngine
 from zerogen.plm.model import Plm
 from zerogen.plm.network import Network
 from zerogen.plm.open import open_plm
@@ -239,7 +240,7 @@ def test_too_little_memory_halves_the_batch_and_says_so(
     advanced: list[int] = []
     made: list[int] = []  # rows that they were made for
 
-    class Small(model.CachedEngine):
+    class Small(CachedEngine):
         steps = 0
 
         def __init__(self, network: Network, lines: int, capacity: int, static_shapes: bool = False) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 from rich.console import Console
 
 from tests.conftest import toy_rows
@@ -122,7 +122,11 @@ def opened(browser: Browser, made: Made) -> Iterator[Seen]:
 
 
 def watch(seen: Seen) -> None:
+    def complain_of_network(request: Request) -> None:
+        if not request.url.startswith("file:"):
+            seen.complaints.append(request.url)
+
     seen.page.on("console", lambda message: seen.complaints.append(message.text))
     seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
     seen.page.on("dialog", lambda dialog: seen.complaints.append(dialog.message))
-    seen.page.on("request", lambda asked: asked.url.startswith("file:") or seen.complaints.append(asked.url))
+    seen.page.on("request", complain_of_network)

@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 import pytest
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
 from tests.report.conftest import HOSTILE, Made
 from zerogen.report.cards import dataset_card, model_card
@@ -18,6 +18,18 @@ from zerogen.tam.tam import load_tam
 def changed(run: FinishedRun, **result: Any) -> FinishedRun:
     """A run with other values in its result."""
     return replace(run, result=replace(run.result, **result))
+
+
+def header_of_dataset(text: str) -> DatasetCardData:
+    data = DatasetCard(text).data
+    assert isinstance(data, DatasetCardData)
+    return data
+
+
+def header_of_model(text: str) -> ModelCardData:
+    data = ModelCard(text).data
+    assert isinstance(data, ModelCardData)
+    return data
 
 
 def test_the_dataset_has_a_card_that_loads_with_it(made: Made) -> None:
@@ -43,9 +55,9 @@ def test_the_dataset_has_a_card_that_loads_with_it(made: Made) -> None:
 )
 def test_a_dataset_is_as_large_as_its_file(made: Made, tmp_path: Path, rows: int, category: str) -> None:
     (tmp_path / "toy-dataset.jsonl").write_text('{"label": "bad"}\n' * rows)
-    card = DatasetCard(dataset_card(replace(read_run(made.folder), folder=tmp_path)))
-    assert card.data.size_categories == [category]
-    assert f"{rows:,} texts" in card.text
+    text = dataset_card(replace(read_run(made.folder), folder=tmp_path))
+    assert header_of_dataset(text).size_categories == [category]
+    assert f"{rows:,} texts" in DatasetCard(text).text
 
 
 def test_the_tam_has_a_card_with_its_results(made: Made) -> None:
@@ -71,14 +83,14 @@ def test_a_card_names_a_base_that_others_can_have(
     run = read_run(made.folder)
     run.config["tam"] |= {"kind": "encoder", "model": model}
     text = model_card(run)
-    assert ModelCard(text).data.base_model == base
+    assert header_of_model(text).base_model == base
     assert (f"Fine-tuned from {model}" in text) == (model != "here")
 
 
 def test_a_card_without_gold_data_claims_nothing(made: Made) -> None:
     run = changed(read_run(made.folder), metrics={}, n_eval=0, evaluated_on=None, heldout_accuracy=0.75)
     text = model_card(run)
-    assert ModelCard(text).data.eval_results is None
+    assert header_of_model(text).eval_results is None
     assert "Not known" in text
     assert "75.0 %" in text
 

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
 
@@ -32,6 +33,7 @@ def test_names_stand_in_the_legend_as_they_are(tmp_path: Path) -> None:
 def test_error_bars_span_the_spread_over_seeds() -> None:
     figure = trend_figure([Curve("a", [100, 200], [0.25, 0.5], [0, 0.125], [1, 2])], [], "accuracy")
     (drawn,) = figure.axes[0].containers
+    assert isinstance(drawn, ErrorbarContainer)
     (bars,) = drawn.lines[2]
     assert [bar.tolist() for bar in bars.get_segments()] == [[[100, 25], [100, 25]], [[200, 37.5], [200, 62.5]]]
 

@@ -54,7 +54,8 @@ def test_windows_of_a_row_do_not_depend_on_the_others() -> None:
     passage = " ".join(f"word {i}" for i in range(300))
     rows = [("what is it", passage), ("what is it " * 10, passage), ("was it", "the word")]
     tokenizer = word_reader(64)
-    whole = windows_of(tokenizer, *map(list, zip(*rows, strict=True)))
+    questions, passages = zip(*rows, strict=True)
+    whole = windows_of(tokenizer, questions, passages)
     assert [window.row for window in whole] == sorted(window.row for window in whole)
     for row, (question, text) in enumerate(rows):
         alone = windows_of(tokenizer, [question], [text])

@@ -16,6 +16,7 @@ from tests.conftest import byte_tokenizer, toy_rows
 from tests.tam.test_kinds import Heard
 from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
+from zerogen.tam.batches import split_heldout
 from zerogen.tam.fit import FitReport, fit
 from zerogen.tam.labels import TEXT
 from zerogen.tam.learner import Learner
@@ -101,19 +102,30 @@ def test_long_texts_are_cut_at_the_tasks_length(config: TamConfig) -> None:
 
 
 def test_the_best_epoch_is_kept(tiny_encoder: Path) -> None:
-    # A learning rate at which the accuracy jumps up and down.
-    trainer = TrainerConfig(lr=2e-2, epochs=12, batch_size=8, schedule="constant", warmup_ratio=0.0)
+    rows = toy_rows(120)
+    trainer = TrainerConfig(lr=5e-3, epochs=12, batch_size=8, schedule="constant", warmup_ratio=0.0)
+    # A third of the held-out rows has the wrong label: their loss grows with what is learned, so that the best epoch is
+    # neither the first nor the last.
+    _, heldout = split_heldout(rows, trainer.heldout, seed=1)
+    wrong = {row.uid for row in heldout[: len(heldout) // 3]}
+    swap = {"bad": "good", "good": "bad"}
+    rows = [replace(row, label=swap[row.label]) if row.uid in wrong else row for row in rows]
     config = TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32")
-    tam, report = trained(config, trainer=trainer)
-    assert report.epoch < 12  # else the test shows nothing: choose another seed
-    shorter, _ = trained(config, trainer=TrainerConfig(**{**vars(trainer), "epochs": report.epoch}))
+    tam, report = fit(rows, TASK, config, trainer, seed=1)
+    assert 1 < report.epoch < 12
+    shorter, _ = fit(rows, TASK, config, replace(trainer, epochs=report.epoch), seed=1)
     assert torch.equal(weights(tam), weights(shorter))
 
 
 def test_patience_ends_training_early(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = []
+    steps: list[int] = []
     original = Learner.training_step
-    monkeypatch.setattr(Learner, "training_step", lambda *args: (steps.append(1), original(*args))[1])
+
+    def counted(self: Learner, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        steps.append(batch_idx)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Learner, "training_step", counted)
     trainer = TrainerConfig(lr=1e-9, epochs=10, batch_size=8, patience=2, schedule="constant")
     trained(TamConfig(name="tiny", model=str(tiny_encoder), dtype="float32"), trainer=trainer)
     # 14 batches an epoch. The loss may still fall by rounding, the accuracy does not move: at most a few epochs count.
