@@ -1,7 +1,11 @@
-"""Write the reference of all keys from the typed schema while the documentation is built."""
+"""Write what the documentation takes from the code: the reference of all keys while it is built, the list of files.
+
+`python docs/hooks.py` rewrites the list of folders and files in docs/architecture.md, which is checked in.
+"""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import html
 import json
@@ -19,6 +23,28 @@ from zerogen.config.schema import Config  # noqa: E402
 
 PAGE = "reference/configuration.md"
 MARKER = "<!-- keys: written by docs/hooks.py -->"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+SOURCE = ROOT / "src" / "zerogen"
+BEGIN, END = "<!-- files: written by `python docs/hooks.py` -->", "<!-- end of the files -->"
+# Every file in the order of reading: what is typed or imported first, then the folders in the order in which a row
+# travels, as in tests/test_layers.py, and what all of them use last.
+FILES = {
+    "": "__init__ __main__ api cli jobs dryrun predict measure table",
+    "config": "schema rules task template bundled yaml_files hydra_files keys",
+    "data": "records gold tables words stratified synthetic texts predictions",
+    "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias score confidence "
+    "prompting workers module",
+    "generation": "contexts given answers generator filters pool scores select",
+    "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses",
+    "metrics": "metric classification squad intervals agreement diversity",
+    "estimate": "",
+    "runs": "settings checks run supervised prompting zerogen zerogen_cost evaluator identity migration store result "
+    "summaries loggers",
+    "measures": "rows store files",
+    "report": "page plots cards finished grid overview terminal __main__",
+    "support": "doors console progress process files hashes weights lightning surrogates",
+    "errors": "",
+}
 # Keys inside keys of the user's own: what stands for those in a heading.
 NAMES = {"gold": "<source>"}
 
@@ -30,6 +56,40 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
     if MARKER not in markdown:
         raise ValueError(f"{PAGE}: has no line {MARKER}")
     return markdown.replace(MARKER, "\n".join(reference()))
+
+
+def layout() -> Iterator[str]:
+    """Yield the Markdown of all folders and files, each with the first line of its docstring.
+
+    Raises ValueError where `FILES` lacks a file or names one that is not there.
+    """
+    for folder, names in FILES.items():
+        if not names:
+            yield f"**`{folder}.py`**: {first_line(SOURCE / f'{folder}.py')}\n"
+            continue
+        listed = [f"{name}.py" for name in names.split()]
+        there = {path.name for path in (SOURCE / folder).glob("*.py")}
+        there -= {"__init__.py"} if folder else {f"{name}.py" for name in FILES}
+        if there != set(listed):
+            raise ValueError(f"docs/hooks.py: FILES and src differ in {folder}/: {sorted(there ^ set(listed))}")
+        said = first_line(SOURCE / folder / "__init__.py") if folder else "What is typed or imported."
+        yield f"| `{folder or 'zerogen'}/` | {said} |\n|---|---|"
+        yield from (f"| `{name}` | {first_line(SOURCE / folder / name)} |" for name in listed)
+        yield ""
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
+def with_files(page: str) -> str:
+    """Return the page of the architecture with the list of files between its markers."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{ARCHITECTURE.name}: has no lines {BEGIN} and {END}")
+    return "\n".join([before + BEGIN, "", *layout(), END]) + after
 
 
 def reference() -> Iterator[str]:
@@ -154,3 +214,7 @@ def escaped(text: str) -> str:
         f"<code>{part.translate(signs)}</code>" if place % 2 else part.translate(signs)
         for place, part in enumerate(parts)
     )
+
+
+if __name__ == "__main__":
+    ARCHITECTURE.write_text(with_files(ARCHITECTURE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -22,6 +23,7 @@ import pytest
 import yaml
 
 import zerogen
+from tests import test_layers as layers
 from tests.conftest import toy_questions
 from zerogen import cli, measure, predict, table
 from zerogen.config.schema import Config, TaskConfig, TrainerConfig
@@ -29,11 +31,14 @@ from zerogen.report import __main__ as report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+EXTENDING = ROOT / "docs" / "extending.md"
 COMMANDS = ROOT / "docs" / "reference" / "commands.md"
 FILES = ROOT / "docs" / "reference" / "files.md"
 
 # How many snippets there are; a new one is counted here once it is known to be run or checked below.
-COUNTS = {"bash": 41, "yaml": 8, "python": 4, "text": 12, "": 2}
+# Those in braces show a file of examples/, which tests/examples run.
+COUNTS = {"bash": 44, "yaml": 8, "python": 7, "text": 12, "": 2, "{.py}": 10, "{.yaml}": 4}
 
 # What is neither run nor composed, and why.
 NOT_RUN = {
@@ -77,8 +82,9 @@ def snippets(*languages: str) -> list[Snippet]:
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            found.append(Snippet(page, text[: match.start()].count("\n") + 1, match[1], match[2]))
+        for match in re.finditer(r"^```(\w*|\{[^\n]*\})\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            language = re.sub(r" title=.*\}", "}", match[1])
+            found.append(Snippet(page, text[: match.start()].count("\n") + 1, language, match[2]))
         assert text.count("\n```") == 2 * sum(one.page == page for one in found), f"{page}: a fence that is not read"
     return [one for one in found if not languages or one.language in languages]
 
@@ -87,6 +93,12 @@ def commands() -> list[str]:
     """Return the different commands of all bash snippets, without comments."""
     lines = [line for one in snippets("bash") for line in one.text.splitlines()]
     return list(dict.fromkeys(re.sub(r"\s{2,}# .*|\s{4}# .*", "", line).strip() for line in lines if line.strip()))
+
+
+def folders() -> dict[str, Path]:
+    """Return the folder that a command is to be run in, for those of a snippet that begins with `cd`."""
+    texts = [one.text.splitlines() for one in snippets("bash")]
+    return {line: ROOT / first.removeprefix("cd ") for first, *lines in texts if first[:3] == "cd " for line in lines}
 
 
 def of(module: str) -> list[str]:
@@ -103,6 +115,17 @@ def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     fill(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def example_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """Return the folders of the examples, whose modules are forgotten after the test."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    places = sorted((ROOT / "examples").iterdir())
+    yield places
+    for name in {path.stem for place in places for path in place.glob("*.py")}:
+        sys.modules.pop(name, None)
 
 
 def fill(folder: Path) -> None:
@@ -136,10 +159,23 @@ def test_all_snippets_are_known() -> None:
     left = [
         line
         for line in commands()
-        if line not in NOT_RUN and not line.startswith("make ") and not re.search(r"(^|\| )python -m zerogen", line)
+        if line not in NOT_RUN
+        and not line.startswith(("make ", "cd examples/"))
+        and not re.search(r"(^|\| )python -m zerogen", line)
     ]
     assert not left, "neither run, composed nor named in NOT_RUN"
     assert set(NOT_RUN) <= set(commands()), "NOT_RUN names what is in no page"
+    assert not [page for page in PAGES if "TODO" in page.read_text(encoding="utf-8")]
+
+
+def test_every_example_that_is_shown_is_there() -> None:
+    shown = set()
+    for one in snippets("{.py}", "{.yaml}"):
+        (path,) = re.findall(r'^--8<-- "(examples/.*)"\n$', one.text)
+        assert (ROOT / path).is_file(), str(one)
+        assert f'title="{path}"' in one.page.read_text(encoding="utf-8").splitlines()[one.line - 1], str(one)
+        shown.add(path.split("/")[1])
+    assert shown == {path.name for path in (ROOT / "examples").iterdir()}
 
 
 def test_every_target_of_make_exists() -> None:
@@ -162,11 +198,12 @@ def jobs(arguments: list[str]) -> int:
     return prod(1 if value[:1] in "[{" else value.count(",") + 1 for value in values) if "-m" in arguments else 1
 
 
-@pytest.mark.usefixtures("work_folder")
-def test_every_command_line_of_a_run_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [line for line in of("zerogen") if line not in NOT_RUN]
-    assert len(lines) == 21
+@pytest.mark.usefixtures("example_modules")
+def test_every_command_line_of_a_run_is_valid(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, places = [line for line in of("zerogen") if line not in NOT_RUN], folders()
+    assert len(lines) == 24
     for line in lines:
+        monkeypatch.chdir(places.get(line, work_folder))
         assert line == RUN or any(part in line for part in COMPOSED), f"not run, and for no reason: {line}"
         monkeypatch.setattr(sys, "argv", ["zerogen", *words(line)])
         assert len(cli.compose()) == jobs(words(line)), line
@@ -270,9 +307,15 @@ def test_every_table_and_report(finished: Finished, monkeypatch: pytest.MonkeyPa
 
 
 def test_every_python_snippet(
-    finished: Finished, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Finished,
+    reader: Path,
+    example_modules: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(finished.work)
+    for place in example_modules:
+        monkeypatch.syspath_prepend(place)
     smaller = {
         "n=200": "n=8",
         'load_gold(task, "validation")))\nprint(tam': 'load_gold(task, "validation")[:20]))\nprint(tam',
@@ -280,7 +323,7 @@ def test_every_python_snippet(
     }
     done = set()
     for text in dict.fromkeys(one.text for one in snippets("python")):
-        names: dict[str, Any] = {} if "import zerogen" in text else {"tam": zerogen.load_tam(reader)}
+        names: dict[str, Any] = {} if "import" in text else {"tam": zerogen.load_tam(reader)}
         for long, short in smaller.items():
             if long in text:
                 done.add(long)
@@ -334,6 +377,30 @@ def hooks() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_list_of_files_is_that_of_the_code() -> None:
+    module, page = hooks(), ARCHITECTURE.read_text(encoding="utf-8")
+    assert module.with_files(page) == page, "run python docs/hooks.py"
+    assert [one for one in module.FILES if one not in ("", "support", "errors")] == layers.ORDER[1:]
+    source = ROOT / "src" / "zerogen"
+    said = {path: module.first_line(path) for path in source.rglob("*.py")}
+    assert not [path for path, line in said.items() if not 0 < len(line) <= 110]
+    assert all(line in page for path, line in said.items() if path != source / "__init__.py")
+    named = set(re.findall(r"`(\w+/\w+\.py)`", page + EXTENDING.read_text(encoding="utf-8"))) - {"docs/hooks.py"}
+    assert not [name for name in named if not (source / name).is_file() and not (ROOT / name).is_file()]
+
+
+def test_every_door_is_where_the_page_says() -> None:
+    rows = re.findall(r"^\| .* \| `([\w.]+)` \| .* \| `([\w/]+)\.py`, `(\w+)` \|$", EXTENDING.read_text(), re.MULTILINE)
+    keys = dict(keys_of(Config))
+    assert len(rows) == 7
+    for key, path, name in rows:
+        assert key in keys
+        assert isinstance(
+            getattr(import_module(f"zerogen.{path.replace('/', '.')}".removesuffix(".__init__")), name), dict
+        )
+        assert f"`{key}`" in COMMANDS.read_text(encoding="utf-8")
 
 
 def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
-"""Reject texts that shout: more capital letters than small ones.
+"""A filter of your own: reject texts that shout, with more capital letters than small ones.
 
+    cd examples/own_filter
     python -m zerogen experiment=demo setting=zerogen 'filter.functions=["shouting:shouting"]'
 
 The reason that a filter returns is counted with the others in result.json and in the report.

@@ -1,8 +1,9 @@
-"""Report the Matthews correlation, too: 0 for guesses, 1 (shown as 100 %) where every prediction is right.
+"""A metric of your own: the Matthews correlation, 0 for guesses, 1 (shown as 100 %) if all predictions are right.
 
+    cd examples/own_metric
     python -m zerogen experiment=demo setting=supervised 'metrics=["matthews:MATTHEWS"]'
 
-A run that is already finished is not trained again: it is computed from the run's predictions.
+A run that is already finished is not trained again: the metric is computed from the run's predictions.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
-"""Train on the half of the rows of each label that the PLM is surest of.
+"""A selection of your own: train on the half of each label's rows that the PLM is surest of.
 
+    cd examples/own_selection
     python -m zerogen experiment=demo setting=zerogen 'select=["surest:surest"]'
 
-Run it where this file lies, or anywhere after installing it.
+It may also be run anywhere else, once this file is installed as a module.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,9 @@
-"""MAJORITY: predict the most frequent label of the gold training rows, whatever the text says.
+"""A setting of your own, MAJORITY: predict the most frequent label of the gold training rows, whatever the text says.
 
-In this folder: python -m zerogen --config-dir conf task=rotten_tomatoes setting=majority
+    cd examples/own_setting
+    python -m zerogen --config-dir conf task=rotten_tomatoes setting=majority
+
+`conf/setting/majority.yaml` names it as `name: majority:MAJORITY`.
 """
 
 from collections import Counter

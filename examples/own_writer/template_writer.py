@@ -1,8 +1,9 @@
-"""Write with a PLM of one's own: it fills in a template, with the same words for the same seed.
+"""A writer of your own, a PLM that fills in a template, with the same words for the same seed.
 
+    cd examples/own_writer
     python -m zerogen --config-dir conf task=moods plm=template n=20 train=false
 
-Run it where this file lies; `conf/plm/template.yaml` names it as `writer: template_writer:open`.
+`conf/plm/template.yaml` names it as `writer: template_writer:open`.
 """
 
 import math

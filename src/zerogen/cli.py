@@ -1,4 +1,4 @@
-"""The command line: compose the configuration with Hydra, check it, run it."""
+"""The command `zerogen`: compose the configuration with Hydra, check it, run it."""
 
 from __future__ import annotations
 

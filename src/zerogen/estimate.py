@@ -1,4 +1,4 @@
-"""What a run will take: small probes for real, and the arithmetic that makes an expectation of them.
+"""Estimate what a run will take, from a few small steps that are run for real.
 
 Nothing here knows a setting; each one says with a `Probe` what its own stages take.
 """

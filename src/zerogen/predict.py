@@ -1,4 +1,4 @@
-"""The command that predicts with a trained TAM: `python -m zerogen.predict RUN_FOLDER [TEXT ...]`."""
+"""Predict with a trained TAM: `python -m zerogen.predict RUN_FOLDER [TEXT ...]`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What can be said: the typed schema, its rules, tasks, templates, and how YAML is read."""
+"""What a run can be told: the typed schema, its rules, tasks, templates, and how YAML is read."""

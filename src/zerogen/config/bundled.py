@@ -1,4 +1,4 @@
-"""Bundled options and task files, read without Hydra."""
+"""Find the bundled options and task files, and read them without Hydra."""
 
 from __future__ import annotations
 

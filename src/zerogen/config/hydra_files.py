@@ -1,4 +1,4 @@
-"""How Hydra reads configuration files: task texts stay literal, and untrusted files cannot make Hydra run code."""
+"""How Hydra reads files: task texts stay literal, and untrusted files cannot set Hydra's own keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration as nested keys, and the help that stands beside them in the schema."""
+"""A configuration as nested keys, and the help texts of the schema's attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check the bounds of the configuration, and keys that only make sense together."""
+"""Check that values are within bounds, and that the keys of a configuration fit together."""
 
 from __future__ import annotations
 

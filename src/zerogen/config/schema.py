@@ -1,8 +1,7 @@
-"""Typed schema of the configuration.
+"""Typed schema of the configuration: every key, its default and its help.
 
-The string under an attribute is its help: `zerogen --help` prints those of the top level. Values
-that only make sense together are checked in `check`, and in `runs.settings` what depends on the setting; everything
-else is checked where it is used.
+The string under an attribute is its help: `zerogen --help` prints those of the top level. Keys that must fit together
+are checked in `config.rules`, what depends on the setting in `runs.settings`, everything else where it is used.
 """
 
 from __future__ import annotations
@@ -29,37 +28,37 @@ class ParseConfig:
     stop: list[StopConfig] = field(default_factory=lambda: [StopConfig()])
     """Stop strings; the first one that appears ends the row."""
     must_end: str = ""
-    """A text that ends otherwise is rejected: `?` for questions."""
+    """A text that does not end with this is rejected: `?` for questions."""
     fallback: str = "none"
-    """What becomes of a row without a stop string: `none` rejects it as unfinished, `sentence` cuts it at the first
-    newline or else behind its last full stop."""
+    """What happens to a row without a stop string: `none` rejects it as unfinished, `sentence` cuts it at the first
+    newline or else after its last full stop."""
 
 
 @dataclass
 class ContextConfig:
     source: str = "plm"
-    """`plm` writes them (stage 1), `gold` takes the unlabelled contexts of the gold training split, anything else is a
-    file: .txt with one a line, or .jsonl, .csv, .parquet with the column that the gold data has them in."""
+    """`plm` writes them (stage 1), `gold` takes the contexts of the gold training split without their labels, anything
+    else is a file: .txt with one per line, or .jsonl, .csv, .parquet with the context column of the gold data."""
     prompt: str = ""
-    """Prompt of stage 1; what the PLM writes behind it, up to the closing quote, is a context."""
+    """Prompt of stage 1; what the PLM writes after it, up to the closing quote, is a context."""
     max_new_tokens: int = 10
-    """Token limit of a context; a context that is not closed by then is rejected."""
+    """Maximum number of tokens of a context; one without its closing quote by then is rejected."""
     per_label: int = 4
-    """Texts asked for per context and label; in question answering, per context and answer."""
+    """Number of texts requested per context and label; in question answering, per context and answer."""
 
 
 @dataclass
 class DebiasConfig:
     decay: float = 0.0
-    """Self-debiasing: how strongly a token is suppressed that the other labels' prompts want more; 0 is off."""
+    """Self-debiasing: how strongly tokens that the other labels' prompts favour more are suppressed; 0 is off."""
     epsilon: float = 0.01
-    """The smallest factor that a token's probability is multiplied by."""
+    """The smallest factor by which the probability of a token is multiplied."""
 
 
 @dataclass
 class HoldoutConfig:
     rows: int = 1000
-    """Unique texts moved from the training split to the validation split, those of a context together."""
+    """Number of unique texts moved from the training split to the validation split, those of a context together."""
     seed: int = 0
     """Seed of the hash that picks them."""
 
@@ -67,19 +66,19 @@ class HoldoutConfig:
 @dataclass
 class GoldConfig:
     hub: dict[str, Any] = field(default_factory=dict)
-    """Arguments of `datasets.load_dataset` (`path`, `name`, `revision`, ...) for a dataset of the Hub."""
+    """Arguments of `datasets.load_dataset` (`path`, `name`, `revision`, ...) for a dataset on the Hub."""
     files: dict[str, str] = field(default_factory=dict)
-    """Split name to a .jsonl, .csv or .parquet file."""
+    """Map from split name to a .jsonl, .csv or .parquet file."""
     folder: str | None = None
-    """Folder written by `save_to_disk` of a `DatasetDict` (or of one `Dataset`, then the training split)."""
+    """Folder written by `save_to_disk` of a `DatasetDict`, or of a `Dataset`, which is then the training split."""
     package: str | None = None
     """`NAME/path/inside/it.csv`: a file of an installed Python package, used as the training split."""
     splits: dict[str, str] = field(default_factory=dict)
-    """Our split (train, validation, test) to the name of that split in the source, where they differ."""
+    """Map from our split (train, validation, test) to its name in the source, where they differ."""
     evaluate_on: str = "validation"
     """The split that results are reported on."""
     separator: str = ","
-    """What stands between the columns of a .csv file: `";"`, `"\\t"`."""
+    """Separator of the columns of a .csv file, such as `";"` or `"\\t"`."""
     text: str = "text"
     """Column of the text."""
     context: str | None = None
@@ -89,57 +88,57 @@ class GoldConfig:
     answers: str = "answers"
     """Column of the reference answers, {text: [...], answer_start: [...]} as in SQuAD."""
     uid: str | None = None
-    """Column that identifies a row; by default rows are counted."""
+    """Column that identifies a row; by default rows are numbered."""
     labels: dict[Any, str] = field(default_factory=dict)
-    """Gold value to label name; may be left out where the column holds label names."""
+    """Map from gold value to label name; may be left out where the column holds label names."""
     where: dict[str, Any] = field(default_factory=dict)
-    """Keep only rows whose columns have these values (a value, or a list of values that will do)."""
+    """Keep only rows whose columns have these values: a value, or a list of allowed values."""
     cleaning: dict[str, str] = field(default_factory=dict)
-    """Regular expression to replacement, applied in this order to each text; white space is then collapsed."""
+    """Map from regular expression to replacement, applied in this order to each text; then white space is collapsed."""
     holdout: HoldoutConfig | None = None
-    """Split a validation set off the training split, for sources that have none. Duplicate texts are dropped."""
+    """Split a validation set off the training split, for sources without one; duplicate texts are dropped."""
 
 
 @dataclass
 class TaskConfig:
     name: str = "???"
-    """Name of the task, part of folder and file names."""
+    """Name of the task, part of the names of folders and files."""
     kind: str = "classification"
     """`classification` of a text, `pair` (of a text and its context), or `qa` (the answer to the text, a question, is a
     span of its context)."""
     labels: list[str] = field(default_factory=list)
-    """Label names; their order defines the integer `Y` of exported rows. None for question answering."""
+    """Label names; their order defines the integer `Y` of exported rows. Not for question answering."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """Label to the prompt behind which the PLM writes a text X of that label; may hold `<C>`. In question answering
-    there is one, `question`, with `<C>` and the answer `<Y>`."""
+    """Map from label to the prompt after which the PLM writes a text X of that label; may contain `<C>`. In question
+    answering there is one, `question`, with `<C>` and the answer `<Y>`."""
     scoring: dict[str, str] = field(default_factory=dict)
-    """Label to the filled prompt that setting=prompting scores; must hold `<X>`, may hold `<C>`. In question answering
-    there is one, `question`, behind which the PLM writes the answer."""
+    """Map from label to the prompt that setting=prompting scores once it is filled; must contain `<X>`, may contain
+    `<C>`. In question answering there is one, `question`, after which the PLM writes the answer."""
     context: ContextConfig | None = None
-    """Stage 1; left out where the prompts need no `<C>`."""
+    """Stage 1; to be left out if the prompts need no `<C>`."""
     parse: ParseConfig = field(default_factory=ParseConfig)
     """Where a generated text ends."""
     debias: DebiasConfig = field(default_factory=DebiasConfig)
     """Self-debiasing of the generated text, with the other labels' prompts as counter-prompts."""
     max_new_tokens: int = 40
-    """Token limit of a generated text."""
+    """Maximum number of tokens of a generated text."""
     max_length: int = 128
-    """Tokens of a text (of a pair; of a window of a question and its passage) that the TAM reads."""
+    """Maximum number of tokens that the TAM reads: of a text, a pair, or a question with a window of its passage."""
     min_words: int = 10
-    """Shorter generated texts are rejected, if filter.min_words does not say otherwise. In scripts without spaces
-    (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) each character is a word."""
+    """Minimum number of words of a generated text, unless filter.min_words overrides it. In scripts without spaces
+    (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) each character counts as a word."""
     order: list[str] = field(default_factory=lambda: ["context", "text"])
-    """Which of the two texts of a pair the TAM reads first."""
+    """The order in which the TAM reads the two texts of a pair."""
     answers: str = "auto"
-    """Where generated questions get their answers: `spacy` (named entities), `rules` (numbers, dates, names, noun
-    phrases; needs nothing), `gold` (those of the gold training split), `auto`: spacy where its model is installed, else
-    rules."""
+    """Where the answers of generated questions come from: `spacy` (named entities), `rules` (numbers, dates, names and
+    noun phrases; needs nothing), `gold` (those of the gold training split), `auto` (spacy if its model is installed,
+    else rules)."""
     answer_tokens: int = 30
-    """Longest answer in tokens."""
+    """Maximum number of tokens of an answer."""
     gold: dict[str, GoldConfig] = field(default_factory=dict)
-    """Named sources of human-labelled data; empty for a task without any."""
+    """Sources of human-labelled data by name; empty for a task that has none."""
     gold_source: str | None = None
-    """Which of `gold` to read; the first one by default."""
+    """Which source of `gold` to read; the first one by default."""
 
 
 @dataclass
@@ -154,7 +153,7 @@ class PlmConfig:
     """`auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`."""
     writer: str = "transformers"
     """What opens the PLM: `transformers`, or your own `module:attribute`, a function (PlmConfig, device) that returns a
-    Writer; the other keys then mean what it makes of them."""
+    Writer and gives the other keys their meaning."""
 
 
 @dataclass
@@ -176,14 +175,14 @@ class TamConfig:
     embedding: int = 100
     """LSTM: width of the word embeddings."""
     hidden: int | None = None
-    """LSTM: width of each direction; null: 150 for one text, 300 for a pair, 100 for question answering."""
+    """LSTM: width of each direction; null: 150 for single texts, 300 for pairs, 100 for question answering."""
     dropout: float | None = None
     """LSTM: dropout before the recurrent layers and before the output; null: 0.5, for question answering 0.2."""
     vectors: str | None = None
-    """LSTM: file of word vectors to start from (GloVe's or word2vec's text or word2vec's .bin, maybe .gz; or NAME.npy
-    with its words in NAME.txt); sets `embedding`, and its words, in their order, fill up the vocabulary."""
+    """LSTM: file of word vectors to start from (text of GloVe or word2vec, or word2vec's .bin, also as .gz; or NAME.npy
+    with its words in NAME.txt); it sets `embedding`, and its words, in their order, fill up the vocabulary."""
     vocabulary: int = 30000
-    """LSTM: largest number of word types kept, first those of the training texts."""
+    """LSTM: maximum size of the vocabulary; words of the training texts come first."""
 
 
 @dataclass
@@ -193,23 +192,23 @@ class TrainerConfig:
     lr: float = 2e-5
     """Peak learning rate."""
     weight_decay: float = 0.01
-    """Weight decay of everything but biases and norms."""
+    """Weight decay, applied to all parameters except biases and norms."""
     schedule: str = "linear"
     """`linear` (warm-up, then decay to zero) or `constant`."""
     warmup_ratio: float = 0.1
-    """Share of the steps spent on warm-up."""
+    """Share of the training steps spent on warm-up."""
     batch_size: int = 32
     """Rows per step."""
     epochs: int = 3
-    """Most passes over the training rows."""
+    """Maximum number of epochs."""
     patience: int | None = None
-    """Stop after this many epochs without a better one; none by default."""
+    """Stop after this many epochs without an improvement; null: never."""
     gradient_clip: float = 1.0
-    """Largest gradient norm."""
+    """Maximum norm of the gradient."""
     ema: float | None = None
-    """Decay of a moving average of the weights, which is what is checked and kept; none by default."""
+    """Decay of an exponential moving average of the weights, which is then evaluated and saved; null: no average."""
     heldout: float = 0.1
-    """Share of the training rows on which the best epoch is picked, split by context and stratified by label."""
+    """Share of the training rows held out to pick the best epoch, split by context and stratified by label."""
     loss: str = "cross_entropy"
     """Loss of each row, from its logits and its target: `cross_entropy`, or your own `module:function`. A step
     minimises their mean, weighted where rows have weights."""
@@ -218,41 +217,41 @@ class TrainerConfig:
 @dataclass
 class DecodingConfig:
     top_p: float = 0.9
-    """Nucleus sampling keeps the most probable tokens up to this mass; 1 is off."""
+    """Nucleus sampling: sample among the most probable tokens that together have this probability; 1 is off."""
     top_k: int = 0
     """Sample among the k most probable tokens; 0 is off, 1 is greedy."""
     temperature: float = 1.0
-    """Divides the logits before sampling."""
+    """The logits are divided by it before sampling."""
     batch_size: int | None = None
-    """Rows decoded at a time, with counter-prompts; null: what memory holds, up to 192 on a CPU and 256 on a GPU."""
+    """Rows decoded at a time, counter-prompts included; null: as memory allows, up to 192 on a CPU, 256 on a GPU."""
     chunk_size: int = 512
-    """Most requests per chunk, the unit of resuming; the first chunks are smaller: 64, 128, 256, ..."""
+    """Maximum number of requests per chunk, the unit of resuming; the first chunks are smaller: 64, 128, 256, ..."""
 
 
 @dataclass
 class FilterConfig:
     min_words: int | None = None
-    """Shorter texts are rejected; null: as the task says. In scripts without spaces each character is a word."""
+    """Minimum number of words; null: that of the task. In scripts without spaces each character counts as a word."""
     max_words: int | None = None
-    """Longer texts are rejected."""
+    """Maximum number of words; null: no maximum."""
     duplicates: bool = False
-    """Keep texts that were generated before (under the same or another label; of pairs and questions about the same
-    context, since elsewhere they mean something else)."""
+    """Accept texts that were generated before, under the same or another label. Of pairs and questions, only texts with
+    the same context are compared, since elsewhere they mean something else."""
     min_acceptance: float = 0.02
-    """A label whose acceptance stays below this share stops the run."""
+    """Stop the run if the share of accepted texts of a label stays below this."""
     patience: int = 512
-    """Number of latest requests of a label over which acceptance is judged."""
+    """Number of latest requests of a label over which that share is taken."""
     functions: list[str] = field(default_factory=list)
-    """Further filters, each `module:function`: given a row, it returns the reason to reject it, or None."""
+    """Further filters, each a `module:function` that takes a row and this group and returns a reject reason or None."""
 
 
 @dataclass
 class SettingConfig:
     name: str = "???"
-    """`supervised`, `prompting`, `zerogen`, or a `module:attribute` of your own that is a `Setting`."""
+    """`supervised`, `prompting`, `zerogen`, or your own `module:attribute`, a `Setting`."""
     scope: str = "prompt"
-    """PROMPTING: mean log-probability over the whole filled `prompt` (the paper's way), or over the `text` X and what
-    stands behind it, given what stands before it."""
+    """PROMPTING: mean log-probability of the whole filled `prompt` (as in the paper), or of the `text` X and what
+    follows it, given what precedes it."""
     calibration: str = "none"
     """PROMPTING: `prior` subtracts the log-probability of the prompt without a text, `none` does not."""
 
@@ -263,12 +262,12 @@ TOKENIZERS = ("auto", "13a", "zh", "ja-mecab", "char", "spacy")
 @dataclass
 class DiversityConfig:
     self_bleu_texts: int = 1000
-    """Self-BLEU compares this many texts with each other, drawn at random where there are more."""
+    """Number of texts that Self-BLEU compares with each other, drawn at random if there are more."""
     tokenizer: str = "auto"
     """Splits texts for Self-BLEU and distinct n-grams: sacrebleu's `13a`, `zh` (Chinese), `ja-mecab` (Japanese; needs
     `pip install 'sacrebleu[ja]'`) or `char` (characters), or `spacy` (blank English, as in the paper). `auto` goes by
-    the script that the texts are mostly written in: zh for Han; ja-mecab, or char where it is not installed, for kana;
-    char for Thai, Lao, Khmer, Burmese and Tibetan; else 13a."""
+    the script of most of the text: zh for Han; ja-mecab, or char if that is not installed, for kana; char for Thai,
+    Lao, Khmer, Burmese and Tibetan; otherwise 13a."""
 
 
 @dataclass
@@ -278,13 +277,13 @@ class CorrectnessConfig:
     labels of synthetic rows: a bundled `tam` option such as `minilm` or `roberta-large` (the paper's), a Hub id or a
     folder; null: labels are not judged."""
     rows: int = 10000
-    """Most synthetic rows judged, a stratified sample."""
+    """Maximum number of synthetic rows that it judges, a stratified sample."""
 
 
 @dataclass
 class ConfidenceConfig:
     rows: int = 10000
-    """Most synthetic rows that the PLM scores again under each label's prompt, a stratified sample; 0 is off."""
+    """Maximum number of rows that the PLM scores again under each label's prompt, a stratified sample; 0 is off."""
 
 
 @dataclass
@@ -317,33 +316,33 @@ class Config:
     seeds: list[int] | None = None
     """a list of seeds, [0,1,2]: one full run each, and their mean and standard deviation"""
     gpu: Any = "auto"
-    """auto, none, the index of a GPU or a list of indices: each writes texts, the first one trains"""
+    """auto, none, the index of a GPU, or a list of indices: all of them write texts, the first one trains"""
     processes: int = 1
-    """processes that write texts side by side on a CPU, each with the whole PLM"""
+    """number of processes that write texts side by side on a CPU, each with the whole PLM in memory"""
     data_dir: str | None = None
     """read gold data from DATA_DIR/<task>/{train,validation,test}.{jsonl,csv,parquet} instead of the task's source"""
     contexts: str | None = None
     """where contexts come from: plm, gold (unlabelled texts of the gold training split) or a file"""
     answers: str | None = None
-    """question answering: where answers come from, auto, spacy, rules or gold"""
+    """question answering: where answers come from: auto, spacy, rules or gold"""
     dataset: str | None = None
     """train on this synthetic file (JSONL with C, X, Y or label; for questions SQuAD's columns) or datasets folder
     instead of generating"""
     dataset_labels: Any = None
-    """what an integer Y means in that file, {0: positive, 1: negative}"""
+    """labels of an integer Y in that file, such as {0: positive, 1: negative}"""
     select: list[str] = field(default_factory=list)
-    """setting=zerogen: functions, module:function, that select, relabel or weigh the rows before training, in order"""
+    """setting=zerogen: functions [module:function] that select, relabel or weigh rows before training, in order"""
     limit: int | None = None
-    """seeded stratified sample of the training rows (of the synthetic file, or of gold in setting=supervised)"""
+    """size of a seeded stratified sample of the training rows (of the synthetic file; in setting=supervised of gold)"""
     eval_limit: int | None = None
-    """stratified sample of the gold rows that results are reported on, the same for every seed"""
+    """size of a stratified sample of the gold rows that results are reported on, the same for every seed"""
     metrics: list[str] = field(default_factory=list)
     """further metrics to report: your own as [module:attribute], each a zerogen.metrics.Metric"""
     train: bool = True
-    """false: with tam.checkpoint=FOLDER only evaluate; in setting=zerogen without it only generate"""
+    """false: only evaluate tam.checkpoint=FOLDER; in setting=zerogen without a checkpoint, only generate"""
     output_dir: str = "outputs"
     """folder of all results"""
     dry_run: bool = False
-    """only look at what is there, probe 32 requests and say what to expect of the run; nothing is written"""
+    """only look at what is there, probe 32 requests and say what to expect of the run; write nothing"""
     # The words of the command line that say what to run; kept with the result, not a key.
     command: list[str] = field(default_factory=list, metadata={"omegaconf_ignore": True})

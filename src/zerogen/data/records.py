@@ -1,4 +1,4 @@
-"""Frozen records that flow from prompt to training row (`Example` and others), and the derivation of seeds."""
+"""The frozen records that steps pass on (`Request`, `Continuation`, `Example`, ...), and how seeds are derived."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples and orders of rows that are balanced over labels."""
+"""Draw and order rows so that labels stay balanced."""
 
 from __future__ import annotations
 

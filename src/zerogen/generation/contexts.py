@@ -1,4 +1,4 @@
-"""Stage 1: the contexts, which the PLM writes (titles) or which are there already."""
+"""Stage 1: contexts, such as film titles, which the PLM writes or which exist already."""
 
 from __future__ import annotations
 

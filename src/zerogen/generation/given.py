@@ -1,4 +1,4 @@
-"""Contexts from gold rows or a file, which the PLM does not write, and warnings about prompts."""
+"""Contexts from gold rows or a file, which the PLM need not write, and warnings about prompts."""
 
 from __future__ import annotations
 

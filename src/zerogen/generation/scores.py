@@ -1,4 +1,4 @@
-"""The PLM's scores of generated rows (confidence, margin, log-probability), computed once, stored in the pool."""
+"""The PLM's scores of rows (confidence, margin, log-probability), computed once and stored in the pool."""
 
 from __future__ import annotations
 

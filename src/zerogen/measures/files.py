@@ -1,4 +1,4 @@
-"""measures.json and measured-rows.jsonl of a run folder, read back."""
+"""Read measures.json and measured-rows.jsonl of a run folder."""
 
 from __future__ import annotations
 

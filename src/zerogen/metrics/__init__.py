@@ -1,4 +1,4 @@
-"""How good predictions on gold rows are: one table of metrics, and those that each kind of task is reported by."""
+"""How good predictions are on gold rows: the table of metrics, and which of them each kind of task reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether synthetic rows carry the label they were written for, in the eyes of an evaluator or of the PLM itself."""
+"""Whether synthetic rows have the label they were written for, according to an evaluator or the PLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""95 % intervals of shares and means."""
+"""95 % confidence intervals of proportions and means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a metric: its name, titles, how it is computed, and how its interval is."""
+"""`Metric`: the name and titles of a metric, and the functions that compute it and its interval."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What writes and scores: the pretrained language model."""
+"""The pretrained language model (PLM), which writes and scores texts."""

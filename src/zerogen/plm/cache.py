@@ -1,4 +1,4 @@
-"""Keys and values of rows in progress, and the attention that reads them.
+"""The key-value cache of the rows being decoded, and the attention that reads it.
 
 Rows are aligned on the left: a row's tokens stand at positions 0, 1, 2, ... of its own cache line, so no row is ever
 padded on the left and positions are right for learned and rotary embeddings alike.

@@ -1,4 +1,4 @@
-"""How confident the PLM is in the labels it wrote for: what a user without gold data can learn about them."""
+"""The PLM's confidence in the label of each row: what can be said of labels without gold data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replaying a decoding step on a GPU, so that its hundreds of kernels are launched at once instead of one by one."""
+"""Replay a decoding step as a CUDA graph, which launches its hundreds of kernels at once."""
 
 from __future__ import annotations
 

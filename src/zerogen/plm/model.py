@@ -1,4 +1,4 @@
-"""The pretrained language model: `write` and `generate` continue prompts, `logprob` scores texts."""
+"""`Plm`, a causal model of transformers: continue prompts up to a stop string such as a quote; score texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The former place of `zerogen.plm.workers`, for one version."""
+"""Deprecated alias of `zerogen.plm.workers`, kept for one version."""
 
 import warnings
 

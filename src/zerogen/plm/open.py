@@ -1,4 +1,4 @@
-"""Opening the PLM that a configuration names: the one place that knows which kinds there are."""
+"""Open the PLM that a configuration names: the table of writers, from which `plm.writer` chooses."""
 
 from __future__ import annotations
 

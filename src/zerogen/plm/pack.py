@@ -1,4 +1,4 @@
-"""Linear layers whose weights are laid out once for oneDNN, for few rows at a time on a CPU."""
+"""Linear layers with weights prepacked for oneDNN, which are faster for few rows at a time on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a PLM of transformers: its weights, their precision, and how they are laid out."""
+"""Open a causal model of transformers: its weights, their precision and their layout."""
 
 from __future__ import annotations
 

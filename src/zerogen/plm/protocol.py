@@ -1,4 +1,4 @@
-"""What a PLM has to offer: a `Writer` writes chunks of requests, a `Scorer` also scores texts."""
+"""What a PLM must offer: a `Writer` writes chunks of requests, a `Scorer` also scores texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: each depends only on its place, not on what was drawn before or beside it.
+"""Counter-based random numbers: each depends on its row and token alone, not on what else is drawn.
 
 The mixing function is that of SplitMix64 (Steele et al. 2014, https://doi.org/10.1145/2660193.2660195). It uses
 integer operations that wrap around, so every device gives the same numbers, and there is no state to read.

@@ -1,4 +1,4 @@
-"""Scoring: the log-probability of texts, whose common beginnings are read once."""
+"""The log-probability of texts; a beginning that several of them share is read once."""
 
 from __future__ import annotations
 

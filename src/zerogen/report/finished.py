@@ -1,4 +1,4 @@
-"""Finished runs as they lie on disk, and which of them differ in their seed alone."""
+"""Read finished runs from disk, and group those that differ in their seed alone."""
 
 from __future__ import annotations
 

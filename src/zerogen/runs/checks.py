@@ -1,4 +1,4 @@
-"""Whether the names in a configuration that stand for code, bundled or the user's own, lead somewhere."""
+"""Check that every name that stands for code, bundled or the user's own, leads to something usable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pools and run folders are named after: hashes of all that shapes their rows, models and figures.
+"""The hashes that name pools and run folders: over all that shapes their rows, models and figures.
 
 A configuration counts by what differs from the defaults, so that a new key whose default changes nothing renames
 nothing. Files count by their content and weights by their fingerprint, wherever they lie.

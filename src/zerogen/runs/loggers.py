@@ -1,4 +1,4 @@
-"""Where the course of a run is recorded: CSV files always, TensorBoard or Weights & Biases where it is asked for."""
+"""Record the course of a run: always in CSV files, on request in TensorBoard or Weights & Biases."""
 
 from __future__ import annotations
 

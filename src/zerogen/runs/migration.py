@@ -1,4 +1,4 @@
-"""Names that version 0.1 gave to pools and run folders, so that those which are there go on being used.
+"""Former names of pools and run folders, so that folders which exist go on being used.
 
 It hashed whole configurations as they were then. What has keys of later versions set has no such name.
 """

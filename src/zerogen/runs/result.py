@@ -1,4 +1,4 @@
-"""result.json: what a run has come to, read and written here alone."""
+"""`Result`: what result.json holds, read and written here alone."""
 
 from __future__ import annotations
 

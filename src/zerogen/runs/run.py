@@ -1,4 +1,4 @@
-"""One run of one setting on one task: what the settings share."""
+"""One run of one setting on one task: what all settings share, such as training and evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: the ways to get from a configuration to metrics, each one object that says all that others must know."""
+"""`Setting`: a way to get from a configuration to metrics, and all that others must know of it; their table."""
 
 from __future__ import annotations
 

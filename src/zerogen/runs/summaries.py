@@ -1,4 +1,4 @@
-"""Figures of several trainings: trend.csv of a run folder, results.csv of all runs, aggregates over seeds."""
+"""The trend of a run (trend.csv), the table of all runs (results.csv), and aggregates over seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ZEROGEN setting: the TAM learns only from rows that the PLM writes; gold rows serve only for evaluation."""
+"""ZEROGEN: generate, score, select, and train the TAM on nothing else; gold rows only evaluate."""
 
 from __future__ import annotations
 

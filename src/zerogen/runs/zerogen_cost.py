@@ -1,4 +1,4 @@
-"""What ZEROGEN takes: the texts that the PLM writes, the TAMs that learn from them, and the measures of the rows."""
+"""What a ZEROGEN run will take: writing texts, training TAMs, measuring rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every Lightning trainer of this package shares."""
+"""Silence what Lightning's trainers say of themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refuse texts that no tokenizer and no UTF-8 file takes."""
+"""Refuse texts with half a surrogate pair, which no tokenizer and no UTF-8 file accepts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What learns: the tiny task models, their heads and losses."""
+"""The tiny task models (TAMs), which learn: their kinds, heads, losses and training."""

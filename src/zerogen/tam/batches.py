@@ -1,4 +1,4 @@
-"""Which rows pick the epoch, and batches of rows of similar length."""
+"""Split off the held-out rows, and batch rows of similar length."""
 
 from __future__ import annotations
 

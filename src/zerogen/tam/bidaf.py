@@ -1,4 +1,4 @@
-"""BiDAF (Seo et al., 2017, https://arxiv.org/abs/1611.01603): a small reader without any pretrained weights."""
+"""BiDAF (Seo et al., 2017, https://arxiv.org/abs/1611.01603): a small reader without pretrained weights."""
 
 from __future__ import annotations
 

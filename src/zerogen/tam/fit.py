@@ -1,4 +1,4 @@
-"""Training of a tiny task model (TAM)."""
+"""Train a tiny task model (TAM) and keep its best epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The LightningModule that trains a tiny task model, and the callback that keeps the best epoch."""
+"""The LightningModule that trains a TAM, and the callback that keeps the best epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of single rows, by the names that `trainer.loss` has for them."""
+"""The table of losses, from which `trainer.loss` chooses; each is computed row by row."""
 
 from __future__ import annotations
 

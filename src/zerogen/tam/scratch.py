@@ -1,4 +1,4 @@
-"""TAMs without pretrained weights: an LSTM for labels, BiDAF for spans, with the vocabulary of their training texts."""
+"""TAMs without pretrained weights (`tam=lstm`): BiLSTMs for labels, BiDAF for spans."""
 
 from __future__ import annotations
 

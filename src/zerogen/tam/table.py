@@ -1,4 +1,4 @@
-"""What `tam.kind` and a kind of task stand for: TAMs by name, and heads by kind of task."""
+"""The tables of TAMs (`tam.kind`) and of heads (by kind of task), and what each of them must offer."""
 
 from __future__ import annotations
 

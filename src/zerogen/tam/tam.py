@@ -1,4 +1,4 @@
-"""The tiny task model (TAM): predict, save, load. Training is `zerogen.tam.fit`: what predicts needs no Lightning."""
+"""The tiny task model (TAM): predict, save, load; training is in `zerogen.tam.fit`, as only it needs Lightning."""
 
 from __future__ import annotations
 
