@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from zerogen.errors import UserError
-from zerogen.support.doors import fingerprint, load
+from zerogen.support.doors import call, fingerprint, load
 
 TABLE = {"join": "os.path.join", "counter": "collections.Counter"}
 
@@ -52,3 +52,17 @@ def test_the_fingerprint_of_an_own_function_follows_its_file(own: Path) -> None:
     own.write_text("def twice(x):\n    return x + x\n")
     assert fingerprint("my_own_doors:twice") != before
     assert fingerprint("join") == "join"
+
+
+def test_what_own_code_raises_is_one_line_with_its_place(own: Path) -> None:
+    own.write_text("def half(x):\n    y = x / 0\n    return y\n")
+    half = load("key", "my_own_doors:half", TABLE)
+    with pytest.raises(UserError, match=r"^key=my_own_doors:half: raised ZeroDivisionError: .* \(my_own_doors.py:2\)$"):
+        call("key=my_own_doors:half", half, 4)
+    with pytest.raises(UserError, match="^ours$"):
+        call("key", refuse)
+    assert call("key", max, 1, 2) == 2
+
+
+def refuse() -> None:
+    raise UserError("ours")

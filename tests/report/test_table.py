@@ -350,3 +350,15 @@ def test_a_further_metric_has_a_column_over_the_runs_that_have_it(tmp_path: Path
     assert [cell.seeds for cell in cells] == [(0, 1, 2), (0, 2)]
     assert cells[1].mean == pytest.approx(0.6)
     assert [line["seeds"] for line in csv.DictReader(io.StringIO(as_csv(found)))] == ["0 1 2", "0 2"]
+
+
+def test_seeds_of_a_version_without_some_keys_are_seeds_of_the_same_row(tmp_path: Path) -> None:
+    place = tmp_path / "outputs"
+    for seed, accuracy in enumerate((0.7, 0.8)):
+        folder = finished(place, f"z{seed}", {"accuracy": accuracy, "macro_f1": 0.5}, of("zerogen", "films", seed=seed))
+    keys = yaml.safe_load((folder / "config.yaml").read_text())
+    del keys["select"], keys["metrics"], keys["trainer"]["loss"], keys["filter"]["functions"], keys["plm"]["writer"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(keys))
+    (row,) = grid(read_runs([place])).rows
+    assert row.variant == ()
+    assert "75.0" in printed(place)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from zerogen.config.schema import Config, GoldConfig, PlmConfig, SettingConfig, TamConfig, TaskConfig
+from zerogen.config.schema import Config, GoldConfig, PlmConfig, SettingConfig, TamConfig, TaskConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.jobs import expand
 from zerogen.runs.result import Result
@@ -118,3 +118,22 @@ def test_a_result_says_what_its_readers_must_know_of_an_own_setting(own: Path) -
     assert (recorded.name, recorded.reads, recorded.synthetic) == ("guess", setting.reads, setting.synthetic)
     assert recorded_setting(result("guess")) is None
     assert setting_of(config("zerogen")).record() is None
+
+
+def test_the_code_of_an_own_setting_and_of_an_own_loss_both_count(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "own_loss.py").write_text("def loss(logits, targets): ...\n")
+    own.write_text(OWN + 'LEARNS = Setting("learns", guess, frozenset({"gold", "tam", "trainer", "train"}))\n')
+    asked = config("own_guess:LEARNS", trainer=TrainerConfig(loss="own_loss:loss"))
+    names = {folder(asked)}
+    own.write_text(own.read_text() + "# another\n")
+    names.add(folder(asked))
+    (tmp_path / "own_loss.py").write_text("def loss(logits, targets): return 0\n")
+    names.add(folder(asked))
+    assert len(names) == 3
+
+
+def test_a_folder_keeps_its_name_while_a_run_goes_on(own: Path) -> None:
+    run = Run(config("own_guess:GUESS"), [torch.device("cpu")])
+    before = run.folder()
+    own.write_text(OWN + "# edited meanwhile\n")
+    assert run.folder() == before

@@ -101,6 +101,15 @@ def test_weights_count_beside_each_other(kind: str) -> None:
     assert not equal(without, trained(1.0, 1.0))
 
 
+def test_whole_numbers_are_weights() -> None:
+    task, make = TASKS["classification"]
+    whole, real = (
+        fit([replace(row, weight=weight) for row in make(20)], task, LSTM, replace(TRAINER, epochs=1), seed=1)[0]
+        for weight in (2, 2.0)
+    )
+    assert equal(whole, real)
+
+
 def test_the_windows_of_a_passage_have_the_weight_of_their_row() -> None:
     texts = " ".join(f"word {i}" for i in range(200))
     tokenizer = word_tokenizer([texts], 1000, reading=True)

@@ -147,7 +147,7 @@ def _check_context(task: TaskConfig, where: str) -> None:
         )
     if by_plm and (not task.context.prompt or placeholders(task.context.prompt)):
         raise UserError(
-            f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders, behind "
+            f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders, after "
             "which the PLM writes contexts; or let context.source say where they are"
         )
     if task.context.source == "gold" and not any(gold.context for gold in task.gold.values()):

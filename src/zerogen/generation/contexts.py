@@ -82,7 +82,7 @@ class Contexts:
         if not self.texts:
             examples = "; ".join(repr(sample["text"]) for sample in self.journal.chunks[-1].samples[:3])
             raise UserError(
-                f"context.prompt='{self.config.prompt}': the PLM wrote no context behind it; it wrote: {examples}"
+                f"context.prompt='{self.config.prompt}': the PLM wrote no context after it; it wrote: {examples}"
             )
         return [self.texts[place] for place in cycle_indices(start, stop, len(self.texts), self.seed, shuffled_from=1)]
 

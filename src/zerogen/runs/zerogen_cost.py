@@ -17,6 +17,7 @@ from zerogen.data.records import Example
 from zerogen.errors import Unavailable
 from zerogen.estimate import GENERATION, PROBE, Probe, about, shortened
 from zerogen.generation.pool import Chunk, Journal, quotas
+from zerogen.generation.select import needs
 from zerogen.metrics.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -179,11 +180,13 @@ def _requests(chunk: Chunk, lacking: dict[str, int]) -> tuple[float, float, floa
 
 
 def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
-    from zerogen.plm.confidence import label_confidence
+    from zerogen.plm.confidence import comparable, label_confidence
     from zerogen.plm.protocol import Scorer
 
     config, plm = probe.config, probe.session.load_plm(probe.run)
-    if not config.confidence.rows or (config.task.kind != "qa" and len(config.task.labels) < 2):
+    # A selection may need that of all rows.
+    scored = config.n if "confidence" in needs(config.select) else min(config.n, config.confidence.rows)
+    if not scored or not comparable(config.task):
         return
     if not isinstance(plm, Scorer):
         probe.say_once(f"plm.writer={config.plm.writer} cannot score texts: confidence in labels is unknown")
@@ -195,7 +198,7 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
         return (time.perf_counter() - started) / len(rows)
 
     seconds = probe.once(["confidence", asdict(config.task), asdict(config.plm)], pace)
-    probe.expected.seconds["confidence"] = seconds * min(config.n, config.confidence.rows)
+    probe.expected.seconds["confidence"] = seconds * scored
 
 
 def _expect_evaluator(probe: Probe, rows: Sequence[Example], size: int) -> None:

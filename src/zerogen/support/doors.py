@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -42,7 +43,7 @@ def load(what: str, name: str, table: Mapping[str, str]) -> Any:
 
 
 def call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call what a door leads to. Raises `UserError`, in one line, for what code of the user's own raises.
+    """Call what a door leads to. Raises `UserError`, in one line with its place, for what the user's own code raises.
 
     what: the key and the name that led to it.
     """
@@ -51,8 +52,9 @@ def call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{what}: raised {type(error).__name__}: {reason}") from error
+        reason, place = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{Path(place.filename).name}:{place.lineno}"
+        raise UserError(f"{what}: raised {type(error).__name__}: {reason} ({at})") from error
 
 
 def fingerprint(name: str) -> str:
