@@ -72,7 +72,7 @@ def layout() -> Iterator[str]:
         there -= {"__init__.py"} if folder else {f"{name}.py" for name in FILES}
         if there != set(listed):
             raise ValueError(f"docs/hooks.py: FILES and src differ in {folder}/: {sorted(there ^ set(listed))}")
-        said = first_line(SOURCE / folder / "__init__.py") if folder else "What is typed or imported."
+        said = first_line(SOURCE / folder / "__init__.py") if folder else "The entry points: what is typed or imported."
         yield f"| `{folder or 'zerogen'}/` | {said} |\n|---|---|"
         yield from (f"| `{name}` | {first_line(SOURCE / folder / name)} |" for name in listed)
         yield ""

@@ -1,4 +1,4 @@
-"""Selections: choose, relabel or weigh generated rows before training, each one function in a table."""
+"""Selections: choose, relabel or weight generated rows before training, each one function in a table."""
 
 from __future__ import annotations
 

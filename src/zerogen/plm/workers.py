@@ -1,4 +1,4 @@
-"""The generator as a LightningModule, and worker processes that run it, one per device.
+"""The PLM as a LightningModule that writes chunks, and worker processes that run it, one per device.
 
 Chunks are handed out as files in one folder: `NAME.todo` belongs to the process that renames it first, and its output
 becomes `NAME.done`. So a chunk is written once whatever the number of processes, and a result outlives the process that

@@ -1,4 +1,4 @@
-"""Write report and cards of finished runs again: `python -m zerogen.report RUNS...`."""
+"""Rewrite report and cards of finished runs: `python -m zerogen.report RUNS...`."""
 
 from __future__ import annotations
 

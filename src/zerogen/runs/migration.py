@@ -1,6 +1,6 @@
-"""Former names of pools and run folders, so that folders which exist go on being used.
+"""Former names of pools and run folders, so that existing folders stay usable.
 
-It hashed whole configurations as they were then. What has keys of later versions set has no such name.
+Version 0.1 hashed whole configurations, as they were then. What has keys of later versions set has no such name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Result`: what result.json holds, read and written here alone."""
+"""`Result`: what result.json holds, and the only code that reads and writes that file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ZEROGEN: generate, score, select, and train the TAM on nothing else; gold rows only evaluate."""
+"""ZEROGEN: generate, score, select, and train the TAM on nothing else; gold rows are used for evaluation only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Silence what Lightning's trainers say of themselves."""
+"""Silence Lightning's own messages."""
 
 from __future__ import annotations
 
