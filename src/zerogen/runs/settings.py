@@ -1,4 +1,4 @@
-"""`Setting`: a way to get from a configuration to metrics, and everything others need to know of it; their table."""
+"""`Setting`: a way to get from a configuration to metrics, and all that others need to know of it; their table."""
 
 from __future__ import annotations
 
