@@ -330,6 +330,8 @@ class Config:
     instead of generating"""
     dataset_labels: Any = None
     """labels of an integer Y in that file, such as {0: positive, 1: negative}"""
+    demonstrations: str = "none"
+    """setting=zerogen: module:function that chooses what stands before a prompt, from the rows accepted so far"""
     select: list[str] = field(default_factory=list)
     """setting=zerogen: functions [module:function] that select, relabel or weigh rows before training, in order"""
     limit: int | None = None

@@ -16,6 +16,7 @@ from zerogen.data.records import Answer, Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.answers import AnsweredContexts
 from zerogen.generation.contexts import Contexts, GivenContexts, chunk_size
+from zerogen.generation.demonstrations import ROUND, chooser, end_of_round
 from zerogen.generation.filters import Filter, parse_and_filter
 from zerogen.generation.given import given_contexts
 from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
@@ -35,6 +36,8 @@ class Generator:
     context_source: reads the contexts that the PLM does not write, by default with `given_contexts`; called when
         contexts are first needed.
     contexts: the contexts of the task, None for a task without.
+    demonstrations: what chooses the text before each prompt, see `zerogen.generation.demonstrations`. A chunk is shown
+        the rows of the rounds before its own, so that its rows do not depend on how many are written in parallel.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Generator:
         journal: Journal | None = None,
         context_journal: Journal | None = None,
         context_source: Callable[[], GivenContexts | AnsweredContexts] | None = None,
+        demonstrations: str = "none",
     ) -> None:
         check_decoding(decoding)
         check_filter(filters)
@@ -65,6 +69,7 @@ class Generator:
         self.context_journal = context_journal if context_journal is not None else Journal()
         self.context_source = context_source or partial(given_contexts, task, seed)
         self.filter = Filter(filters, self.journal.rows(), task.min_words, paired=task.kind != "classification")
+        self.shows, self.choose = demonstrations != "none", chooser(demonstrations)
 
     @cached_property
     def contexts(self) -> Contexts | GivenContexts | AnsweredContexts | None:
@@ -136,15 +141,15 @@ class Generator:
         Random(derive(self.seed, "requests", index)).shuffle(drafts)
         return [replace(draft, uid=f"{index:05d}-{i:04d}") for i, draft in enumerate(drafts)]
 
-    def request(self, draft: Example) -> tuple[Request, bool]:
+    def request(self, draft: Example, before: str = "") -> tuple[Request, bool]:
         """Return the request to the PLM for a row, and whether its context was cut (around the answer, if any) to fit.
 
-        Raises `UserError` for a prompt that is too long for the PLM.
+        before: the demonstrations. Raises `UserError` for a prompt that is too long for the PLM.
         """
         plm, task = self.plm(), self.task
         others = [label for label in task.labels if label != draft.label] if task.debias.decay else []
         templates = {label: task.prompts[label] for label in [draft.label, *others]}
-        budget = plm.max_positions - task.max_new_tokens
+        budget = plm.max_positions - task.max_new_tokens - (len(plm.encode(before)) if before else 0)
         values = {"C": draft.context or "", "Y": "".join(answer.text for answer in draft.answers)}
         around = [(answer.start, answer.start + len(answer.text)) for answer in draft.answers] or [(0, 0)]
         try:
@@ -152,9 +157,9 @@ class Generator:
         except ValueError as error:
             raise UserError(
                 f"task '{task.name}': prompts.{draft.label}: {error}, which is what the {plm.max_positions} positions "
-                f"of {plm.name} leave beside max_new_tokens={task.max_new_tokens}"
+                f"of {plm.name} leave beside max_new_tokens={task.max_new_tokens}{' and demonstrations' * bool(before)}"
             ) from error
-        prompts = {label: render(template, {**values, "C": context}) for label, template in templates.items()}
+        prompts = {label: before + render(template, {**values, "C": context}) for label, template in templates.items()}
         prompt = prompts.pop(draft.label)
         return Request(draft.uid, prompt, prompts), context != values["C"]
 
@@ -164,8 +169,12 @@ class Generator:
         if not start:  # otherwise the run that wrote the first chunk has checked the prompts
             self.check()
         plm = self.plm()
-        chunks = [self.drafts(index, progress) for index in range(start, start + plm.parallel)]
-        request_lists = [[self.request(draft) for draft in drafts] for drafts in chunks]
+        stop = min(start + plm.parallel, end_of_round(start)) if self.shows else start + plm.parallel
+        chunks = [self.drafts(index, progress) for index in range(start, stop)]
+        request_lists = [
+            [self.request(draft, before) for draft, before in zip(drafts, self._before(index, drafts), strict=True)]
+            for index, drafts in enumerate(chunks, start)
+        ]
         chunk_requests = [
             ChunkRequest(
                 f"texts-{index:06d}",
@@ -184,6 +193,14 @@ class Generator:
             for index, output in enumerate(plm.write(chunk_requests, advance), start):
                 cut = sum(was_cut for _, was_cut in request_lists[index - start])
                 yield self._to_chunk(index, chunks[index - start], chunk_requests[index - start].requests, output, cut)
+
+    def _before(self, index: int, drafts: Sequence[Example]) -> list[str]:
+        """Return the demonstrations of a chunk's rows, from the rows of the rounds before."""
+        if not self.shows:
+            return [""] * len(drafts)
+        rows = [row for chunk in self.journal.chunks[: end_of_round(index) - ROUND] for row in chunk.rows]
+        random = Random(derive(self.seed, "demonstrations", index))
+        return [self.choose(draft, rows, self.task, random) for draft in drafts]
 
     def _to_chunk(
         self, index: int, drafts: Sequence[Example], requests: Sequence[Request], output: ChunkOutput, cut: int

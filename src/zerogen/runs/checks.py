@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from zerogen.config.schema import Config
 from zerogen.errors import UserError
+from zerogen.generation.demonstrations import chooser
 from zerogen.generation.filters import Filter
 from zerogen.generation.select import needs
 from zerogen.metrics import further_metrics
@@ -26,6 +27,7 @@ def check_code(configs: Iterable[Config]) -> None:
         check_kind(config.tam, config.task.kind)
         loss_of(config.trainer.loss)
         Filter(config.filter)
+        chooser(config.demonstrations)
         if config.plm.writer not in WRITERS:  # what opens transformers' models loads torch
             opener(config.plm)
         further_metrics(config.metrics, config.task.kind)

@@ -44,6 +44,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
         "contexts": _contexts_key(config.task),
         "plm": plm_key(config, device),
         "decoding": changes(config.decoding),
+        **_own("demonstrations", [name for name in [config.demonstrations] if name != "none"]),
         "filter": changes(config.filter) | _own("functions", config.filter.functions),
         "seed": config.seed,
     }

@@ -81,6 +81,8 @@ def _whole(value: Any) -> Any:
 def _pool_key(config: Config, device: torch.device) -> dict[str, Any]:
     task = config.task
     _refuse_later(task, _TASK)
+    if config.demonstrations != Config.demonstrations:
+        raise _Later
     _refuse_later(config.plm, "name model revision dtype")
     return {
         "format": _POOL_FORMAT,

@@ -24,7 +24,7 @@ SETTINGS = {
 }
 # The keys that not every setting reads, and `gold`: the gold training rows.
 PARTS = frozenset({"gold", "plm", "tam", "trainer", "train", "decoding", "filter", "n", "log_every", "limit", "seed"})
-PARTS |= {"select", "dataset", "dataset_labels", "contexts", "answers"}
+PARTS |= {"demonstrations", "select", "dataset", "dataset_labels", "contexts", "answers"}
 
 
 def no_estimate(probe: Probe) -> None:

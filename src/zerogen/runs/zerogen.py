@@ -135,7 +135,15 @@ class _Pool:
     def _generator(self, texts: Journal | None = None, contexts: Journal | None = None) -> Generator:
         config = self.run.config
         return Generator(
-            config.task, self.plm, config.decoding, config.filter, config.seed, texts, contexts, self.given
+            config.task,
+            self.plm,
+            config.decoding,
+            config.filter,
+            config.seed,
+            texts,
+            contexts,
+            self.given,
+            config.demonstrations,
         )
 
 
