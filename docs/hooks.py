@@ -34,7 +34,7 @@ FILES = {
     "data": "records gold tables words stratified synthetic texts predictions",
     "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias score confidence "
     "prompting workers module",
-    "generation": "contexts given answers demonstrations generator filters pool scores select",
+    "generation": "contexts sources answers demonstrations generator filters pool scores select",
     "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses",
     "metrics": "metric classification squad intervals agreement diversity",
     "estimate": "",

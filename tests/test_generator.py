@@ -21,8 +21,8 @@ from zerogen.data.synthetic import load_synthetic, write_folder
 from zerogen.errors import UserError
 from zerogen.generation.contexts import Contexts
 from zerogen.generation.generator import Generator
-from zerogen.generation.given import prompt_warnings
 from zerogen.generation.pool import Journal
+from zerogen.generation.sources import prompt_warnings
 from zerogen.plm.model import Plm
 from zerogen.support.progress import Progress
 

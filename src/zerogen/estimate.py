@@ -95,7 +95,7 @@ class Session:
             raise self._memo[name]
         return self._memo[name]
 
-    def load_plm(self, run: Run) -> Writer:
+    def open_plm(self, run: Run) -> Writer:
         """Open the PLM, at most one at a time; a GGUF file is not converted into the cache of later runs."""
         from zerogen.plm.open import WRITERS
         from zerogen.support.weights import converted, resolve
@@ -107,7 +107,7 @@ class Session:
             if source is not None and source.gguf and not converted(source).is_dir():
                 os.environ["ZEROGEN_CACHE"] = str(self.scratch)
             self._plm = None
-            self._plm = (key, self.once(["plm", key], run.load_plm))
+            self._plm = (key, self.once(["plm", key], run.open_plm))
             del self._memo[json.dumps(["plm", key])]  # held in one place, so that the next PLM frees its memory
         return self._plm[1]
 
@@ -155,7 +155,7 @@ class Probe:
 
         name = self.config.plm.name
         try:
-            plm = self.session.load_plm(self.run)
+            plm = self.session.open_plm(self.run)
         except Unavailable:
             self.missing(f"PLM {name} ({self.config.plm.model})", "PLM")
             return None

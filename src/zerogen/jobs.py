@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import Config
-from zerogen.errors import ChildFailed
+from zerogen.errors import ChildFailed, UserError
 from zerogen.runs.settings import setting_of
 from zerogen.support.process import Stopped, devices_of, require_writable, share_cores, stop_on_signals
 
@@ -100,7 +100,7 @@ def _run_setting(run: Run, pages: bool) -> Result:
     known: dict[int, dict[str, float]] = {}
     for (n, _, name), value in read_trend(trend).items() if grows else ():
         known.setdefault(n, {})[name] = value
-    run.known = frozenset(known)
+    run.evaluated_sizes = frozenset(known)
     with recorded(config, run.folder(), run.names(), run.progress) as log:
         run.log = log
         for n, metrics in known.items():
@@ -117,7 +117,12 @@ def _run_setting(run: Run, pages: bool) -> Result:
             rehearse(config.task, run.gold, run.further_metrics)
         if run.setting.measured(config):
             require_measures(run)
-        result = write_run(run, run.setting.run(run))
+        outcome = run.setting.run(run)
+        if not isinstance(outcome, Outcome):
+            raise UserError(
+                f"setting.name={config.setting.name}: run returned {type(outcome).__name__}, not an Outcome"
+            )
+        result = write_run(run, outcome)
         measures = _measure(run)
         present_evaluator(measures)
         if pages or log.uploads:

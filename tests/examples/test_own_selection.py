@@ -51,13 +51,13 @@ def run(config: Config) -> tuple[Result, list[dict[str, object]]]:
 
 def test_the_surest_half_is_trained_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
-    load_plm = Run.load_plm
+    load_plm = Run.open_plm
 
     def counted(run: Run) -> object:
         loads.append("plm")
         return load_plm(run)
 
-    monkeypatch.setattr(Run, "load_plm", counted)
+    monkeypatch.setattr(Run, "open_plm", counted)
     config.task.parse.fallback = "sentence"
     whole, rows = run(config)
     assert loads == ["plm"]  # it writes and scores, and is not loaded again to measure

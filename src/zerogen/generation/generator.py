@@ -18,8 +18,8 @@ from zerogen.generation.answers import AnsweredContexts
 from zerogen.generation.contexts import Contexts, GivenContexts, chunk_size
 from zerogen.generation.demonstrations import ROUND, chooser, end_of_round
 from zerogen.generation.filters import Filter, parse_and_filter
-from zerogen.generation.given import given_contexts
 from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
+from zerogen.generation.sources import given_contexts
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
 from zerogen.support.progress import Progress
 

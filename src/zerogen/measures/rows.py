@@ -85,7 +85,7 @@ def _confidence_of(
         file = ScoreFile(run.pool_folder() / "scores.jsonl", config.task)
         scores = file.read(rows, among_others=bool(config.select))
         if scores is None and comparable(config.task):
-            scorer = run.scorer(run.load_plm)
+            scorer = run.scorer(run.open_plm)
             scores = None if scorer is None else confidences(scorer, config.task, rows, run.progress)
             if scores is not None and file.path.parent.is_dir():
                 file.add(rows, scores)

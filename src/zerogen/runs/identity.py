@@ -15,8 +15,9 @@ from zerogen.config.schema import Config, GoldConfig, PlmConfig, TaskConfig
 from zerogen.data.gold import source_of
 from zerogen.generation.answers import provenance
 from zerogen.runs.settings import setting_of
+from zerogen.support.doors import call
 from zerogen.support.doors import fingerprint as fingerprint_of_door
-from zerogen.support.hashes import digest
+from zerogen.support.hashes import digest, short_hash
 from zerogen.support.weights import fingerprint, resolve, tam_folder
 
 if TYPE_CHECKING:
@@ -111,7 +112,10 @@ def plm_key(config: Config, device: torch.device) -> dict[str, Any]:
     if config.plm.writer != PlmConfig.writer:
         identity = getattr(opener(config.plm), "identity", None)
         if identity is not None:
-            return {"writer": config.plm.writer, "identity": identity(config.plm)}
+            what = f"plm.writer={config.plm.writer}: identity"
+            value = call(what, identity, config.plm)
+            call(what, short_hash, value)  # which takes JSON values only
+            return {"writer": config.plm.writer, "identity": value}
         return {"writer": fingerprint_of_door(config.plm.writer), "config": changes(config.plm)}
     weights = fingerprint(resolve(config.plm.model, config.plm.revision, "plm.model"))
     return {"weights": weights, "dtype": str(precision(config.plm.dtype, device)), "device": device.type}

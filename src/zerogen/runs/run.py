@@ -52,7 +52,7 @@ class Outcome:
     tam: Tam | None = None
     rows: list[Example] = field(default_factory=list)
     rejects: dict[str, int] = field(default_factory=dict)
-    asked: int = 0
+    requests: int = 0
     cut: int = 0
     tokens: dict[str, int] = field(default_factory=dict)  # written by the PLM, by stage
 
@@ -65,7 +65,7 @@ class Run:
     devices: Sequence[torch.device]  # each of them writes texts; the first one does everything else
     progress: Progress = field(default_factory=Progress)
     seconds: dict[str, float] = field(default_factory=dict)
-    known: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
+    evaluated_sizes: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
     on_point: Callable[[Outcome], None] = lambda outcome: None  # called for every TAM, evaluated where there is gold
     log: Log = field(default_factory=Log)  # where trainings are recorded
     blank: dict[str, int] = field(default_factory=dict)  # gold rows without a text, by split
@@ -130,7 +130,7 @@ class Run:
             else config.tam.checkpoint or describe_weights(config.tam.model, config.tam.revision, "tam.model"),
         }
 
-    def load_plm(self) -> Writer:
+    def open_plm(self) -> Writer:
         """Open the configured PLM on the first device."""
         from zerogen.plm.open import open_plm
 
@@ -143,7 +143,7 @@ class Run:
         """Open the configured PLM for its scores. Raises `UserError`, naming `what` needs them, if it has none."""
         from zerogen.plm.open import as_scorer
 
-        return as_scorer(self.load_plm(), self.config.plm, what)
+        return as_scorer(self.open_plm(), self.config.plm, what)
 
     def scorer(self, plm: Callable[[], Writer]) -> Scorer | None:
         """Return the PLM if it can score texts; if it cannot, say so once, and do not open it again."""
@@ -169,7 +169,7 @@ class Run:
         if len(self.devices) == 1:
             from zerogen.plm.pack import return_freed_memory
 
-            plm = cache(self.load_plm)
+            plm = cache(self.open_plm)
             try:
                 yield plm
             finally:
@@ -188,7 +188,7 @@ class Run:
         with self.stage("load"), self.progress.wait(f"loading {self.config.tam.name}"):
             require(self.config.tam, self.config.task.kind)
 
-    def fit(self, rows: Sequence[Example], outcome: Outcome) -> None:
+    def train(self, rows: Sequence[Example], outcome: Outcome) -> None:
         """Train a fresh TAM on rows, evaluate it on gold data, and record both in `outcome`."""
         from zerogen.tam.fit import fit
 
@@ -207,9 +207,9 @@ class Run:
                 progress=self.progress,
             )
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy
-        self.evaluate(outcome)
+        self.evaluate_tam(outcome)
 
-    def evaluate(self, outcome: Outcome) -> None:
+    def evaluate_tam(self, outcome: Outcome) -> None:
         """Predict the gold rows with the outcome's TAM and record the metrics."""
         if not self.gold:
             self.on_point(outcome)
@@ -243,7 +243,7 @@ class Run:
                 f"task '{self.config.task.name}' has {', '.join(self.config.task.labels)}"
             )
         outcome = Outcome(tam=tam)
-        self.evaluate(outcome)
+        self.evaluate_tam(outcome)
         return outcome
 
     @property

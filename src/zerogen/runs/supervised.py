@@ -22,7 +22,7 @@ def supervised(run: Run) -> Outcome:
     if shared:
         run.progress.say(f"{shared:,} of the texts reported on are also among the gold training rows")
     outcome = Outcome()
-    run.fit(stratified(rows, config.limit, config.seed) if config.limit else rows, outcome)
+    run.train(stratified(rows, config.limit, config.seed) if config.limit else rows, outcome)
     run.progress.say(describe(outcome, run.evaluator))
     return outcome
 

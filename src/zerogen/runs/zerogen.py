@@ -14,10 +14,10 @@ from zerogen.data.stratified import stratified, stratified_order
 from zerogen.data.synthetic import load_synthetic
 from zerogen.generation.contexts import Contexts
 from zerogen.generation.generator import Generator
-from zerogen.generation.given import given_contexts, prompt_warnings
 from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_scores
 from zerogen.generation.select import needs, select
+from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
 from zerogen.plm.open import WRITERS
 from zerogen.runs.run import Outcome, Run, count_rejects, describe, used_chunks
@@ -46,7 +46,7 @@ def zerogen(run: Run) -> Outcome:
     for size, rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
         outcome.size, outcome.rows, outcome.n_train = size, rows, len(rows)
         if config.train:
-            run.fit(rows, outcome)
+            run.train(rows, outcome)
             run.progress.say(describe(outcome))
     return outcome
 
@@ -68,17 +68,17 @@ def existing_sets(run: Run) -> Iterator[tuple[int, list[Example]]]:
     with run.stage("load"):
         rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels, run.progress)
     rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
-    for size in trend_sizes(len(rows), config.log_every, run.known):
+    for size in trend_sizes(len(rows), config.log_every, run.evaluated_sizes):
         yield size, selected(run, rows[:size])
 
 
 def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Example]]]:
     """Yield sizes, and training sets of them as the PLM writes; before selection, one is a prefix of the next."""
     config = run.config
-    sizes = trend_sizes(config.n, config.log_every, run.known)
+    sizes = trend_sizes(config.n, config.log_every, run.evaluated_sizes)
     with ExitStack() as stack:
         plm = stack.enter_context(run.writer(run.pool_folder() / "works"))
-        scorer = plm if len(run.devices) == 1 else cache(run.load_plm)  # other processes only write
+        scorer = plm if len(run.devices) == 1 else cache(run.open_plm)  # other processes only write
         pool = _Pool(run, plm)
         for size in sizes:
             generator = pool.grow_to(size, first=size == sizes[0])
@@ -154,11 +154,11 @@ def account(run: Run, outcome: Outcome, generator: Generator, rows: Sequence[Exa
     contexts = generator.contexts if context is not None and context.source == "plm" else None
     written_for = generator.contexts_before(len(chunks))
     stage1 = contexts.chunks_for(written_for) if isinstance(contexts, Contexts) else []
-    outcome.rejects, outcome.asked = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
+    outcome.rejects, outcome.requests = count_rejects(chunks), sum(sum(chunk.asked.values()) for chunk in chunks)
     outcome.cut = sum(chunk.cut for chunk in chunks)
     if outcome.cut:
         run.progress.say(
-            f"{outcome.cut:,} of {outcome.asked:,} contexts were too long for the PLM and were cut, around "
+            f"{outcome.cut:,} of {outcome.requests:,} contexts were too long for the PLM and were cut, around "
             "the answer if there is one"
         )
     for stage, its in {"contexts": stage1, "generate": chunks}.items():

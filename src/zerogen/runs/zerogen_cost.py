@@ -79,7 +79,7 @@ def _require_measures(probe: Probe) -> None:
 
 def _write_texts(probe: Probe) -> TextProbe | None:
     """Write 32 texts and say what came of them; None where that cannot be done: then only show prompts."""
-    from zerogen.generation.given import prompt_warnings
+    from zerogen.generation.sources import prompt_warnings
     from zerogen.runs.zerogen import first_outputs
 
     config, task = probe.config, probe.config.task
@@ -183,7 +183,7 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
     from zerogen.plm.confidence import comparable, label_confidence
     from zerogen.plm.protocol import Scorer
 
-    config, plm = probe.config, probe.session.load_plm(probe.run)
+    config, plm = probe.config, probe.session.open_plm(probe.run)
     # A selection may need that of all rows.
     scored = config.n if "confidence" in needs(config.select) else min(config.n, config.confidence.rows)
     if not scored or not comparable(config.task):
@@ -228,7 +228,7 @@ def _expect_evaluator(probe: Probe, rows: Sequence[Example], size: int) -> None:
 
 def _values(task: TaskConfig, seed: int) -> list[dict[str, str]]:
     """Return what two prompts are filled with where there is no PLM: contexts that are given, else their names."""
-    from zerogen.generation.given import given_contexts
+    from zerogen.generation.sources import given_contexts
     from zerogen.support.progress import Progress
 
     if task.context is None or task.context.source == "plm":
