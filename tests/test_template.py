@@ -97,6 +97,6 @@ def test_a_text_that_is_far_too_long_is_tokenized_once(monkeypatch: pytest.Monke
         assert sum(read) < whole * len(value) + len(templates) * (400 + 4 * 3 * budget * 4)
         assert sum(length >= len(value) for length in read) == 1
         with monkeypatch.context() as patch:
-            patch.setattr("zerogen.config.schema.template._FAR", 1 << 20)
+            patch.setattr("zerogen.config.template._FAR", 1 << 20)
             assert kept == shortened(templates, {"X": value}, "X", budget, ids, tokenizer.decode, span)
             assert sum(length >= len(value) for length in read) > 1
