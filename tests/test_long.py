@@ -32,7 +32,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
     where = subprocess.run(
-        [sys.executable, "-c", "from zerogen.config.schema.task import conf_dir; print(conf_dir())"],
+        [sys.executable, "-c", "from zerogen.config.bundled import conf_dir; print(conf_dir())"],
         cwd=work, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert Path(where.stdout.strip()) == installed / "zerogen" / "conf"
