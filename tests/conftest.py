@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,12 @@ def toy_questions(count: int, unanswered: int = 0) -> list[Example]:
             question, answers = "When was it born?", ()
         rows.append(Example(f"row-{i}", question, "question", context, answers=answers))
     return rows
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the working directory, whose modules are imported anew in every test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    return tmp_path

@@ -1,6 +1,5 @@
 """Names that stand for code: a table's line, or a module:attribute of the user's own."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,11 @@ TABLE = {"join": "os.path.join", "counter": "collections.Counter"}
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    path = tmp_path / "my_own_doors.py"
+def own(own_modules: Path) -> Path:
+    path = own_modules / "my_own_doors.py"
     path.write_text("def twice(x):\n    return 2 * x\n")
-    (tmp_path / "my_broken_doors.py").write_text("import nothing_of_that_name\n")
-    (tmp_path / "my_wrong_doors.py").write_text("def twice(x:\n")
+    (own_modules / "my_broken_doors.py").write_text("import nothing_of_that_name\n")
+    (own_modules / "my_wrong_doors.py").write_text("def twice(x:\n")
     return path
 
 

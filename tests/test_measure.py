@@ -170,7 +170,7 @@ def test_confidences_are_calibrated_once_there_is_an_evaluator(
     folder = folder_of(config, tmp_path / "run", rows)
     whole = measured(config, folder_of(config, tmp_path / "at-once", rows))
     assert measured(plain, folder)["confidence"]["calibration"] is None
-    monkeypatch.setattr("zerogen.measures.rows.confidences", None)  # whoever asks the PLM again fails
+    monkeypatch.setattr("zerogen.runs.zerogen.confidences", None)  # whoever asks the PLM again fails
     measured(config, folder)
     found = json.loads((folder / MEASURES).read_text())
     assert found["confidence"] == approximately(whole["confidence"])

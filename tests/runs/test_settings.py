@@ -1,6 +1,5 @@
 """A setting says what it reads; from that follow its models, its folders and what distinguishes its runs."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,8 @@ MODELS = {
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    path = tmp_path / "own_guess.py"
+def own(own_modules: Path) -> Path:
+    path = own_modules / "own_guess.py"
     path.write_text(OWN)
     return path
 

@@ -1,6 +1,5 @@
 """Losses are functions of single rows; rows count by their weights."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,11 +29,8 @@ TASKS = {
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    path = tmp_path / "my_own_losses.py"
+def own(own_modules: Path) -> Path:
+    path = own_modules / "my_own_losses.py"
     path.write_text(
         "from torch.nn import functional\n"
         "def same(logits, targets):\n    return -logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]\n"

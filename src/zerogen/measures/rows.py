@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified_order
-from zerogen.generation.scores import ScoreFile, confidences, margin
-from zerogen.plm.confidence import comparable
+from zerogen.generation.scores import margin
 from zerogen.runs.evaluator import evaluator
 from zerogen.runs.run import Run
+from zerogen.runs.zerogen import confidences_of
 
 if TYPE_CHECKING:
     from zerogen.runs.result import Result
@@ -82,13 +82,7 @@ def _confidence_of(
     config = run.config
     if "confidence" not in cached_measures and config.confidence.rows and run.names()[0] != "none":
         rows = order[: config.confidence.rows]
-        file = ScoreFile(run.pool_folder() / "scores.jsonl", config.task)
-        scores = file.read(rows, among_others=bool(config.select))
-        if scores is None and comparable(config.task):
-            scorer = run.scorer(run.open_plm)
-            scores = None if scorer is None else confidences(scorer, config.task, rows, run.progress)
-            if scores is not None and file.path.parent.is_dir():
-                file.add(rows, scores)
+        scores = confidences_of(run, rows, run.open_plm, among_others=bool(config.select))
         confidence = {} if scores is None else {row.uid: scores.of(row) for row in rows}
         if scores is not None:
             seconds["confidence"] = scores.seconds

@@ -176,18 +176,20 @@ def selected(run: Run, rows: list[Example], scores: Confidences | None = None) -
     return chosen
 
 
-def confidences_of(run: Run, rows: Sequence[Example], plm: Callable[[], Writer]) -> Confidences | None:
+def confidences_of(
+    run: Run, rows: Sequence[Example], plm: Callable[[], Writer], among_others: bool = False
+) -> Confidences | None:
     """Return the PLM's confidence in rows, in this order: from the pool's scores, or computed now and stored there.
 
-    None if there is nothing to compare, or the PLM cannot score.
+    None if there is nothing to compare, or the PLM cannot score. among_others: as in `ScoreFile.read`.
     """
     task = run.config.task
     file = ScoreFile(run.pool_folder() / "scores.jsonl", task)
-    scores = file.read(rows)
+    scores = file.read(rows, among_others)
     if scores is None and rows and comparable(task):
         scorer = run.scorer(plm)
         scores = None if scorer is None else confidences(scorer, task, rows, run.progress)
-        if scores is not None:
+        if scores is not None and file.path.parent.is_dir():  # rows of a file have no pool
             file.add(rows, scores)
     return scores
 
