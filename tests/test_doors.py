@@ -54,10 +54,16 @@ def test_what_own_code_raises_is_one_line_with_its_place(own: Path) -> None:
     own.write_text("def half(x):\n    y = x / 0\n    return y\n")
     half = load("key", "my_own_doors:half", TABLE)
     with pytest.raises(UserError, match=r"^key=my_own_doors:half: raised ZeroDivisionError: .* \(my_own_doors.py:2\)$"):
-        call("key=my_own_doors:half", half, 4)
+        call("key", "my_own_doors:half", half, 4)
     with pytest.raises(UserError, match="^ours$"):
-        call("key", refuse)
-    assert call("key", max, 1, 2) == 2
+        call("key", "my_own_doors:half", refuse)
+    assert call("key", "my_own_doors:half", max, 1, 2) == 2
+
+
+def test_what_the_code_of_a_table_raises_stays_what_it_is(own: Path) -> None:
+    own.write_text("def half(x):\n    return x / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        call("key", "half", load("key", "my_own_doors:half", TABLE), 4)
 
 
 def refuse() -> None:

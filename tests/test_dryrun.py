@@ -229,11 +229,15 @@ def test_labels_that_do_not_fit_are_refused(config: Config, tmp_path: Path) -> N
     assert "1 rows: 1 bad, 0 good; no row has label good" in said(config)
 
 
-def test_what_is_there_already_is_not_asked_for_again(config: Config) -> None:
+def test_what_is_there_already_is_not_asked_for_again(config: Config, own_modules: Path) -> None:
     config = replace(config, n=20, confidence=replace(config.confidence, rows=0))
     run_one(replace(config, dry_run=False), Console(quiet=True))
     before = tree(Path(config.output_dir))
     assert "already there, nothing would be done" in said(config)
+    metric = 'HITS = Metric("hits", "Hits", lambda rows, predictions, labels: 0.5)'
+    (own_modules / "my_hits.py").write_text(f"from zerogen.metrics import Metric\n{metric}\n")
+    text = said(replace(config, metrics=["my_hits:HITS"]))
+    assert "already there, only my_hits:HITS would be computed, from its predictions" in text
     text = said(replace(config, n=100))
     assert "rows are already in" in text
     assert tree(Path(config.output_dir)) == before

@@ -7,7 +7,7 @@ import pytest
 from zerogen.config.schema import Config, SettingConfig
 from zerogen.errors import UserError
 from zerogen.jobs import _in_process, expand
-from zerogen.runs.zerogen import trend_sizes
+from zerogen.runs.run import trend_sizes
 from zerogen.support.console import reporting_errors
 from zerogen.support.process import devices_of
 

@@ -30,6 +30,7 @@ from zerogen.config.task import expand_paths, normalise_task, override
 from zerogen.config.yaml_files import as_text, literal
 from zerogen.errors import UserError, nearest
 from zerogen.support.console import make_console, replace_unknown_characters, reporting_errors
+from zerogen.support.doors import is_own
 from zerogen.support.files import expanded, file_name
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
         group = "plm" if part is result.plm else "tam"
         if f"{group}.model" in given and f"{group}.name" not in given:
             part.name = file_name(str(part.model).rstrip("/").rpartition("/")[2]) or part.name
-    if ":" in result.plm.writer and "plm.writer" in given and not given & {"plm.model", "plm.name"}:
+    if is_own(result.plm.writer) and "plm.writer" in given and not given & {"plm.model", "plm.name"}:
         result.plm.name = file_name(result.plm.writer.partition(":")[0]) or result.plm.name
     if result.tam.checkpoint and "tam.name" not in given:
         place = Path(result.tam.checkpoint).absolute()

@@ -92,11 +92,14 @@ def estimate(config: Config, session: Session) -> Expected:
 
 def _nothing_to_do(run: Run, session: Session) -> bool:
     """Tell whether a run is there already, or is that of an earlier job. Raises `UserError` for a smaller one."""
-    from zerogen.runs.store import asked_for, finished
+    from zerogen.runs.store import asked_for, finished, metrics_to_add
 
     folder = run.folder()
-    if finished(run) is not None:
-        session.say(f"already there, nothing would be done: {folder}")
+    earlier = finished(run)
+    if earlier is not None:
+        metrics = ", ".join(metrics_to_add(run, earlier))
+        would = f"only {metrics} would be computed, from its predictions" if metrics else "nothing would be done"
+        session.say(f"already there, {would}: {folder}")
         return True
     before = session.folders.get(folder)
     asked = asked_for(run.config)

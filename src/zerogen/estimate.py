@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zerogen.config.schema import Config
 from zerogen.data.records import Example
 from zerogen.errors import Unavailable
+from zerogen.support.doors import is_own
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,13 +98,12 @@ class Session:
 
     def open_plm(self, run: Run) -> Writer:
         """Open the PLM, at most one at a time; a GGUF file is not converted into the cache of later runs."""
-        from zerogen.plm.open import WRITERS
         from zerogen.support.weights import converted, resolve
 
         config = run.config.plm
         key = json.dumps([asdict(config), str(run.device)])
         if self._plm is None or self._plm[0] != key:
-            source = resolve(config.model, config.revision, "plm.model") if config.writer in WRITERS else None
+            source = None if is_own(config.writer) else resolve(config.model, config.revision, "plm.model")
             if source is not None and source.gguf and not converted(source).is_dir():
                 os.environ["ZEROGEN_CACHE"] = str(self.scratch)
             self._plm = None

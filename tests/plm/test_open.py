@@ -9,8 +9,9 @@ from zerogen.config.rules import check_plm
 from zerogen.config.schema import Config, PlmConfig
 from zerogen.errors import UserError
 from zerogen.plm.model import Plm
-from zerogen.plm.open import as_scorer, open_plm, open_workers
+from zerogen.plm.open import as_scorer, open_plm
 from zerogen.plm.protocol import LocalWriter, Scorer, Writer
+from zerogen.plm.workers import open_workers
 
 CPU = torch.device("cpu")
 

@@ -45,6 +45,14 @@ class Mine:
 class Half:
     def check(config, kind): ...
     def build(config, task, rows, progress): ...
+
+class Bound:
+    @staticmethod
+    def check(config, kind): ...
+    @classmethod
+    def require(cls, config, kind): ...
+    def build(self, config, task, rows, progress): ...
+    def open(self, folder): ...
 """
 
 
@@ -118,5 +126,7 @@ def test_a_tam_of_ones_own_checks_its_task_and_what_it_needs(own: Path) -> None:
         require(OWN, "pair")
     with pytest.raises(UserError, match=r"tam.kind=my_own_tams:Half: has no require and no open; a TAM has check, "):
         check_kind(replace(OWN, kind="my_own_tams:Half"), "pair")
+    with pytest.raises(UserError, match=r"tam.kind=my_own_tams:Bound: cannot be called as build\(config, task, "):
+        check_kind(replace(OWN, kind="my_own_tams:Bound"), "pair")
     with pytest.raises(UserError, match=r"tam.kind: 'lstn' is unknown; allowed: encoder, lstm, .*'lstm'"):
         check_kind(replace(OWN, kind="lstn"), "pair")

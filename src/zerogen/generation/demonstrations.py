@@ -33,7 +33,7 @@ def chooser(name: str) -> Chooser:
         return choose
 
     def checked(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
-        text = call(f"demonstrations={name}", choose, draft, rows, task, random)
+        text = call("demonstrations", name, choose, draft, rows, task, random)
         if not isinstance(text, str):
             raise UserError(f"demonstrations={name}: returned {type(text).__name__}; allowed is a text")
         return text

@@ -104,9 +104,7 @@ class Filter:
         that returns anything but a reason or None.
         """
         for name, reject in self.filters:
-            reason = (
-                call(f"filter.functions={name}", reject, row, self.config) if ":" in name else reject(row, self.config)
-            )
+            reason = call("filter.functions", name, reject, row, self.config)
             if reason is not None:
                 if not isinstance(reason, str) or not reason:
                     raise UserError(f"filter.functions={name}: returned {reason!r}; allowed is a reason or None")

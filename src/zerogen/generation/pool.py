@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,3 +113,35 @@ def first_per_label(rows: Iterable[Example], quota: dict[str, int]) -> Iterator[
         if taken[row.label] < quota[row.label]:
             taken[row.label] += 1
             yield row
+
+
+def used_chunks(chunks: Sequence[Chunk], rows: Sequence[Example]) -> list[Chunk]:
+    """Return the chunks up to the last one that holds any of `rows`."""
+    wanted = {row.uid for row in rows}
+    last = max((i for i, chunk in enumerate(chunks) if any(row.uid in wanted for row in chunk.rows)), default=-1)
+    return list(chunks[: last + 1])
+
+
+def count_rejects(chunks: Sequence[Chunk]) -> dict[str, int]:
+    """Return the number of rejected texts by reason, the most frequent one first."""
+    counts: Counter[str] = Counter()
+    for chunk in chunks:
+        for reasons in chunk.rejects.values():
+            counts.update(reasons)
+    return dict(counts.most_common())
+
+
+def first_outputs(chunk: Chunk, labels: Sequence[str]) -> str:
+    """Return text that shows two prompts and outputs of each label, and the number of rejected texts by reason."""
+    lines = []
+    for label in labels:
+        for sample in [sample for sample in chunk.samples if sample["label"] == label][:2]:
+            verdict = f"rejected: {sample['reason']}" if sample["reason"] else "accepted"
+            prompt = sample["prompt"]
+            if len(prompt) > 300:  # shorten a passage in the middle
+                prompt = f"{prompt[:120]} ... {prompt[-160:]}"
+            lines += [f"[{label}, {verdict}] {prompt}", f"    -> {sample['text']}"]
+    rejects = ", ".join(f"{reason} {count:,}" for reason, count in count_rejects([chunk]).items())
+    asked = sum(chunk.asked.values())
+    lines.append(f"of the first {asked:,} texts {len(chunk.rows):,} were accepted; rejected: {rejects or 'none'}")
+    return "\n".join(lines)

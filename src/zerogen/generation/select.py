@@ -53,7 +53,7 @@ def select(names: Sequence[str], rows: Sequence[Example], task: TaskConfig) -> l
     row with a weight above 0 for a label.
     """
     for name, selection in selections(names):
-        chosen = call(f"select={name}", selection, rows, task)
+        chosen = call("select", name, selection, rows, task)
         if not isinstance(chosen, Sequence) or not all(isinstance(row, Example) for row in chosen):
             raise UserError(
                 f"select={name}: returned {type(chosen).__name__}; allowed is a list of the rows it was given"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import PlmConfig
@@ -35,8 +31,7 @@ def open_plm(config: PlmConfig, device: torch.device) -> Writer:
     Raises `UserError` when its weights are missing, and for a user's own that lacks some part of a `Writer`.
     """
     function = opener(config)
-    own = ":" in config.writer
-    writer = doors.call(f"plm.writer={config.writer}", function, config, device) if own else function(config, device)
+    writer = doors.call("plm.writer", config.writer, function, config, device)
     if not isinstance(writer, Writer):
         parts = [*Writer.__annotations__, *(name for name in vars(Writer) if not name.startswith("_"))]
         missing = [part for part in parts if not hasattr(writer, part)]
@@ -55,15 +50,3 @@ def as_scorer(plm: Writer, config: PlmConfig, what: str) -> Scorer:
             f"can: {', '.join(WRITERS)}, {doors.OWN}"
         )
     return plm
-
-
-@contextmanager
-def open_workers(config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> Iterator[Callable[[], Writer]]:
-    """Yield what opens the PLM in one process per device, when first called; the processes end with the block.
-
-    folder: where the processes exchange chunks.
-    """
-    from zerogen.plm.workers import Workers
-
-    with ExitStack() as stack:
-        yield cache(lambda: stack.enter_context(Workers(config, devices, folder)))

@@ -15,9 +15,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +248,13 @@ def _serve(config: PlmConfig, device: torch.device, todo: Path, folder: Path, th
             enable_model_summary=False,
         )
         trainer.predict(GeneratorModule(config, folder, threads), Inbox(todo, parent), return_predictions=False)
+
+
+@contextmanager
+def open_workers(config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> Iterator[Callable[[], Writer]]:
+    """Yield what opens the PLM in one process per device, when first called; the processes end with the block.
+
+    folder: where the processes exchange chunks.
+    """
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(Workers(config, devices, folder)))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zerogen.config.schema import Config
+from zerogen.config.schema import Config, PlmConfig
 from zerogen.errors import UserError
 from zerogen.generation.demonstrations import chooser
 from zerogen.generation.filters import Filter
 from zerogen.generation.select import needs
 from zerogen.metrics import further_metrics
 from zerogen.plm.confidence import comparable
-from zerogen.plm.open import WRITERS, opener
+from zerogen.plm.open import opener
 from zerogen.runs.settings import check_setting, setting_of
 from zerogen.tam.losses import loss_of
 from zerogen.tam.table import check_kind
@@ -28,7 +28,7 @@ def check_code(configs: Iterable[Config]) -> None:
         loss_of(config.trainer.loss)
         Filter(config.filter)
         chooser(config.demonstrations)
-        if config.plm.writer not in WRITERS:  # what opens transformers' models loads torch
+        if config.plm.writer != PlmConfig.writer:  # what opens transformers' models loads torch
             opener(config.plm)
         further_metrics(config.metrics, config.task.kind)
         _check_select(config)

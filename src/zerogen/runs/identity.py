@@ -15,7 +15,7 @@ from zerogen.config.schema import Config, GoldConfig, PlmConfig, TaskConfig
 from zerogen.data.gold import source_of
 from zerogen.generation.answers import provenance
 from zerogen.runs.settings import setting_of
-from zerogen.support.doors import call
+from zerogen.support.doors import call, is_own
 from zerogen.support.doors import fingerprint as fingerprint_of_door
 from zerogen.support.hashes import digest, short_hash
 from zerogen.support.weights import fingerprint, resolve, tam_folder
@@ -61,7 +61,7 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
         "eval_limit": config.eval_limit,
         "device": device.type,
     }
-    if ":" in config.setting.name:
+    if is_own(config.setting.name):
         key["own_setting"] = _own_setting_key(config, reads)
     if "tam" in reads:
         if config.tam.checkpoint:
@@ -112,9 +112,9 @@ def plm_key(config: Config, device: torch.device) -> dict[str, Any]:
     if config.plm.writer != PlmConfig.writer:
         identity = getattr(opener(config.plm), "identity", None)
         if identity is not None:
-            what = f"plm.writer={config.plm.writer}: identity"
-            value = call(what, identity, config.plm)
-            call(what, short_hash, value)  # which takes JSON values only
+            what, writer = "identity of plm.writer", config.plm.writer
+            value = call(what, writer, identity, config.plm)
+            call(what, writer, short_hash, value)  # which takes JSON values only
             return {"writer": config.plm.writer, "identity": value}
         return {"writer": fingerprint_of_door(config.plm.writer), "config": changes(config.plm)}
     weights = fingerprint(resolve(config.plm.model, config.plm.revision, "plm.model"))
@@ -127,7 +127,7 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
     from zerogen.tam.vectors import word_list
 
     tam, vectors = config.tam, Path(config.tam.vectors or "")
-    own = [fingerprint_of_door(name) for name in (tam.kind, config.trainer.loss) if ":" in name]
+    own = [fingerprint_of_door(name) for name in (tam.kind, config.trainer.loss) if is_own(name)]
     return {
         "weights": tam.model and fingerprint(resolve(tam.model, tam.revision, "tam.model")),
         "tam": changes(tam),

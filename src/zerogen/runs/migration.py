@@ -13,6 +13,7 @@ from zerogen.config.schema import Config, GoldConfig
 from zerogen.data.gold import source_of
 from zerogen.generation.answers import provenance
 from zerogen.runs.identity import changes, plm_key
+from zerogen.support.doors import is_own
 from zerogen.support.hashes import digest
 from zerogen.support.weights import fingerprint, resolve, tam_folder
 
@@ -131,7 +132,7 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
 
     task, tam = config.task, config.tam
     _refuse_later(config, f"{_CONFIG} metrics")  # which name no folder
-    if ":" in config.setting.name:  # a setting of the user's own
+    if is_own(config.setting.name):
         raise _Later
     _refuse_later(task, _TASK)
     gold = source_of(task)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
-from zerogen.plm.open import WRITERS, as_scorer
+from zerogen.plm.open import as_scorer
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import Setting
+from zerogen.support.doors import is_own
 from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def prompting(run: Run) -> Outcome:
     """Predict the label whose filled prompt is most probable, or let the PLM write the answer."""
     # Only an open writer of the user's own shows whether it can score: it is refused before anything else is read.
-    plm = None if run.config.plm.writer in WRITERS else run.load_scorer("setting=prompting")
+    plm = run.load_scorer("setting=prompting") if is_own(run.config.plm.writer) else None
     rows = run.gold
     plm = plm or run.load_scorer("setting=prompting")
     with run.stage("prompt"):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -27,7 +26,6 @@ from zerogen.support.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-    from zerogen.generation.pool import Chunk
     from zerogen.plm.protocol import Scorer, Writer
     from zerogen.tam.tam import Tam
 
@@ -176,7 +174,7 @@ class Run:
                 plm.cache_clear()
                 return_freed_memory()
             return
-        from zerogen.plm.open import open_workers
+        from zerogen.plm.workers import open_workers
 
         with open_workers(self.config.plm, self.devices, folder) as workers:
             yield workers
@@ -298,17 +296,9 @@ def describe(outcome: Outcome, evaluator: bool = False) -> str:
     return said
 
 
-def used_chunks(chunks: Sequence[Chunk], rows: Sequence[Example]) -> list[Chunk]:
-    """Return the chunks up to the last one that holds any of `rows`."""
-    wanted = {row.uid for row in rows}
-    last = max((i for i, chunk in enumerate(chunks) if any(row.uid in wanted for row in chunk.rows)), default=-1)
-    return list(chunks[: last + 1])
+def trend_sizes(n: int, log_every: int | None, known: Collection[int] = ()) -> list[int]:
+    """Return the sizes to train on: every multiple of `log_every` below `n` that is not in `known`, and `n`.
 
-
-def count_rejects(chunks: Sequence[Chunk]) -> dict[str, int]:
-    """Return the number of rejected texts by reason, the most frequent one first."""
-    counts: Counter[str] = Counter()
-    for chunk in chunks:
-        for reasons in chunk.rejects.values():
-            counts.update(reasons)
-    return dict(counts.most_common())
+    known: sizes that were evaluated earlier.
+    """
+    return [*(size for size in range(log_every, n, log_every) if size not in known), n] if log_every else [n]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zerogen.config.rules import check_name
 from zerogen.config.schema import Config
 from zerogen.errors import UserError, unknown
-from zerogen.support.doors import load
+from zerogen.support.doors import is_own, load
 
 if TYPE_CHECKING:
     from zerogen.estimate import Probe
@@ -94,7 +94,7 @@ def setting_of(config: Config) -> Setting:
     """Return the setting that a configuration names. Raises `UserError` for one that cannot be had."""
     name = config.setting.name
     setting: Setting = load("setting.name", name, SETTINGS)
-    if ":" in name:
+    if is_own(name):
         _check_own(f"setting.name={name}", setting)
     return setting
 

@@ -120,15 +120,22 @@ def _reported(
     return reported
 
 
+def metrics_to_add(run: Run, result: Result) -> dict[str, Metric]:
+    """Return those of `metrics` that the result of a finished run does not say, by what names them."""
+    if not result.n_eval:
+        return {}
+    before = {one.source for one in result.further_metrics.values()}
+    return {name: one for name, one in run.further_metrics.items() if fingerprint(name) not in before}
+
+
 def add_metrics(run: Run, result: Result) -> Result:
     """Return the result of a finished run with those of `metrics` that it does not say, and write both down.
 
     They are computed from predictions.jsonl; the trend has them at its last size only. Raises `UserError` where the
     predictions are not there.
     """
-    before = {one.source for one in result.further_metrics.values()}
-    further = {name: one for name, one in run.further_metrics.items() if fingerprint(name) not in before}
-    if not further or not result.n_eval:
+    further = metrics_to_add(run, result)
+    if not further:
         return result
     folder, task = run.folder(), run.config.task
     read = read_predictions(folder / "predictions.jsonl")

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from zerogen.config.schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified, stratified_order
 from zerogen.data.synthetic import load_synthetic
 from zerogen.generation.contexts import Contexts
 from zerogen.generation.generator import Generator
-from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
+from zerogen.generation.pool import Journal, count_rejects, first_outputs, first_per_label, quotas, used_chunks
 from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_scores
 from zerogen.generation.select import needs, select
 from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
-from zerogen.plm.open import WRITERS
-from zerogen.runs.run import Outcome, Run, count_rejects, describe, used_chunks
+from zerogen.runs.run import Outcome, Run, describe, trend_sizes
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.zerogen_cost import estimate
+from zerogen.support.doors import is_own
 from zerogen.support.files import exclusive
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def zerogen(run: Run) -> Outcome:
     if config.train:  # fail on missing gold data or a missing TAM before hours of generation
         _ = run.gold
         run.require_tam()
-    if "confidence" in needs(config.select) and config.plm.writer not in WRITERS:
+    if "confidence" in needs(config.select) and is_own(config.plm.writer):
         run.load_scorer(f"select={config.select}")
     outcome = Outcome()
     for size, rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
@@ -52,14 +51,6 @@ def zerogen(run: Run) -> Outcome:
 
 
 ZEROGEN = Setting("zerogen", zerogen, reads=PARTS - {"gold"}, estimate=estimate, synthetic=True)
-
-
-def trend_sizes(n: int, log_every: int | None, known: Collection[int] = ()) -> list[int]:
-    """Return the sizes to train on: every multiple of `log_every` below `n` that is not in `known`, and `n`.
-
-    known: sizes that were evaluated earlier.
-    """
-    return [*(size for size in range(log_every, n, log_every) if size not in known), n] if log_every else [n]
 
 
 def existing_sets(run: Run) -> Iterator[tuple[int, list[Example]]]:
@@ -126,7 +117,7 @@ class _Pool:
                 run.progress.say(f"going on from the {have:,} rows that are in {folder}")
             for _ in chain([None], generator.extend(size, run.progress)):
                 if not self.shown and texts.chunks:
-                    run.progress.say(first_outputs(texts.chunks[0], run.config.task))
+                    run.progress.say(first_outputs(texts.chunks[0], run.config.task.labels))
                     self.shown = True
         if reused == len(texts.chunks) == self.start:
             run.progress.say(f"{size:,} rows are already in {folder}")
@@ -204,19 +195,3 @@ def _score_for_measures(run: Run, rows: Sequence[Example], plm: Callable[[], Wri
     except Exception as error:  # the TAM does not need it: the measures try again, and fail, after it is trained
         reason = " ".join(str(error).split())
         run.progress.say(f"confidence could not be computed yet: {type(error).__name__}: {reason}")
-
-
-def first_outputs(chunk: Chunk, task: TaskConfig) -> str:
-    """Return text that shows two prompts and outputs of each label, and the number of rejected texts by reason."""
-    lines = []
-    for label in task.labels:
-        for sample in [sample for sample in chunk.samples if sample["label"] == label][:2]:
-            verdict = f"rejected: {sample['reason']}" if sample["reason"] else "accepted"
-            prompt = sample["prompt"]
-            if len(prompt) > 300:  # shorten a passage in the middle
-                prompt = f"{prompt[:120]} ... {prompt[-160:]}"
-            lines += [f"[{label}, {verdict}] {prompt}", f"    -> {sample['text']}"]
-    rejects = ", ".join(f"{reason} {count:,}" for reason, count in count_rejects([chunk]).items())
-    asked = sum(chunk.asked.values())
-    lines.append(f"of the first {asked:,} texts {len(chunk.rows):,} were accepted; rejected: {rejects or 'none'}")
-    return "\n".join(lines)

@@ -16,13 +16,13 @@ from zerogen.config.template import render
 from zerogen.data.records import Example
 from zerogen.errors import Unavailable
 from zerogen.estimate import GENERATION, PROBE, Probe, about, shortened
-from zerogen.generation.pool import Chunk, Journal, quotas
+from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas
 from zerogen.generation.select import needs
 from zerogen.metrics.intervals import wilson_interval
+from zerogen.runs.run import Run, trend_sizes
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
-    from zerogen.runs.run import Run
 
 
 @dataclass
@@ -38,7 +38,6 @@ class TextProbe:
 def estimate(probe: Probe) -> None:
     """Expect texts to be written, or read, TAMs to be trained on them, and their rows to be measured."""
     from zerogen.data.synthetic import load_synthetic
-    from zerogen.runs.zerogen import trend_sizes
 
     config = probe.config
     _require_measures(probe)
@@ -80,7 +79,6 @@ def _require_measures(probe: Probe) -> None:
 def _write_texts(probe: Probe) -> TextProbe | None:
     """Write 32 texts and say what came of them; None where that cannot be done: then only show prompts."""
     from zerogen.generation.sources import prompt_warnings
-    from zerogen.runs.zerogen import first_outputs
 
     config, task = probe.config, probe.config.task
     for warning in prompt_warnings(task):
@@ -97,7 +95,7 @@ def _write_texts(probe: Probe) -> TextProbe | None:
                 probe.say_once(f"[{label}] {shortened(render(task.prompts[label], values))}")
         return None
     asked, accepted = sum(texts.chunk.asked.values()), len(texts.chunk.rows)
-    probe.say_once(first_outputs(texts.chunk, task))
+    probe.say_once(first_outputs(texts.chunk, task.labels))
     interval = wilson_interval(accepted, asked)["interval"]
     probe.say_once(
         f"accepted: {accepted / asked:.0%} ({interval[0]:.0%} to {interval[1]:.0%} with 95 % confidence, from "

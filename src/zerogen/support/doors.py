@@ -16,13 +16,18 @@ from zerogen.errors import UserError, unknown
 OWN = "your own module:attribute"
 
 
+def is_own(name: str) -> bool:
+    """Tell whether a name is a `module:attribute` of the user's own, not an entry of a table."""
+    return ":" in name
+
+
 def load(what: str, name: str, table: Mapping[str, str]) -> Any:
     """Return the object that `name` stands for: the table's dotted name for it, or the user's own `module:attribute`.
 
     what: the key that holds the name. The user's module may be in the working directory or installed. Raises
     `UserError` for a name that is neither, a module that cannot be imported, or a missing attribute.
     """
-    if ":" not in name:
+    if not is_own(name):
         if name not in table:
             raise unknown(what, name, [*table, OWN])
         module, _, attribute = table[name].rpartition(".")
@@ -42,24 +47,26 @@ def load(what: str, name: str, table: Mapping[str, str]) -> Any:
     return getattr(imported_module, attribute)
 
 
-def call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call what a door leads to. Raises `UserError`, in one line with its place, for what the user's own code raises.
+def call(what: str, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what a name stands for. Raises `UserError`, in one line with its place, for what the user's own code raises.
 
-    what: the key and the name that led to it.
+    what: the key that holds the name.
     """
     try:
         return function(*arguments)
     except (UserError, MemoryError):
         raise
     except Exception as error:
+        if not is_own(name):
+            raise
         reason, place = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)[-1]
         at = f"{Path(place.filename).name}:{place.lineno}"
-        raise UserError(f"{what}: raised {type(error).__name__}: {reason} ({at})") from error
+        raise UserError(f"{what}={name}: raised {type(error).__name__}: {reason} ({at})") from error
 
 
 def fingerprint(name: str) -> str:
     """Identify the code of a name, for hashes: the name, and for the user's own code a hash of its source file too."""
-    if ":" not in name:
+    if not is_own(name):
         return name
     _add_working_directory()
     try:

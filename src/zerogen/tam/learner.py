@@ -45,12 +45,11 @@ class Learner(pl.LightningModule):
 
     def _row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         name = self.config.loss
-        own = ":" in name
-        losses = call(f"trainer.loss={name}", self.row_loss, logits, targets) if own else self.row_loss(logits, targets)
+        losses = call("trainer.loss", name, self.row_loss, logits, targets)
         if not isinstance(losses, Tensor) or losses.shape != targets.shape:
             shape = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             shapes = f"{shape} of logits {list(logits.shape)}"
-            raise UserError(f"trainer.loss={self.config.loss}: returned {shapes}; allowed is one loss per row, [B]")
+            raise UserError(f"trainer.loss={name}: returned {shapes}; allowed is one loss per row, [B]")
         return losses
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

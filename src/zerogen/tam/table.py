@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -85,12 +86,25 @@ class Head(Protocol):
         """Return a prediction for each input."""
 
 
+_CALLED_WITH = {
+    "check": ("config", "kind"),
+    "require": ("config", "kind"),
+    "build": ("config", "task", "rows", "progress"),
+    "open": ("folder",),
+}
+
+
 def tam_of(name: str, what: str = "tam.kind") -> TamKind:
     """Return the TAM that a name stands for. Raises `UserError` where it stands for none; `what` names the key."""
     found: TamKind = load(what, name, TAMS)
-    wanted = ("check", "require", "build", "open")
-    if missing := [method for method in wanted if not callable(getattr(found, method, None))]:
-        raise UserError(f"{what}={name}: has no {' and no '.join(missing)}; a TAM has {', '.join(wanted)}")
+    if missing := [method for method in _CALLED_WITH if not callable(getattr(found, method, None))]:
+        raise UserError(f"{what}={name}: has no {' and no '.join(missing)}; a TAM has {', '.join(_CALLED_WITH)}")
+    for method, arguments in _CALLED_WITH.items():
+        try:
+            inspect.signature(getattr(found, method)).bind(*arguments)
+        except TypeError as error:
+            allowed = f"{method}({', '.join(arguments)})"
+            raise UserError(f"{what}={name}: cannot be called as {allowed}: {error} (is it @staticmethod?)") from error
     return found
 
 
