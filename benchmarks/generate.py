@@ -44,7 +44,8 @@ def bundled(dtype: str) -> Any:
 
 def zerogen(debias: bool, full: bool) -> Callable[[int, int], int]:
     """Return a run of ours: (requests, seed) to sampled tokens."""
-    from zerogen.config.schema import DebiasConfig, DecodingConfig
+    from zerogen.config.schema import DecodingConfig
+    from zerogen.config.task_schema import DebiasConfig
     from zerogen.data.records import Request, Stop
 
     plm = bundled("auto")

@@ -27,8 +27,8 @@ from pathlib import Path
 from random import Random
 
 from zerogen import load_gold, load_task
-from zerogen.config.schema import TaskConfig
 from zerogen.config.task import override
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Answer, AnswerPrediction, Prediction
 from zerogen.generation.answers import rule_spans
 from zerogen.metrics import evaluate, scalars

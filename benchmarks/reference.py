@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from zerogen import evaluate, fit, load_gold, load_task
-from zerogen.config.schema import TaskConfig
 from zerogen.config.task import override
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.metrics import scalars
 from zerogen.support.weights import quiet_loading, resolve

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from zerogen import TrainerConfig, evaluate, fit, load_gold, load_task
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified
 from zerogen.support.weights import quiet_loading, resolve

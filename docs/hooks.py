@@ -30,7 +30,7 @@ BEGIN, END = "<!-- files: written by `python docs/hooks.py` -->", "<!-- end of t
 # travels, as in tests/test_layers.py, and what all of them use last.
 FILES = {
     "": "__init__ __main__ api cli jobs dryrun predict measure table",
-    "config": "schema rules task template bundled yaml_files hydra_files keys",
+    "config": "schema task_schema rules task template bundled yaml_files hydra_files keys",
     "data": "records gold tables words stratified synthetic texts predictions",
     "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias score confidence "
     "prompting workers module",

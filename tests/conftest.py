@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from zerogen.config.schema import ContextConfig, TaskConfig
+from zerogen.config.task_schema import ContextConfig, TaskConfig
 from zerogen.data.records import Answer, Example
 from zerogen.plm.model import Plm
 

@@ -5,7 +5,7 @@ import datasets
 import pytest
 
 from tests.conftest import toy_rows
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.synthetic import export_rows, load_synthetic, write_folder, write_jsonl
 from zerogen.errors import UserError
 from zerogen.support.progress import Progress

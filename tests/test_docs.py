@@ -26,7 +26,8 @@ import zerogen
 from tests import test_layers as layers
 from tests.conftest import toy_questions
 from zerogen import cli, measure, predict, table
-from zerogen.config.schema import Config, TaskConfig, TrainerConfig
+from zerogen.config.schema import Config, TrainerConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.report import __main__ as report
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,17 +19,15 @@ from zerogen.config.keys import keys_of
 from zerogen.config.schema import (
     ConfidenceConfig,
     Config,
-    ContextConfig,
     CorrectnessConfig,
     FilterConfig,
-    GoldConfig,
     PlmConfig,
     SettingConfig,
     TamConfig,
-    TaskConfig,
     TrainerConfig,
 )
 from zerogen.config.task import normalise_task
+from zerogen.config.task_schema import ContextConfig, GoldConfig, TaskConfig
 from zerogen.data.records import Example
 from zerogen.dryrun import dry_run, estimate
 from zerogen.errors import UserError

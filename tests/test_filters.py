@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from zerogen.config.schema import FilterConfig, ParseConfig
+from zerogen.config.schema import FilterConfig
+from zerogen.config.task_schema import ParseConfig
 from zerogen.data.records import Answer, Continuation, Example
 from zerogen.generation.filters import Filter, parse
 

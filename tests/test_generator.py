@@ -7,15 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from zerogen.config.schema import (
-    ContextConfig,
-    DebiasConfig,
-    DecodingConfig,
-    FilterConfig,
-    ParseConfig,
-    StopConfig,
-    TaskConfig,
-)
+from zerogen.config.schema import DecodingConfig, FilterConfig
+from zerogen.config.task_schema import ContextConfig, DebiasConfig, ParseConfig, StopConfig, TaskConfig
 from zerogen.data.records import Example
 from zerogen.data.synthetic import load_synthetic, write_folder
 from zerogen.errors import UserError

@@ -8,8 +8,8 @@ import datasets
 import pytest
 
 from zerogen.config.bundled import load_task
-from zerogen.config.schema import ContextConfig, GoldConfig, HoldoutConfig, TaskConfig
 from zerogen.config.task import override
+from zerogen.config.task_schema import ContextConfig, GoldConfig, HoldoutConfig, TaskConfig
 from zerogen.data.gold import load_gold, read_answers, read_contexts, read_gold
 from zerogen.data.records import Answer, Example
 from zerogen.data.stratified import stratified, stratified_order

@@ -17,16 +17,8 @@ from rich.console import Console
 
 from tests.conftest import toy_rows
 from zerogen.config.rules import check
-from zerogen.config.schema import (
-    Config,
-    GoldConfig,
-    LoggerConfig,
-    PlmConfig,
-    SettingConfig,
-    TamConfig,
-    TaskConfig,
-    TrainerConfig,
-)
+from zerogen.config.schema import Config, LoggerConfig, PlmConfig, SettingConfig, TamConfig, TrainerConfig
+from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
 from zerogen.runs.loggers import artifact_name, mode_of, require_logger

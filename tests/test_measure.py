@@ -18,12 +18,11 @@ from zerogen.config.schema import (
     Config,
     CorrectnessConfig,
     DiversityConfig,
-    GoldConfig,
     PlmConfig,
     SettingConfig,
-    TaskConfig,
     TrainerConfig,
 )
+from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.records import Example
 from zerogen.data.synthetic import export_rows, load_synthetic, write_jsonl
 from zerogen.errors import UserError

@@ -19,7 +19,8 @@ import pytest
 
 from tests.conftest import toy_pairs, toy_questions, toy_rows
 from zerogen import predict
-from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import TamConfig, TrainerConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.predictions import PredictionWriter
 from zerogen.data.records import AnswerPrediction, Prediction
 from zerogen.data.texts import Item, Lines, blocks, items_of_texts

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import toy_rows
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.data.synthetic import export_rows, load_synthetic, write_jsonl
 from zerogen.errors import UserError
@@ -80,7 +80,7 @@ def test_selections_follow_each_other() -> None:
         (twice, "or one of them twice"),
         (renamed, "label: 'god' is unknown; allowed: bad, good; did you mean 'good'?"),
         (lighter, "has weight -1.0; allowed is 0 or more"),
-        (reworded, "allowed is to change its label and weight, nothing else"),
+        (reworded, "allowed is to change its label, weight and target, nothing else"),
         (nothing, "returned NoneType; allowed is a list of the rows it was given"),
         (broken, "raised IndexError: list index out of range"),
         (one_sided, "leaves no row of label 'good'"),

@@ -7,8 +7,8 @@ import pytest
 
 import zerogen
 from zerogen.config.bundled import load_task
-from zerogen.config.schema import GoldConfig, TaskConfig
 from zerogen.config.task import normalise_task
+from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.errors import UserError
 
 

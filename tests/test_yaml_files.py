@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from zerogen.config.bundled import load_task
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.config.yaml_files import as_text, literal, read_yaml, typed
 from zerogen.errors import UserError
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from zerogen.config.schema import TamConfig, TaskConfig
+from zerogen.config.schema import TamConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.errors import UserError
 from zerogen.tam.lstm import word_tokenizer
 

@@ -16,7 +16,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from zerogen.api import evaluate, fit, generate, load_plm
     from zerogen.config.bundled import load_task
-    from zerogen.config.schema import DecodingConfig, FilterConfig, TaskConfig, TrainerConfig
+    from zerogen.config.schema import DecodingConfig, FilterConfig, TrainerConfig
+    from zerogen.config.task_schema import TaskConfig
     from zerogen.data.gold import load_gold
     from zerogen.data.records import Example, Prediction
     from zerogen.errors import UserError
@@ -46,7 +47,7 @@ _HOME = {
     "FilterConfig": "config.schema",
     "Prediction": "data.records",
     "Tam": "tam.tam",
-    "TaskConfig": "config.schema",
+    "TaskConfig": "config.task_schema",
     "TrainerConfig": "config.schema",
     "UserError": "errors",
     "evaluate": "api",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.bundled import bundled_option
-from zerogen.config.schema import DecodingConfig, FilterConfig, PlmConfig, TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import DecodingConfig, FilterConfig, PlmConfig, TamConfig, TrainerConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.support.progress import Progress

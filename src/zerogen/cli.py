@@ -41,7 +41,7 @@ _KINDS = {
     "Integer": "a whole number",
     "Float": "a number",
     "bool": "true or false",
-    "ListConfig": "a list such as [0,1]",
+    "ListConfig": "a list: {key}=[{value}]",
 }
 _HELP = """\
 zerogen: a small task model from label names and prompts alone.
@@ -87,13 +87,17 @@ def help_text(arguments: Sequence[str]) -> str:
 
 
 def own_folders(arguments: Sequence[str]) -> list[Path]:
-    """Return the folders that --config-dir names."""
+    """Return the folders that --config-dir names. Raises `UserError` for one that does not exist."""
     folders = []
     for flag, value in pairwise([*arguments, ""]):
         if flag in ("--config-dir", "-cd"):
             folders.append(Path(value))
         elif flag.startswith("--config-dir="):
             folders.append(Path(flag.partition("=")[2]))
+    for folder in folders:
+        if not folder.is_dir():
+            near = nearest(folder.name, [path.name for path in folder.parent.glob("*") if path.is_dir()])
+            raise UserError(f"--config-dir={folder}: there is no such folder{near}")
     return folders
 
 
@@ -251,16 +255,15 @@ def explain(error: BaseException, folders: Sequence[Path] = ()) -> str:
         if options and name not in options:
             return f"{key}: is not a key; allowed here: {', '.join(options)}{nearest(name, options)}"
         if "To append to your config use" in str(error):
-            words = [word for word in sys.argv[1:] if f"{key}.".startswith(f"{word.partition('=')[0]}.")]
-            given = max(words, key=len, default=key)
-            return f"{key}: has no value that could be replaced; to add one put a + before it: +{given}"
+            return f"{key}: has no value that could be replaced; to add one put a + before it: +{_word(key) or key}"
         unquoted = isinstance(cause.key, (bool, int)) and "incompatible with (str)" in str(cause)
         hint = "; quote it in the file: YAML reads an unquoted yes as true and 1 as a number" if unquoted else ""
         text = str(cause).splitlines()[0]
         allowed = next((kind for word, kind in _KINDS.items() if word in text), None)
         if allowed is not None and not unquoted:
             value = re.search(r"[Vv]alue '(.*?)'", text)
-            return f"{key}{'=' + value[1] if value else ''}: allowed is {allowed}"
+            given = value[1] if value else _word(key).partition("=")[2]
+            return f"{key}{given and f'={given}'}: allowed is {allowed.format(key=key, value=given or '...')}"
         return f"{key}: {text}{hint}"
     if isinstance(error, OverrideParseException) and error.override.rstrip("=").isidentifier():
         return f"{error.override}: is not a valid override; write key=value, without spaces"
@@ -270,6 +273,12 @@ def explain(error: BaseException, folders: Sequence[Path] = ()) -> str:
     if text.startswith("Ambiguous value"):
         text += "; a list is written key=[1,2], a sweep over values needs -m"
     return text
+
+
+def _word(key: str) -> str:
+    """Return the word of the command line that sets a key, or what holds it; an empty string where none does."""
+    words = [word for word in sys.argv[1:] if f"{key}.".startswith(f"{word.partition('=')[0]}.")]
+    return max(words, key=len, default="")
 
 
 def _missing_option(error: MissingConfigException, folders: Sequence[Path]) -> str:

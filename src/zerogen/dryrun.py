@@ -41,9 +41,7 @@ def dry_run(configs: Sequence[Config], console: Console) -> None:
     session = Session(console)
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores / 2:
-        session.say(
-            f"other work keeps {load:.1f} of {cores} cores busy: the run is probed slower than an idle machine is"
-        )
+        session.say(f"other work wants {load:.1f} of {cores} cores: the run is probed slower than an idle machine is")
     total, runs, unknown = 0.0, 0, 0
     with ExitStack() as stack:
         session.scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zerogen-")))

@@ -18,6 +18,7 @@ from zerogen.config.schema import Config
 from zerogen.data.records import Example
 from zerogen.errors import Unavailable
 from zerogen.support.doors import is_own
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -214,7 +215,8 @@ def _pace(run: Run, rows: Sequence[Example]) -> Pace:
         # The pace is that of any rows; of equal contexts none would be left to train on.
         apart = [replace(row, context=row.context and f"{row.context} {i}") for i, row in enumerate(rows)]
         plain = rows if config.task.kind == "qa" else apart
-        tam, _ = fit(plain, config.task, config.tam, trainer, seed=config.seed, device=run.device)
+        # What a progress says of rows is about this probe, not about the run: it is not shown.
+        tam, _ = fit(plain, config.task, config.tam, trainer, seed=config.seed, device=run.device, progress=Progress())
         return time.perf_counter() - started, tam
 
     seconds(1)  # the first one warms up

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.conftest import byte_tokenizer, causal_model
-from zerogen.config.schema import Config, DecodingConfig, FilterConfig, ParseConfig, PlmConfig, TaskConfig
+from zerogen.config.schema import Config, DecodingConfig, FilterConfig, PlmConfig
+from zerogen.config.task_schema import ParseConfig, TaskConfig
 from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.generation.demonstrations import ROUND

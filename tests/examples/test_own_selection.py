@@ -8,7 +8,8 @@ import pytest
 
 from tests.conftest import toy_rows
 from zerogen.config.rules import check
-from zerogen.config.schema import Config, GoldConfig, PlmConfig, SettingConfig, TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import Config, PlmConfig, SettingConfig, TamConfig, TrainerConfig
+from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
 from zerogen.runs.checks import check_code

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example, Prediction
 from zerogen.metrics import evaluate
 from zerogen.metrics.classification import macro_f1_interval

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Answer, Example, Prediction
 from zerogen.errors import UserError
 from zerogen.metrics import METRICS, OF_KIND, Metric, evaluate, further_metrics, metric_of, rehearse, scalars

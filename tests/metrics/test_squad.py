@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Answer, AnswerPrediction, Example
 from zerogen.metrics import evaluate
 from zerogen.metrics.squad import exact_match, f1, normalise

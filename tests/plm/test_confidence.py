@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import toy_questions, toy_rows
 from tests.plm.test_prompting import token_logprobs
-from zerogen.config.schema import ParseConfig, StopConfig, TaskConfig
+from zerogen.config.task_schema import ParseConfig, StopConfig, TaskConfig
 from zerogen.plm.confidence import label_confidence
 from zerogen.plm.model import Plm
 from zerogen.plm.prompting import softmax

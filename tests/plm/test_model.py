@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from tests.conftest import byte_tokenizer, causal_model
-from zerogen.config.schema import DebiasConfig, DecodingConfig
+from zerogen.config.schema import DecodingConfig
+from zerogen.config.task_schema import DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
 from zerogen.plm.cuda_graph import GraphedStep
 from zerogen.plm.debias import SelfDebiasing

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import causal_model
-from zerogen.config.schema import SettingConfig, TaskConfig
+from zerogen.config.schema import SettingConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.plm.model import Plm

@@ -16,7 +16,8 @@ import pytorch_lightning as pl
 import torch
 
 from tests.conftest import byte_tokenizer, causal_model
-from zerogen.config.schema import DebiasConfig, DecodingConfig, FilterConfig, PlmConfig, StopConfig, TaskConfig
+from zerogen.config.schema import DecodingConfig, FilterConfig, PlmConfig
+from zerogen.config.task_schema import DebiasConfig, StopConfig, TaskConfig
 from zerogen.data.records import Example, Request, Stop
 from zerogen.errors import ChildFailed
 from zerogen.generation.contexts import Contexts

@@ -14,16 +14,8 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 from rich.console import Console
 
 from tests.conftest import toy_rows
-from zerogen.config.schema import (
-    Config,
-    CorrectnessConfig,
-    GoldConfig,
-    PlmConfig,
-    SettingConfig,
-    TamConfig,
-    TaskConfig,
-    TrainerConfig,
-)
+from zerogen.config.schema import Config, CorrectnessConfig, PlmConfig, SettingConfig, TamConfig, TrainerConfig
+from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.jobs import run_one
 
 LABELS = ["bad", "<b>good</b>"]

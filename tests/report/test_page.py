@@ -20,18 +20,15 @@ from tests.report.conftest import HOSTILE, LABELS, Made, Seen, result_of, watch
 from tests.report.test_table import finished, of
 from zerogen.config.schema import (
     Config,
-    ContextConfig,
     CorrectnessConfig,
     FilterConfig,
-    GoldConfig,
-    ParseConfig,
     PlmConfig,
     SettingConfig,
     TamConfig,
-    TaskConfig,
     TrainerConfig,
 )
 from zerogen.config.task import normalise_task
+from zerogen.config.task_schema import ContextConfig, GoldConfig, ParseConfig, TaskConfig
 from zerogen.data.records import Answer, Example
 from zerogen.errors import UserError
 from zerogen.report.__main__ import main

@@ -30,9 +30,9 @@ from zerogen.config.schema import (
     PlmConfig,
     SettingConfig,
     TamConfig,
-    TaskConfig,
     TrainerConfig,
 )
+from zerogen.config.task_schema import TaskConfig
 from zerogen.errors import UserError
 from zerogen.report.finished import read_run, read_runs
 from zerogen.report.grid import Row, grid

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zerogen.config.schema import Config, ContextConfig, GoldConfig, HoldoutConfig, PlmConfig, SettingConfig, TaskConfig
+from zerogen.config.schema import Config, PlmConfig, SettingConfig
+from zerogen.config.task_schema import ContextConfig, GoldConfig, HoldoutConfig, TaskConfig
 from zerogen.data.records import AnswerPrediction, Prediction
 from zerogen.errors import UserError
 from zerogen.runs.identity import run_key

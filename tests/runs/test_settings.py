@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from zerogen.config.schema import Config, GoldConfig, PlmConfig, SettingConfig, TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import Config, PlmConfig, SettingConfig, TamConfig, TrainerConfig
+from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.errors import UserError
 from zerogen.jobs import expand
 from zerogen.runs.result import Result

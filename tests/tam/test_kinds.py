@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering
 
 from tests.conftest import byte_tokenizer, toy_pairs, toy_questions
-from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import TamConfig, TrainerConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Prediction
 from zerogen.errors import UserError
 from zerogen.support.progress import Advance, Progress

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.conftest import toy_pairs, toy_questions, toy_rows
-from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import TamConfig, TrainerConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.tam.fit import fit

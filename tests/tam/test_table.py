@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import toy_pairs, toy_rows
-from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import TamConfig, TrainerConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.errors import UserError
 from zerogen.tam.fit import fit, require
 from zerogen.tam.table import HEADS, TAMS, check_kind, head_of, tam_of

@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification, pipeline
 import zerogen
 from tests.conftest import byte_tokenizer, toy_rows
 from tests.tam.test_kinds import Heard
-from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
+from zerogen.config.schema import TamConfig, TrainerConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.errors import UserError
 from zerogen.tam.batches import split_heldout
 from zerogen.tam.fit import FitReport, fit

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from zerogen.config.schema import TaskConfig
 from zerogen.config.task import expand_paths, normalise_task
+from zerogen.config.task_schema import TaskConfig
 from zerogen.config.yaml_files import read_yaml, typed
 from zerogen.errors import unknown
 from zerogen.support.files import expanded

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 
 from zerogen.config.schema import (
+    CALIBRATIONS_ON_TEXTS,
     LOGGER_MODES,
     PARALLEL_WRITERS,
     TOKENIZERS,
     Config,
-    DebiasConfig,
     DecodingConfig,
     FilterConfig,
     LoggerConfig,
     TamConfig,
-    TaskConfig,
     TrainerConfig,
 )
+from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.errors import UserError, unknown
 from zerogen.support.files import LONGEST_NAME
 
@@ -153,7 +153,7 @@ def check(config: Config) -> None:
     check_logger(config.logger)
     check_plm(config)
     _one_of("setting.scope", config.setting.scope, ("prompt", "text"))
-    _one_of("setting.calibration", config.setting.calibration, ("none", "prior"))
+    _one_of("setting.calibration", config.setting.calibration, ("none", "prior", *CALIBRATIONS_ON_TEXTS))
     for key in ("plm.name", "tam.name"):
         check_name(key, getattr(config, key[:3]).name)
     for key in ("n", "log_every", "limit", "eval_limit"):

@@ -9,136 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from zerogen.config.task_schema import TaskConfig
+
 LOGGER_MODES = ("online", "offline", "off")
 SPLITS = ("train", "validation", "test")
 FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
 PARALLEL_WRITERS = ("transformers",)  # which may be opened once in each of several processes
-
-
-@dataclass
-class StopConfig:
-    text: str = '"'
-    """A generated row ends where this string appears."""
-    keep: bool = False
-    """Whether the string stays in the text (a question mark) or is dropped (a closing quote)."""
-
-
-@dataclass
-class ParseConfig:
-    stop: list[StopConfig] = field(default_factory=lambda: [StopConfig()])
-    """Stop strings; the first one that appears ends the row."""
-    must_end: str = ""
-    """A text that does not end with this is rejected: `?` for questions."""
-    fallback: str = "none"
-    """What happens to a row without a stop string: `none` rejects it as unfinished, `sentence` cuts it at the first
-    newline or else after its last full stop."""
-
-
-@dataclass
-class ContextConfig:
-    source: str = "plm"
-    """`plm` writes them (stage 1), `gold` takes the contexts of the gold training split without their labels, anything
-    else is a file: .txt with one per line, or .jsonl, .csv, .parquet with the context column of the gold data."""
-    prompt: str = ""
-    """Prompt of stage 1; what the PLM writes after it, up to the closing quote, is a context."""
-    max_new_tokens: int = 10
-    """Maximum number of tokens of a context; one without its closing quote by then is rejected."""
-    per_label: int = 4
-    """Number of texts requested per context and label; in question answering, per context and answer."""
-
-
-@dataclass
-class DebiasConfig:
-    decay: float = 0.0
-    """Self-debiasing: how strongly tokens that the other labels' prompts favour more are suppressed; 0 is off."""
-    epsilon: float = 0.01
-    """The smallest factor by which the probability of a token is multiplied."""
-
-
-@dataclass
-class HoldoutConfig:
-    rows: int = 1000
-    """Number of unique texts moved from the training split to the validation split, those of a context together."""
-    seed: int = 0
-    """Seed of the hash that picks them."""
-
-
-@dataclass
-class GoldConfig:
-    hub: dict[str, Any] = field(default_factory=dict)
-    """Arguments of `datasets.load_dataset` (`path`, `name`, `revision`, ...) for a dataset on the Hub."""
-    files: dict[str, str] = field(default_factory=dict)
-    """Map from split name to a .jsonl, .csv or .parquet file."""
-    folder: str | None = None
-    """Folder written by `save_to_disk` of a `DatasetDict`, or of a `Dataset`, which is then the training split."""
-    package: str | None = None
-    """`NAME/path/inside/it.csv`: a file of an installed Python package, used as the training split."""
-    splits: dict[str, str] = field(default_factory=dict)
-    """Map from our split (train, validation, test) to its name in the source, where they differ."""
-    evaluate_on: str = "validation"
-    """The split that results are reported on."""
-    separator: str = ","
-    """Separator of the columns of a .csv file, such as `";"` or `"\\t"`."""
-    text: str = "text"
-    """Column of the text."""
-    context: str | None = None
-    """Column of the other text of a pair, or of the passage that holds the answers."""
-    label: str = "label"
-    """Column of the label."""
-    answers: str = "answers"
-    """Column of the reference answers, {text: [...], answer_start: [...]} as in SQuAD."""
-    uid: str | None = None
-    """Column that identifies a row; by default rows are numbered."""
-    labels: dict[Any, str] = field(default_factory=dict)
-    """Map from gold value to label name; may be left out where the column holds label names."""
-    where: dict[str, Any] = field(default_factory=dict)
-    """Keep only rows whose columns have these values: a value, or a list of allowed values."""
-    cleaning: dict[str, str] = field(default_factory=dict)
-    """Map from regular expression to replacement, applied in this order to each text; then white space is collapsed."""
-    holdout: HoldoutConfig | None = None
-    """Split a validation set off the training split, for sources without one; duplicate texts are dropped."""
-
-
-@dataclass
-class TaskConfig:
-    name: str = "???"
-    """Name of the task, part of the names of folders and files."""
-    kind: str = "classification"
-    """`classification` of a text, `pair` (of a text and its context), or `qa` (the answer to the text, a question, is a
-    span of its context)."""
-    labels: list[str] = field(default_factory=list)
-    """Label names; their order defines the integer `Y` of exported rows. Not for question answering."""
-    prompts: dict[str, str] = field(default_factory=dict)
-    """Map from label to the prompt after which the PLM writes a text X of that label; may contain `<C>`. In question
-    answering there is one, `question`, with `<C>` and the answer `<Y>`."""
-    scoring: dict[str, str] = field(default_factory=dict)
-    """Map from label to the prompt that setting=prompting scores once it is filled; must contain `<X>`, may contain
-    `<C>`. In question answering there is one, `question`, after which the PLM writes the answer."""
-    context: ContextConfig | None = None
-    """Stage 1; to be left out if the prompts need no `<C>`."""
-    parse: ParseConfig = field(default_factory=ParseConfig)
-    """Where a generated text ends."""
-    debias: DebiasConfig = field(default_factory=DebiasConfig)
-    """Self-debiasing of the generated text, with the other labels' prompts as counter-prompts."""
-    max_new_tokens: int = 40
-    """Maximum number of tokens of a generated text."""
-    max_length: int = 128
-    """Maximum number of tokens that the TAM reads: of a text, a pair, or a question with a window of its passage."""
-    min_words: int = 10
-    """Minimum number of words of a generated text, unless filter.min_words overrides it. In scripts without spaces
-    (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) each character counts as a word."""
-    order: list[str] = field(default_factory=lambda: ["context", "text"])
-    """The order in which the TAM reads the two texts of a pair."""
-    answers: str = "auto"
-    """Where the answers of generated questions come from: `spacy` (named entities), `rules` (numbers, dates, names and
-    noun phrases; needs nothing), `gold` (those of the gold training split), `auto` (spacy if its model is installed,
-    else rules)."""
-    answer_tokens: int = 30
-    """Maximum number of tokens of an answer."""
-    gold: dict[str, GoldConfig] = field(default_factory=dict)
-    """Sources of human-labelled data by name; empty for a task that has none."""
-    gold_source: str | None = None
-    """Which source of `gold` to read; the first one by default."""
 
 
 @dataclass
@@ -245,15 +121,20 @@ class FilterConfig:
     """Further filters, each a `module:function` that takes a row and this group and returns a reject reason or None."""
 
 
+CALIBRATIONS_ON_TEXTS = ("priors", "em")  # which need unlabelled texts
+
+
 @dataclass
 class SettingConfig:
     name: str = "???"
-    """`supervised`, `prompting`, `zerogen`, or your own `module:attribute`, a `Setting`."""
+    """`supervised`, `prompting`, `similarity`, `zerogen`, or your own `module:attribute`, a `Setting`."""
     scope: str = "prompt"
     """PROMPTING: mean log-probability of the whole filled `prompt` (as in the paper), or of the `text` X and what
     follows it, given what precedes it."""
     calibration: str = "none"
-    """PROMPTING: `prior` subtracts the log-probability of the prompt without a text, `none` does not."""
+    """What is done to the scores of labels. `prior`: subtract the log-probability of the prompt without a text
+    (PROMPTING). With `unlabelled` texts: `priors` shifts the scores of labels so that the texts have them as often as
+    task.priors says; `em` so that they have them as often as expectation maximisation estimates. `none`: nothing."""
 
 
 TOKENIZERS = ("auto", "13a", "zh", "ja-mecab", "char", "spacy")
@@ -325,6 +206,10 @@ class Config:
     """where contexts come from: plm, gold (unlabelled texts of the gold training split) or a file"""
     answers: str | None = None
     """question answering: where answers come from: auto, spacy, rules or gold"""
+    unlabelled: str | None = None
+    """texts without labels: a file (.txt, .jsonl, .csv, .parquet), or gold (those of the gold training split)"""
+    unlabelled_column: str | None = None
+    """the column of the text in that file; by default that of the gold data, or text"""
     dataset: str | None = None
     """train on this synthetic file (JSONL with C, X, Y or label; for questions SQuAD's columns) or datasets folder
     instead of generating"""

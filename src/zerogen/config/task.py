@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from zerogen.config.rules import check_name
-from zerogen.config.schema import FILE_ENDINGS, SPLITS, GoldConfig, TaskConfig
-from zerogen.config.template import placeholders
+from zerogen.config.schema import FILE_ENDINGS, SPLITS
+from zerogen.config.task_schema import GoldConfig, TaskConfig
+from zerogen.config.template import placeholders, render
 from zerogen.config.yaml_files import texts_of
 from zerogen.errors import UserError, nearest, unknown
 from zerogen.support.files import expanded
@@ -60,6 +62,25 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
         task.answers = answers
 
 
+def descriptions_of(task: TaskConfig) -> dict[str, list[str]]:
+    """Return sentences that describe each label: those of the task, else its scoring prompt, else its prompt.
+
+    Of a prompt, placeholders and what only surrounds them (quotes, colons) are left out; a label without any prompt is
+    described by its name.
+    """
+    described = {}
+    for label in task.labels:
+        prompt = task.scoring.get(label) or task.prompts.get(label) or label
+        bare = render(prompt, dict.fromkeys(placeholders(prompt), "")).replace('""', "").strip(" \n\"':")
+        described[label] = task.descriptions.get(label) or [" ".join(bare.split()) or label]
+    return described
+
+
+def priors_of(task: TaskConfig) -> list[float]:
+    """Return the share of texts of each label, equal ones unless the task says others."""
+    return [task.priors.get(label, 1 / len(task.labels)) for label in task.labels]
+
+
 def expand_paths(task: TaskConfig) -> None:
     """Replace `~` in the task's paths with the home folder. Raises `UserError` for a user who does not exist."""
     for name, gold in task.gold.items():
@@ -89,6 +110,8 @@ def normalise_task(task: TaskConfig) -> None:
     answer = {"Y"} if task.kind == "qa" else set[str]()
     _check_prompts(task, where, "prompts", task.prompts, context | answer, {"C"} | answer)
     _check_prompts(task, where, "scoring", task.scoring, {"X"}, {"X"} | context)
+    _check_descriptions(task, where)
+    _check_priors(task, where)
     _check_context(task, where)
     _check_sizes(task, where)
     if task.gold_source is not None and task.gold_source not in task.gold:
@@ -135,6 +158,27 @@ def _check_prompts(
             raise UserError(f"{where}: {field}.{label}: '{prompt}' must hold {missing}")
         if field == "prompts" and "C" in names and task.context is None:
             raise UserError(f"{where}: {field}.{label} holds <C>, but the task has no context.source or context.prompt")
+
+
+def _check_descriptions(task: TaskConfig, where: str) -> None:
+    for label, sentences in task.descriptions.items():
+        if label not in task.labels:
+            raise unknown(f"{where}: descriptions", label, task.labels)
+        if not sentences or not all(sentence.strip() for sentence in sentences):
+            raise UserError(f"{where}: descriptions.{label}={sentences}: allowed is a list of sentences, none blank")
+
+
+def _check_priors(task: TaskConfig, where: str) -> None:
+    if not task.priors:
+        return
+    for label in task.priors:
+        if label not in task.labels:
+            raise unknown(f"{where}: priors", label, task.labels)
+    if missing := [label for label in task.labels if label not in task.priors]:
+        raise UserError(f"{where}: priors has none for label '{missing[0]}'")
+    total = sum(task.priors.values())
+    if min(task.priors.values()) <= 0 or not math.isclose(total, 1, abs_tol=1e-6):
+        raise UserError(f"{where}: priors={task.priors}: allowed are shares above 0 that sum to 1, not to {total:g}")
 
 
 def _check_context(task: TaskConfig, where: str) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zerogen.config.schema import GoldConfig, TaskConfig
+from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.records import Answer, Example
-from zerogen.data.tables import Row, iter_rows, json_object, missing_column
+from zerogen.data.tables import Row, iter_rows, json_object, missing_column, read_texts
 from zerogen.errors import Unavailable, UserError, nearest, unknown
 from zerogen.support.surrogates import refuse_surrogates
 from zerogen.support.weights import BUNDLED, package_folder
@@ -196,24 +196,9 @@ def read_contexts(task: TaskConfig) -> list[str]:
     if not path.is_file():
         near = nearest(str(path), ["plm", "gold", *(file.name for file in path.parent.glob("*") if file.is_file())])
         raise UserError(f"context.source={path}: there is no such file; allowed are plm, gold or a file{near}")
-    if path.suffix == ".txt":
-        try:
-            texts = [" ".join(line.split()) for line in path.read_bytes().decode("utf-8-sig").split("\n")]
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text ({error})") from error
-    else:
-        gold = source_of(task)
-        column = (gold.context if gold else None) or "context"
-        texts = []
-        for number, row in enumerate(iter_rows(path, gold.separator if gold else ","), 1):
-            if column not in row:
-                raise missing_column(f"{path}: row {number}", column, row)
-            if not isinstance(row[column], str):
-                raise UserError(f"{path}: row {number}: column '{column}': {row[column]!r} is not a text")
-            texts.append(row[column])
-    for number, text in enumerate(texts, 1):
-        refuse_surrogates(text, f"{path}: text {number}")
-    texts = [text for text in texts if text.strip()]
+    gold = source_of(task)
+    column = (gold.context if gold else None) or "context"
+    texts = [text for (text,) in read_texts(path, [column], gold.separator if gold else ",")]
     if not texts:
         raise UserError(f"context.source={path}: the file holds no text")
     return texts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +63,7 @@ class Example:
     answers: reference answers of a question, spans of the context; empty if the context does not answer it.
     weight: weight of the row in the training loss.
     scores: name of a score to its value for the row.
+    target: label to probability, what a TAM learns where it is not the label alone; empty otherwise.
     """
 
     uid: str
@@ -72,6 +75,7 @@ class Example:
     answers: tuple[Answer, ...] = ()
     weight: float = 1.0
     scores: dict[str, float] = field(default_factory=dict)
+    target: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Example:
@@ -82,6 +86,14 @@ class Example:
     def content(self) -> tuple[str, str]:
         """(context, text), equal for rows that say the same."""
         return self.context or "", self.text
+
+
+def is_target(row: Example, labels: Sequence[str]) -> bool:
+    """Tell whether a row's target is empty or a distribution over labels."""
+    if not row.target:
+        return True
+    shares = row.target.values()
+    return set(row.target) == set(labels) and min(shares) >= 0 and math.isclose(sum(shares), 1, abs_tol=1e-6)
 
 
 Input = str | tuple[str, str]  # the input of a TAM: a text, or (text, context)

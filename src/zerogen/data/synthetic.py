@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import read_answers
 from zerogen.data.records import Example
 from zerogen.data.tables import Row, iter_rows, missing_column

@@ -10,6 +10,7 @@ from typing import Any
 
 from zerogen.config.schema import FILE_ENDINGS
 from zerogen.errors import UserError, nearest
+from zerogen.support.surrogates import refuse_surrogates
 
 Row = dict[str, Any]
 _SEPARATORS = {";": "';'", "\t": '"\\t"', "|": "'|'", ",": "','"}  # separator: how YAML writes it
@@ -27,6 +28,32 @@ def iter_rows(path: Path, separator: str = ",") -> Iterator[Row]:
     if path.suffix.lower() not in FILE_ENDINGS:
         raise UserError(f"{path}: ending '{path.suffix}' is unknown; allowed: {', '.join(FILE_ENDINGS)}")
     return _rows(path, separator)
+
+
+def read_texts(path: Path, columns: Sequence[str], separator: str = ",") -> list[tuple[str, ...]]:
+    """Read the lines of a .txt file, each a tuple of one text, or columns of a table; rows with a blank are left out.
+
+    White space within a line is collapsed. Raises `UserError` for a file that cannot be read, a missing column, and a
+    value that is not a text.
+    """
+    texts: list[tuple[str, ...]] = []
+    if path.suffix == ".txt":
+        try:
+            texts = [(" ".join(line.split()),) for line in path.read_bytes().decode("utf-8-sig").split("\n")]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text ({error})") from error
+    else:
+        for number, row in enumerate(iter_rows(path, separator), 1):
+            for column in columns:
+                if column not in row:
+                    raise missing_column(f"{path}: row {number}", column, row)
+                if not isinstance(row[column], str):
+                    raise UserError(f"{path}: row {number}: column '{column}': {row[column]!r} is not a text")
+            texts.append(tuple(row[column] for column in columns))
+    for number, row_texts in enumerate(texts, 1):
+        for text in row_texts:
+            refuse_surrogates(text, f"{path}: text {number}")
+    return [row_texts for row_texts in texts if all(map(str.strip, row_texts))]
 
 
 def _rows(path: Path, separator: str) -> Iterator[Row]:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from zerogen.config.schema import ContextConfig, DebiasConfig, DecodingConfig, FilterConfig, ParseConfig
+from zerogen.config.schema import DecodingConfig, FilterConfig
+from zerogen.config.task_schema import ContextConfig, DebiasConfig, ParseConfig
 from zerogen.data.records import Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.filters import Filter, parse_and_filter

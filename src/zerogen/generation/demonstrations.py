@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.support.doors import call, load

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from zerogen.config.schema import FilterConfig, ParseConfig
+from zerogen.config.schema import FilterConfig
+from zerogen.config.task_schema import ParseConfig
 from zerogen.data.records import Continuation, Example
 from zerogen.data.words import holds_words, words
 from zerogen.errors import UserError

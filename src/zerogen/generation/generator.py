@@ -10,7 +10,8 @@ from random import Random
 from typing import Any
 
 from zerogen.config.rules import check_debias, check_decoding, check_filter, check_size
-from zerogen.config.schema import DecodingConfig, FilterConfig, TaskConfig
+from zerogen.config.schema import DecodingConfig, FilterConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render, shortened
 from zerogen.data.records import Answer, Example, Request, Stop, derive
 from zerogen.errors import UserError

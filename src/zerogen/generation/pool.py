@@ -84,7 +84,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             fields = asdict(chunk)
             for row in fields["rows"]:
-                del row["weight"], row["scores"]  # set only after a row leaves the pool
+                del row["weight"], row["scores"], row["target"]  # set only after a row leaves the pool
             line = json.dumps(fields, ensure_ascii=False) + "\n"
             # Fail if the file was deleted meanwhile, instead of starting a new one in the middle.
             with writing(self.path.parent), self.path.open("r+b" if self.chunks else "ab") as file:

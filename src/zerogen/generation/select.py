@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zerogen.config.schema import TaskConfig
-from zerogen.data.records import Example
+from zerogen.config.task_schema import TaskConfig
+from zerogen.data.records import Example, is_target
 from zerogen.errors import UserError, unknown
 from zerogen.generation.scores import SCORES
 from zerogen.support.doors import call, load
@@ -63,9 +63,13 @@ def select(names: Sequence[str], rows: Sequence[Example], task: TaskConfig) -> l
         if not set(uids) <= set(originals) or len(set(uids)) != len(uids):
             raise UserError(f"select={name}: returned rows that it was not given, or one of them twice")
         for row in rows:
-            if replace(originals[row.uid], label=row.label, weight=row.weight, scores=row.scores) != row:
+            if _as_learned(originals[row.uid], row) != row:
                 raise UserError(
-                    f"select={name}: row {row.uid}: allowed is to change its label and weight, nothing else"
+                    f"select={name}: row {row.uid}: allowed is to change its label, weight and target, nothing else"
+                )
+            if not is_target(row, task.labels):
+                raise UserError(
+                    f"select={name}: row {row.uid} has target {row.target}; allowed is a probability of each label"
                 )
             if row.label not in task.labels:
                 raise unknown(f"select={name}: row {row.uid}: label", row.label, task.labels)
@@ -75,3 +79,8 @@ def select(names: Sequence[str], rows: Sequence[Example], task: TaskConfig) -> l
             if not any(row.label == label and row.weight for row in rows):
                 raise UserError(f"select={name}: leaves no row of label '{label}'")
     return list(rows)
+
+
+def _as_learned(original: Example, row: Example) -> Example:
+    """Return a row with what another says is to be learned of it."""
+    return replace(original, label=row.label, weight=row.weight, scores=row.scores, target=row.target)

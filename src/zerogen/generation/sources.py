@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import load_gold, read_contexts
 from zerogen.errors import UserError
 from zerogen.generation.answers import GET_SPACY, AnsweredContexts, chosen, extractor

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.errors import UserError
 from zerogen.metrics.metric import Metric, Reported

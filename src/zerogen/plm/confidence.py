@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from zerogen.config.schema import TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render, shortened
 from zerogen.data.records import Example
 from zerogen.plm.prompting import softmax

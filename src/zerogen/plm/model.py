@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zerogen.config.schema import DebiasConfig, DecodingConfig
+from zerogen.config.schema import DecodingConfig
+from zerogen.config.task_schema import DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, Slots, decode

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from zerogen.config.schema import DebiasConfig, DecodingConfig, SettingConfig, TaskConfig
+from zerogen.config.schema import DecodingConfig, SettingConfig
+from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import placeholders, render, shortened
 from zerogen.data.records import AnswerPrediction, Example, Prediction, Request, Stop
 from zerogen.errors import UserError

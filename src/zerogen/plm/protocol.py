@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from zerogen.config.schema import DebiasConfig, DecodingConfig
+from zerogen.config.schema import DecodingConfig
+from zerogen.config.task_schema import DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
 from zerogen.support.progress import Progress
 

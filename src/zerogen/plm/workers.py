@@ -24,7 +24,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from zerogen.config.schema import DebiasConfig, DecodingConfig, PlmConfig
+from zerogen.config.schema import DecodingConfig, PlmConfig
+from zerogen.config.task_schema import DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
 from zerogen.errors import ChildFailed
 from zerogen.plm.open import open_plm

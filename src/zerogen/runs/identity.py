@@ -11,8 +11,11 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config.schema import Config, GoldConfig, PlmConfig, TaskConfig
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config, PlmConfig
+from zerogen.config.task import descriptions_of, priors_of
+from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.gold import source_of
+from zerogen.data.unlabelled import GOLD
 from zerogen.generation.answers import provenance
 from zerogen.runs.settings import setting_of
 from zerogen.support.doors import call, is_own
@@ -68,7 +71,13 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
             return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}
         if config.train:
             key |= tam_key(config, device)
+            if "trainer" not in reads:
+                del key["trainer"]
         key["max_length"] = task.max_length
+    if "descriptions" in reads:
+        key["descriptions"] = descriptions_of(task)
+    if "calibration" in reads and config.setting.calibration in CALIBRATIONS_ON_TEXTS:
+        key |= {"calibration": config.setting.calibration, "priors": priors_of(task), **_unlabelled_key(config)}
     if "seed" in reads:
         key["seed"] = config.seed
     if "select" in reads:
@@ -173,6 +182,12 @@ def _contexts_key(task: TaskConfig) -> Any:
         files = [digest(gold.folder or ""), gold.package, digest(gold.files.get(split, ""))]
         key["gold"] = {"from": [gold.hub, *files, split], "read": changes(gold, _READING)}
     return key
+
+
+def _unlabelled_key(config: Config) -> dict[str, Any]:
+    """Identify unlabelled texts by their file; those of gold data are identified with it."""
+    texts = GOLD if config.unlabelled == GOLD else digest(str(config.unlabelled))
+    return {"unlabelled": [texts, config.unlabelled_column]}
 
 
 def _gold_key(task: TaskConfig) -> Any:

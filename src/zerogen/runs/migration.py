@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config.schema import Config, GoldConfig
+from zerogen.config.schema import Config
+from zerogen.config.task_schema import GoldConfig
 from zerogen.data.gold import source_of
 from zerogen.generation.answers import provenance
 from zerogen.runs.identity import changes, plm_key

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import as_scorer
+from zerogen.runs.calibration import calibrated, check_calibration
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import Setting
 from zerogen.support.doors import is_own
@@ -27,6 +28,7 @@ def prompting(run: Run) -> Outcome:
     plm = plm or run.load_scorer("setting=prompting")
     with run.stage("prompt"):
         predictions, cut = _predict(plm, run, rows, run.progress)
+        predictions = calibrated(run, predictions, lambda texts: _labels(plm, run, texts, run.progress)[0])
     outcome = Outcome(tokens={"prompt": plm.tokens}, cut=cut)
     if cut:
         run.progress.say(f"{cut:,} of {len(rows):,} gold rows were too long for {plm.name} and were cut")
@@ -53,19 +55,29 @@ def estimate(probe: Probe) -> None:
         probe.expected.seconds["prompt"] = seconds * probe.evaluated
 
 
-PROMPTING = Setting("prompting", prompting, reads=frozenset({"plm"}), estimate=estimate)
+PROMPTING = Setting(
+    "prompting",
+    prompting,
+    reads=frozenset({"plm", "unlabelled", "calibration"}),
+    estimate=estimate,
+    check=check_calibration,
+)
 
 
 def _predict(
     plm: Scorer, run: Run, rows: Sequence[Example], progress: Progress | None = None
 ) -> tuple[Sequence[Prediction | AnswerPrediction], int]:
     """Return a prediction for each row, and how many rows were cut."""
-    from zerogen.plm.prompting import prompt_answers, prompt_labels
+    from zerogen.plm.prompting import prompt_answers
 
     task = run.config.task
-    if task.kind == "qa":
-        return prompt_answers(plm, task, rows, progress)
-    return prompt_labels(plm, task, rows, run.config.setting, progress)
+    return prompt_answers(plm, task, rows, progress) if task.kind == "qa" else _labels(plm, run, rows, progress)
+
+
+def _labels(plm: Scorer, run: Run, rows: Sequence[Example], progress: Progress | None) -> tuple[list[Prediction], int]:
+    from zerogen.plm.prompting import prompt_labels
+
+    return prompt_labels(plm, run.config.task, rows, run.config.setting, progress)
 
 
 def _seconds_to_predict(plm: Scorer, run: Run, rows: Sequence[Example]) -> float:

@@ -113,6 +113,19 @@ class Run:
         return rows
 
     @cached_property
+    def unlabelled(self) -> list[Example]:
+        """The texts of `unlabelled`, without those that results are reported on."""
+        from zerogen.data.unlabelled import load_unlabelled
+
+        config = self.config
+        reported = {row.content for row in self.gold_evaluated}
+        with self.stage("load"), self.progress.wait("reading unlabelled texts"):
+            rows, shared = load_unlabelled(str(config.unlabelled), config.unlabelled_column, config.task, reported)
+        if shared:
+            self.progress.say(f"{shared:,} unlabelled texts were left out, because results are reported on them")
+        return rows
+
+    @cached_property
     def further_metrics(self) -> dict[str, Metric]:
         """The metrics beside those of the task's kind, by what names them. Raises `UserError`."""
         return further_metrics(self.config.metrics, self.config.task.kind)

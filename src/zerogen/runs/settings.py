@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 SETTINGS = {
     "supervised": "zerogen.runs.supervised.SUPERVISED",
     "prompting": "zerogen.runs.prompting.PROMPTING",
+    "similarity": "zerogen.runs.similarity.SIMILARITY",
     "zerogen": "zerogen.runs.zerogen.ZEROGEN",
 }
 # The keys that not every setting reads, and `gold`: the gold training rows.
 PARTS = frozenset({"gold", "plm", "tam", "trainer", "train", "decoding", "filter", "n", "log_every", "limit", "seed"})
 PARTS |= {"demonstrations", "select", "dataset", "dataset_labels", "contexts", "answers"}
+PARTS |= {"descriptions", "unlabelled", "unlabelled_column", "calibration"}
 
 
 def no_estimate(probe: Probe) -> None:
@@ -33,12 +35,17 @@ def no_estimate(probe: Probe) -> None:
     probe.expected.unknown.append("setting")
 
 
+def check_nothing(config: Config) -> None:
+    """Accept every configuration."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One way to get from a configuration to metrics.
 
     name: short and safe in file names; it stands in folder names and tables.
     reads: which of `PARTS` it reads. Run folders are named after them, and tables compare runs by them.
+    check: raises `UserError` for a configuration that it cannot serve.
     estimate: adds to `probe.expected` what a run will take.
     synthetic: whether its training rows are synthetic ones; then they are measured, and no gold data is needed.
     """
@@ -47,6 +54,7 @@ class Setting:
     run: Callable[[Run], Outcome]
     reads: frozenset[str]
     estimate: Callable[[Probe], None] = no_estimate
+    check: Callable[[Config], None] = check_nothing
     synthetic: bool = False
 
     @property
@@ -125,6 +133,9 @@ def check_setting(config: Config) -> None:
         raise UserError(f"train=false: setting={name} never trains; leave it out")
     if not config.train and setting.models(config) == ("none", "none"):
         raise UserError("train=false: nothing would be done; set tam.checkpoint=FOLDER to evaluate one")
+    if config.unlabelled and "unlabelled" not in setting.reads:
+        raise UserError(f"unlabelled={config.unlabelled}: setting={name} does not read it; leave it out")
+    setting.check(config)
 
 
 def _check_own(what: str, setting: Any) -> None:

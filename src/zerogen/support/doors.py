@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zerogen.errors import UserError, unknown
+from zerogen.errors import UserError, nearest, unknown
 
 OWN = "your own module:attribute"
 
@@ -38,7 +38,8 @@ def load(what: str, name: str, table: Mapping[str, str]) -> Any:
         imported_module = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            raise UserError(f"{what}={name}: there is no module '{module}', here or installed") from error
+            near = nearest(module, [path.stem for path in Path.cwd().glob("*.py")])
+            raise UserError(f"{what}={name}: there is no module '{module}', here or installed{near}") from error
         raise UserError(f"{what}={name}: {module} cannot be imported: {error}") from error
     except Exception as error:  # the user's code may raise anything
         raise UserError(f"{what}={name}: {module} cannot be imported: {type(error).__name__}: {error}") from error

@@ -10,7 +10,8 @@ from zerogen.errors import UserError
 from zerogen.tam.table import HEADS, head_of
 
 if TYPE_CHECKING:
-    from zerogen.config.schema import TamConfig, TaskConfig
+    from zerogen.config.schema import TamConfig
+    from zerogen.config.task_schema import TaskConfig
     from zerogen.data.records import Example
     from zerogen.support.progress import Progress
 

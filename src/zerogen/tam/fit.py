@@ -14,8 +14,9 @@ import pytorch_lightning as pl
 import torch
 
 from zerogen.config.rules import check_tam, check_trainer
-from zerogen.config.schema import TamConfig, TaskConfig, TrainerConfig
-from zerogen.data.records import Example, derive
+from zerogen.config.schema import TamConfig, TrainerConfig
+from zerogen.config.task_schema import TaskConfig
+from zerogen.data.records import Example, derive, is_target
 from zerogen.errors import UserError
 from zerogen.support.files import put_aside, writing
 from zerogen.support.lightning import quiet_lightning
@@ -61,7 +62,8 @@ def fit(
     One that cannot be gone on from is renamed to end in `.damaged`, and training begins again.
     loggers: Lightning's; they get loss and learning rate by step, loss and accuracy on the held-out rows by epoch.
     Same rows, configuration and seed give the same weights on the same machine; torch's global random state is left as
-    it was. Raises `UserError` when there are no rows, or one has a label that is not the task's or a weight below 0.
+    it was. Raises `UserError` when there are no rows, or one has a label that is not the task's or a weight below 0, or
+    a target that is no distribution over labels.
     """
     check_tam(tam)
     check_kind(tam, task.kind)
@@ -104,6 +106,8 @@ def _check_rows(rows: Sequence[Example], task: TaskConfig, progress: Progress | 
             raise UserError(f"row {row.uid}: label '{row.label}' is not among {', '.join(task.labels)}")
         if not 0 <= row.weight < math.inf:
             raise UserError(f"row {row.uid}: weight={row.weight}: allowed is 0 or more")
+        if not is_target(row, task.labels):
+            raise UserError(f"row {row.uid}: target={row.target}: allowed is a probability of each label")
     if missing := [f"'{label}'" for label in task.labels if all(row.label != label for row in rows)]:
         said = f"no training row has label {' or '.join(missing)}"
         if progress is None:

@@ -13,7 +13,7 @@ from zerogen.data.records import Example, Input, Prediction
 from zerogen.tam.batches import by_length, inputs_of, reads_types, refuse_nan
 
 if TYPE_CHECKING:
-    from zerogen.config.schema import TaskConfig
+    from zerogen.config.task_schema import TaskConfig
     from zerogen.support.progress import Advance
     from zerogen.tam.table import Head
     from zerogen.tam.tam import Tam
@@ -24,13 +24,15 @@ class Encoded:
     """Token ids of a text, or of a pair of them.
 
     types: 0 or 1 for the text of each token of a pair; None for a single text, or where the model does not read them.
-    label: its index. weight: of the row in the training loss.
+    label: its index. weight: of the row in the training loss. target: the probability of each label, where that is to
+    be learned instead of the label alone.
     """
 
     ids: list[int]
     types: list[int] | None
     label: int = 0
     weight: float = 1.0
+    target: list[float] | None = None
 
 
 def encode(tokenizer: Any, texts: Sequence[str | tuple[str, str]]) -> list[Encoded]:
@@ -55,7 +57,7 @@ def encode(tokenizer: Any, texts: Sequence[str | tuple[str, str]]) -> list[Encod
 def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
     """Pad rows to input_ids and attention_mask [B, T], and also token_type_ids where they have types.
 
-    Beside them stand labels and weights [B].
+    Beside them stand labels and weights [B], and targets [B, L] where any row has one.
     """
     width = max(1, *(len(row.ids) for row in rows))
     batch = {
@@ -64,6 +66,11 @@ def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
         "labels": torch.tensor([row.label for row in rows]),
         "weights": torch.tensor([row.weight for row in rows], dtype=torch.float32),
     }
+    size = next((len(row.target) for row in rows if row.target), 0)
+    if size:
+        batch["targets"] = torch.tensor(
+            [row.target or [float(label == row.label) for label in range(size)] for row in rows]
+        )
     types = [row.types for row in rows if row.types is not None]
     if types:
         batch["token_type_ids"] = torch.tensor([of + [0] * (width - len(of)) for of in types])
@@ -100,7 +107,12 @@ class LabelHead:
     def items(self, rows: Sequence[Example], task: TaskConfig, model: Any, tokenizer: Any) -> list[Encoded]:
         encoded = encode(tokenizer, order_pair(inputs_of(rows, self.pair), task.order))
         return [
-            replace(item, label=task.labels.index(row.label), weight=row.weight)
+            replace(
+                item,
+                label=task.labels.index(row.label),
+                weight=row.weight,
+                target=[row.target[label] for label in task.labels] if row.target else None,
+            )
             for item, row in zip(encoded, rows, strict=True)
         ]
 
@@ -108,7 +120,7 @@ class LabelHead:
         return collate(items, tokenizer.pad_token_id)
 
     def outputs(self, model: Any, batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights")}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights", "targets")}
         return [(model(**inputs).logits.float(), batch["labels"])]
 
     def predict(self, tam: Tam, inputs: Sequence[Input], batch_size: int, advance: Advance) -> list[Prediction]:

@@ -38,10 +38,19 @@ class Learner(pl.LightningModule):
     def loss_and_hits(self, batch: dict[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch under weights [B], and for each of its B rows whether the model is right."""
         outputs = self.head.outputs(self.model, batch)
-        losses = [weighted_mean(self._row_losses(logits, targets), weights) for logits, targets in outputs]
+        shares = batch.get("targets")
+        losses = [weighted_mean(self._expected_losses(logits, targets, shares), weights) for logits, targets in outputs]
         return torch.stack(losses).mean(), torch.stack(
             [logits.argmax(-1) == targets for logits, targets in outputs]
         ).all(0)
+
+    def _expected_losses(self, logits: Tensor, targets: Tensor, shares: Tensor | None) -> Tensor:
+        """Return the loss of each row, [B]; under the probabilities of labels, shares [B, C], where there are any."""
+        if shares is None:
+            return self._row_losses(logits, targets)
+        labels = (torch.full_like(targets, label) for label in range(shares.shape[1]))
+        losses = [share * self._row_losses(logits, label) for share, label in zip(shares.T, labels, strict=True)]
+        return torch.stack(losses).sum(0)
 
     def _row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         name = self.config.loss

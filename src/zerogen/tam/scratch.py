@@ -12,7 +12,8 @@ from zerogen.tam.table import head_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zerogen.config.schema import TamConfig, TaskConfig
+    from zerogen.config.schema import TamConfig
+    from zerogen.config.task_schema import TaskConfig
     from zerogen.data.records import Example
     from zerogen.support.progress import Progress
 

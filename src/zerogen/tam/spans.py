@@ -14,7 +14,7 @@ from zerogen.data.records import Answer, AnswerPrediction, Example, Input
 from zerogen.tam.batches import by_length, inputs_of, reads_types, refuse_nan
 
 if TYPE_CHECKING:
-    from zerogen.config.schema import TaskConfig
+    from zerogen.config.task_schema import TaskConfig
     from zerogen.support.progress import Advance
     from zerogen.tam.table import Head
     from zerogen.tam.tam import Tam

@@ -13,7 +13,8 @@ from zerogen.support.doors import load
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zerogen.config.schema import TamConfig, TaskConfig
+    from zerogen.config.schema import TamConfig
+    from zerogen.config.task_schema import TaskConfig
     from zerogen.data.records import Example, Input
     from zerogen.support.progress import Advance, Progress
     from zerogen.tam.tam import Tam

@@ -1,0 +1,91 @@
+"""SIMILARITY: no training and no PLM; the encoder of the TAM compares each text with descriptions of the labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from zerogen.config.schema import Config
+from zerogen.config.task import descriptions_of
+from zerogen.data.records import Example, Prediction
+from zerogen.errors import UserError
+from zerogen.estimate import Probe, some
+from zerogen.runs.calibration import calibrated, check_calibration
+from zerogen.runs.run import Outcome, Run, describe
+from zerogen.runs.settings import Setting
+
+if TYPE_CHECKING:
+    from zerogen.tam.similarity import Embedder
+
+
+def similarity(run: Run) -> Outcome:
+    """Predict the label whose description a text is most similar to."""
+    rows = run.gold
+    embedder = open_embedder(run)
+    with run.stage("similarity"):
+        predictions = calibrated(run, similar(embedder, run, rows), lambda texts: similar(embedder, run, texts))
+    outcome = Outcome()
+    run.score(predictions, outcome)
+    run.progress.say(describe(outcome))
+    return outcome
+
+
+def open_embedder(run: Run) -> Embedder:
+    """Load the encoder of the TAM as it is before training."""
+    from zerogen.tam.similarity import Embedder
+
+    config = run.config
+    with run.stage("load"), run.progress.wait(f"loading {config.tam.name}"):
+        return Embedder(config.tam, config.task.max_length, run.device)
+
+
+def similar(embedder: Embedder, run: Run, rows: Sequence[Example]) -> list[Prediction]:
+    """Predict the labels of rows by similarity."""
+    return embedder.predict([row.text for row in rows], descriptions_of(run.config.task), run.progress)
+
+
+def check_similarity(what: str, config: Config) -> None:
+    """Check that similarity can be had: for texts, and of an encoder. Raises `UserError`; `what` asks for it."""
+    if config.task.kind != "classification":
+        raise UserError(f"{what}: compares single texts with labels; task '{config.task.name}' is {config.task.kind}")
+    if config.tam.kind != "encoder":
+        raise UserError(f"{what}: needs an encoder to embed texts; tam={config.tam.name} is {config.tam.kind}")
+
+
+def _check(config: Config) -> None:
+    check_similarity("setting=similarity", config)
+    check_calibration(config)
+    if config.setting.calibration == "prior":
+        raise UserError(
+            "setting.calibration=prior: subtracts what a PLM says without a text; setting=similarity has no PLM; "
+            "allowed are none, priors and em"
+        )
+
+
+def _estimate(probe: Probe) -> None:
+    """Expect every gold row to be embedded."""
+    config = probe.config
+    for label, sentences in descriptions_of(config.task).items():
+        probe.say_once(f"[{label}] is described by: {' / '.join(sentences)}")
+    rows = some(probe.gold.get("evaluate", ()))
+    if rows:
+        seconds = probe.once(["similarity", config.task.name, asdict(config.tam)], lambda: _seconds(probe.run, rows))
+        probe.expected.seconds["similarity"] = seconds * probe.evaluated
+
+
+def _seconds(run: Run, rows: Sequence[Example]) -> float:
+    embedder = open_embedder(run)
+    started = time.perf_counter()
+    similar(embedder, run, rows)
+    return (time.perf_counter() - started) / len(rows)
+
+
+SIMILARITY = Setting(
+    "similarity",
+    similarity,
+    reads=frozenset({"tam", "descriptions", "unlabelled", "calibration"}),
+    estimate=_estimate,
+    check=_check,
+)

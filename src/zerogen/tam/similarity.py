@@ -1,0 +1,64 @@
+"""Label texts without training: by the cosine of their embedding to that of sentences that describe a label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zerogen.data.records import Prediction
+from zerogen.support.progress import Progress
+from zerogen.support.weights import load_pretrained, resolve
+from zerogen.tam.batches import by_length
+from zerogen.tam.labels import collate, encode
+from zerogen.tam.tam import bound, uses_bfloat16
+
+if TYPE_CHECKING:
+    from zerogen.config.schema import TamConfig
+
+_TEMPERATURE = 0.05  # of the softmax over cosines, whose differences are small; it changes no prediction
+_BATCH = 64
+
+
+class Embedder:
+    """An encoder as it is before any training, whose mean output vector, over the tokens of a text, embeds the text."""
+
+    def __init__(self, config: TamConfig, max_length: int, device: torch.device) -> None:
+        from transformers import AutoModel
+
+        source = resolve(str(config.model), config.revision, "tam.model")
+        model, self.tokenizer = load_pretrained(AutoModel, source, "tam.model", dtype=torch.float32)
+        bound(model, self.tokenizer)
+        self.tokenizer.model_max_length = min(max_length, self.tokenizer.model_max_length)
+        self.model, self.half = model.to(device), uses_bfloat16(config.dtype, device)
+
+    def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
+        """Return vectors of length 1, float32 [N, D]; a text that is too long is cut at its end."""
+        rows = encode(self.tokenizer, texts)
+        vectors = torch.empty(len(rows), self.model.config.hidden_size)
+        with (progress or Progress()).bar("embedding", len(rows), "rows") as advance, torch.inference_mode():
+            for batch in by_length([len(row.ids) for row in rows], _BATCH):
+                inputs = collate([rows[i] for i in batch], self.tokenizer.pad_token_id)
+                ids, mask = (inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
+                with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.half):
+                    hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+                sums = (hidden.float() * mask[..., None]).sum(1)
+                vectors[batch] = torch.nn.functional.normalize(sums, dim=-1).cpu()
+                advance(len(batch))
+        return vectors
+
+    def predict(
+        self, texts: Sequence[str], descriptions: Mapping[str, Sequence[str]], progress: Progress | None = None
+    ) -> list[Prediction]:
+        """Predict the label whose mean description has the largest cosine to a text; descriptions: label to sentences.
+
+        The probabilities are a softmax over cosines: they order texts and are not calibrated.
+        """
+        labels = torch.stack([self.embed(sentences).mean(0) for sentences in descriptions.values()])
+        cosines = self.embed(texts, progress) @ torch.nn.functional.normalize(labels, dim=-1).T
+        return [
+            Prediction.of(dict(zip(descriptions, row, strict=True)))
+            for row in (cosines / _TEMPERATURE).softmax(-1).tolist()
+        ]
