@@ -29,6 +29,7 @@ READS = Setting("guess", guess, frozenset({"trainr"}))
 MODELS = {
     "supervised": ("none", "small"),
     "prompting": ("large", "none"),
+    "similarity": ("none", "small"),
     "zerogen": ("large", "small"),
 }
 
@@ -61,14 +62,14 @@ def test_the_models_of_a_setting(name: str) -> None:
     assert setting.models(config(name)) == MODELS[name]
     assert recorded_setting(result(name)) is setting
     checkpoint = config(name, tam=TamConfig("small", checkpoint="c"), train=False)
-    if name != "prompting":  # which never reads it
+    if name not in ("prompting", "similarity"):  # which never read it
         assert setting.models(checkpoint) == ("none", "small")
     assert setting.models(config(name, dataset="d.jsonl"))[0] == ("large" if name == "prompting" else "none")
 
 
 def test_runs_of_one_folder_differ_in_what_the_setting_reads() -> None:
     asked = [setting_of(config(name)).asked_for(config(name, n=100, log_every=10)) for name in SETTINGS]
-    assert [(one["n"], one["log_every"]) for one in asked] == [(None, None), (None, None), (100, 10)]
+    assert [(one["n"], one["log_every"]) for one in asked] == [(None, None)] * 3 + [(100, 10)]
     given = config("zerogen", n=100, dataset="d.jsonl")
     assert setting_of(given).asked_for(given)["n"] is None
 

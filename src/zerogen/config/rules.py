@@ -6,6 +6,7 @@ import re
 
 from zerogen.config.schema import (
     CALIBRATIONS_ON_TEXTS,
+    FEWEST_UNLABELLED,
     LOGGER_MODES,
     PARALLEL_WRITERS,
     TOKENIZERS,
@@ -124,6 +125,18 @@ def check_measures(config: Config) -> None:
         )
 
 
+def check_unlabelled(config: Config) -> None:
+    """Check how unlabelled texts are used. Raises `UserError`."""
+    rounds, share, limit = config.self_training.rounds, config.self_training.share, config.unlabelled_limit
+    _between("self_training.rounds", rounds, "0 (off) or more", rounds >= 0)
+    _between("self_training.share", share, "0 < share <= 1", 0 < share <= 1)
+    if limit is not None:
+        _between("unlabelled_limit", limit, f"{FEWEST_UNLABELLED} or more", limit >= FEWEST_UNLABELLED)
+    for key in ("unlabelled_limit", "unlabelled_column"):
+        if getattr(config, key) is not None and config.unlabelled is None:
+            raise UserError(f"{key}={getattr(config, key)}: is about unlabelled texts; set unlabelled=FILE")
+
+
 def check_logger(logger: LoggerConfig) -> None:
     """Check the choices of a logger. Raises `UserError`."""
     _one_of("logger.name", logger.name, ("csv", "tensorboard", "wandb"))
@@ -150,6 +163,7 @@ def check(config: Config) -> None:
     check_trainer(config.trainer)
     check_tam(config.tam)
     check_measures(config)
+    check_unlabelled(config)
     check_logger(config.logger)
     check_plm(config)
     _one_of("setting.scope", config.setting.scope, ("prompt", "text"))

@@ -121,6 +121,7 @@ class FilterConfig:
     """Further filters, each a `module:function` that takes a row and this group and returns a reject reason or None."""
 
 
+FEWEST_UNLABELLED = 50  # texts of which something can be learned
 CALIBRATIONS_ON_TEXTS = ("priors", "em")  # which need unlabelled texts
 
 
@@ -135,6 +136,20 @@ class SettingConfig:
     """What is done to the scores of labels. `prior`: subtract the log-probability of the prompt without a text
     (PROMPTING). With `unlabelled` texts: `priors` shifts the scores of labels so that the texts have them as often as
     task.priors says; `em` so that they have them as often as expectation maximisation estimates. `none`: nothing."""
+
+
+@dataclass
+class SelfTrainingConfig:
+    rounds: int = 0
+    """Rounds in which teachers label `unlabelled` texts, and a fresh TAM is trained on those that they are surest of; 0
+    is off."""
+    teachers: list[str] = field(default_factory=lambda: ["prompting", "similarity", "tam"])
+    """What labels them, each shifted to task.priors and on the same scale: `prompting` (the PLM), `similarity` (the
+    untrained TAM's encoder) and `tam` (the model of the round before, at first that of the synthetic rows)."""
+    share: float = 0.5
+    """Share of the unlabelled texts that a round trains on, of each label as many as its prior says."""
+    synthetic: bool = True
+    """Whether it also trains on the synthetic rows."""
 
 
 TOKENIZERS = ("auto", "13a", "zh", "ja-mecab", "char", "spacy")
@@ -187,6 +202,7 @@ class Config:
     diversity: DiversityConfig = field(default_factory=DiversityConfig)
     correctness: CorrectnessConfig = field(default_factory=CorrectnessConfig)
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     n: int = 2000
     """accepted synthetic examples in all, an equal share per label"""
@@ -208,6 +224,8 @@ class Config:
     """question answering: where answers come from: auto, spacy, rules or gold"""
     unlabelled: str | None = None
     """texts without labels: a file (.txt, .jsonl, .csv, .parquet), or gold (those of the gold training split)"""
+    unlabelled_limit: int | None = None
+    """maximum number of those texts, a sample that is the same for every seed"""
     unlabelled_column: str | None = None
     """the column of the text in that file; by default that of the gold data, or text"""
     dataset: str | None = None

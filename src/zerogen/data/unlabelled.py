@@ -6,14 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from zerogen.config.schema import FILE_ENDINGS
+from zerogen.config.schema import FEWEST_UNLABELLED, FILE_ENDINGS
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import load_gold, source_of
 from zerogen.data.records import Example
 from zerogen.data.tables import read_texts
 from zerogen.errors import UserError, nearest, unknown
 
-FEWEST = 50  # texts of which something can be learned
 GOLD = "gold"
 
 
@@ -35,11 +34,11 @@ def load_unlabelled(
         rows = _of_file(Path(source), column, task)
     unique = {row.content: row for row in reversed(rows)}
     kept = [row for row in reversed(unique.values()) if row.content not in reported]
-    if len(kept) < FEWEST:
+    if len(kept) < FEWEST_UNLABELLED:
         left_out = f", {len(unique) - len(kept)} of them left out because results are reported on them"
         raise UserError(
             f"unlabelled={source}: holds {len(unique)} different texts"
-            f"{left_out if len(kept) < len(unique) else ''}; allowed are {FEWEST} or more"
+            f"{left_out if len(kept) < len(unique) else ''}; allowed are {FEWEST_UNLABELLED} or more"
         )
     return kept, len(unique) - len(kept)
 

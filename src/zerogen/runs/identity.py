@@ -80,6 +80,12 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
         key |= {"calibration": config.setting.calibration, "priors": priors_of(task), **_unlabelled_key(config)}
     if "seed" in reads:
         key["seed"] = config.seed
+    if "self_training" in reads and config.self_training.rounds:
+        key |= {"self_training": changes(config.self_training), "priors": priors_of(task), **_unlabelled_key(config)}
+        if "prompting" in config.self_training.teachers:
+            key["prompted"] = prompted_key(config, device)
+        if "similarity" in config.self_training.teachers:
+            key["descriptions"] = descriptions_of(task)
     if "select" in reads:
         key |= _own("select", config.select)
     if "dataset" in reads and config.dataset:
@@ -128,6 +134,12 @@ def plm_key(config: Config, device: torch.device) -> dict[str, Any]:
         return {"writer": fingerprint_of_door(config.plm.writer), "config": changes(config.plm)}
     weights = fingerprint(resolve(config.plm.model, config.plm.revision, "plm.model"))
     return {"weights": weights, "dtype": str(precision(config.plm.dtype, device)), "device": device.type}
+
+
+def prompted_key(config: Config, device: torch.device) -> dict[str, Any]:
+    """Return all that shapes PROMPTING's predictions of given texts as they are used for self-training."""
+    task = config.task
+    return {"labels": task.labels, "scoring": task.scoring, "plm": plm_key(config, device)}
 
 
 def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
@@ -187,7 +199,7 @@ def _contexts_key(task: TaskConfig) -> Any:
 def _unlabelled_key(config: Config) -> dict[str, Any]:
     """Identify unlabelled texts by their file; those of gold data are identified with it."""
     texts = GOLD if config.unlabelled == GOLD else digest(str(config.unlabelled))
-    return {"unlabelled": [texts, config.unlabelled_column]}
+    return {"unlabelled": [texts, config.unlabelled_column, config.unlabelled_limit]}
 
 
 def _gold_key(task: TaskConfig) -> Any:

@@ -34,8 +34,8 @@ class Log:
 
     uploads = False  # whether it takes the files of the run folder, pages included
 
-    def training(self, rows: int, going_on: bool) -> list[Any]:
-        """Return Lightning's loggers for a training on so many rows.
+    def training(self, name: str, going_on: bool) -> list[Any]:
+        """Return Lightning's loggers for a training; its name is the number of its rows, or that of a round.
 
         going_on: it was stopped and goes on; then what it recorded before is kept beside.
         """
@@ -52,21 +52,21 @@ class Log:
 
 
 class Csv(Log):
-    """Records the losses and learning rates of each training as `training/<rows>/metrics.csv` of a run folder."""
+    """Records the losses and learning rates of each training as `training/<name>/metrics.csv` of a run folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def training(self, rows: int, going_on: bool) -> list[Any]:
+    def training(self, name: str, going_on: bool) -> list[Any]:
         from pytorch_lightning.loggers import CSVLogger
 
         place = self.folder / "training"
-        parts = sorted(place.glob(f"{rows}-*")) + [path for path in [place / str(rows)] if path.exists()]
+        parts = sorted(place.glob(f"{name}-[0-9]*")) + [path for path in [place / name] if path.exists()]
         if not going_on:
             for part in parts:
                 shutil.rmtree(part)
             parts = []
-        return [CSVLogger(self.folder, "training", f"{rows}-{len(parts) + 1}" if parts else str(rows))]
+        return [CSVLogger(self.folder, "training", f"{name}-{len(parts) + 1}" if parts else name)]
 
 
 class TensorBoard(Csv):
@@ -76,8 +76,8 @@ class TensorBoard(Csv):
         super().__init__(folder)
         self._trend = self._logger("trend", going_on=False)
 
-    def training(self, rows: int, going_on: bool) -> list[Any]:
-        return [*super().training(rows, going_on), self._logger(f"training-{rows}", going_on)]
+    def training(self, name: str, going_on: bool) -> list[Any]:
+        return [*super().training(name, going_on), self._logger(f"training-{name}", going_on)]
 
     def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
         self._trend.log_metrics({f"trend/{name}": value for name, value in scalars(metrics).items()}, n)
@@ -121,12 +121,12 @@ class Wandb(Csv):
         if mode == "online":
             progress.say(f"recorded at {self._run.url}")
 
-    def training(self, rows: int, going_on: bool) -> list[Any]:
+    def training(self, name: str, going_on: bool) -> list[Any]:
         from pytorch_lightning.loggers import WandbLogger
 
-        logger = WandbLogger(experiment=self._run, prefix=f"training-{rows}")
+        logger = WandbLogger(experiment=self._run, prefix=f"training-{name}")
         logger.LOGGER_JOIN_CHAR = "/"  # what a section of the page is named by
-        return [*super().training(rows, going_on), logger]
+        return [*super().training(name, going_on), logger]
 
     def point(self, n: int, metrics: dict[str, Any], rows: Sequence[Example]) -> None:
         import wandb

@@ -12,7 +12,7 @@ from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import as_scorer
 from zerogen.runs.calibration import calibrated, check_calibration
 from zerogen.runs.run import Outcome, Run, describe
-from zerogen.runs.settings import Setting
+from zerogen.runs.settings import UNLABELLED, Setting
 from zerogen.support.doors import is_own
 from zerogen.support.progress import Progress
 
@@ -58,7 +58,7 @@ def estimate(probe: Probe) -> None:
 PROMPTING = Setting(
     "prompting",
     prompting,
-    reads=frozenset({"plm", "unlabelled", "calibration"}),
+    reads=UNLABELLED | {"plm", "calibration"},
     estimate=estimate,
     check=check_calibration,
 )

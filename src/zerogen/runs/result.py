@@ -11,7 +11,7 @@ from zerogen.errors import UserError
 from zerogen.metrics import OWN, Reported, scalars
 from zerogen.support.files import write_whole
 
-_OPTIONAL = ("selected_from", "own_setting", "further_metrics")  # left out where empty
+_OPTIONAL = ("selected_from", "own_setting", "further_metrics", "rounds")  # left out where empty
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Result:
     by stage. requests, rejects: texts asked for, and those rejected by reason. cut: contexts that were too long. blank:
     gold rows without a text, by split. asked_for: what distinguishes runs that share a folder. pool: its folder, None
     where nothing was generated. evaluator: it was trained to judge synthetic rows, and nobody asked for its figures.
-    selected_from: rows before a selection, 0 without one. own_setting: what a setting of the user's own reads, and
+    selected_from: rows before a selection or self-training, 0 without them. rounds: of self-training, with their rows
+    and metrics. own_setting: what a setting of the user's own reads, and
     whether its rows are synthetic. further_metrics: by name.
     """
 
@@ -56,6 +57,7 @@ class Result:
     selected_from: int = 0
     own_setting: dict[str, Any] | None = None
     further_metrics: dict[str, Reported] = field(default_factory=dict)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, said: Any, where: str, folder: Path | None = None) -> Result:

@@ -37,6 +37,7 @@ class Outcome:
     cut: how many prompts held only a part of their context (or text), because the PLM has too few positions.
     trend: one entry per trained TAM: its number of training rows and its metrics.
     titles: what people call the metrics that were asked for beside those of the task's kind.
+    rounds: of self-training, with the numbers of rows and the metrics of each.
     """
 
     n_train: int = 0
@@ -53,6 +54,7 @@ class Outcome:
     requests: int = 0
     cut: int = 0
     tokens: dict[str, int] = field(default_factory=dict)  # written by the PLM, by stage
+    rounds: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -123,7 +125,8 @@ class Run:
             rows, shared = load_unlabelled(str(config.unlabelled), config.unlabelled_column, config.task, reported)
         if shared:
             self.progress.say(f"{shared:,} unlabelled texts were left out, because results are reported on them")
-        return rows
+        limit = config.unlabelled_limit
+        return rows if limit is None or limit >= len(rows) else stratified(rows, limit, 0)
 
     @cached_property
     def further_metrics(self) -> dict[str, Metric]:
@@ -199,22 +202,26 @@ class Run:
         with self.stage("load"), self.progress.wait(f"loading {self.config.tam.name}"):
             require(self.config.tam, self.config.task.kind)
 
-    def train(self, rows: Sequence[Example], outcome: Outcome) -> None:
-        """Train a fresh TAM on rows, evaluate it on gold data, and record both in `outcome`."""
+    def train(self, rows: Sequence[Example], outcome: Outcome, name: str = "") -> None:
+        """Train a fresh TAM on rows, evaluate it on gold data, and record both in `outcome`.
+
+        name: tells it from other trainings of the run; by default the number of rows does.
+        """
         from zerogen.tam.fit import fit
 
         config = self.config
-        checkpoint = self.folder() / f"training-{outcome.size or len(rows)}.ckpt"
+        size = str(outcome.size or len(rows))
+        checkpoint = self.folder() / f"training-{name or size}.ckpt"
         with self.stage("train"):
             outcome.tam, report = fit(
                 rows,
                 config.task,
                 config.tam,
                 config.trainer,
-                seed=derive(config.seed, "fit"),
+                seed=derive(config.seed, "fit", *([name] if name else [])),
                 device=self.device,
                 checkpoint=checkpoint,
-                loggers=self.log.training(outcome.size or len(rows), checkpoint.is_file()),
+                loggers=self.log.training(name or size, checkpoint.is_file()),
                 progress=self.progress,
             )
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy

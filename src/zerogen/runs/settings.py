@@ -26,7 +26,8 @@ SETTINGS = {
 # The keys that not every setting reads, and `gold`: the gold training rows.
 PARTS = frozenset({"gold", "plm", "tam", "trainer", "train", "decoding", "filter", "n", "log_every", "limit", "seed"})
 PARTS |= {"demonstrations", "select", "dataset", "dataset_labels", "contexts", "answers"}
-PARTS |= {"descriptions", "unlabelled", "unlabelled_column", "calibration"}
+UNLABELLED = frozenset({"unlabelled", "unlabelled_column", "unlabelled_limit"})
+PARTS |= UNLABELLED | {"descriptions", "calibration", "self_training"}
 
 
 def no_estimate(probe: Probe) -> None:

@@ -14,7 +14,7 @@ from zerogen.errors import UserError
 from zerogen.estimate import Probe, some
 from zerogen.runs.calibration import calibrated, check_calibration
 from zerogen.runs.run import Outcome, Run, describe
-from zerogen.runs.settings import Setting
+from zerogen.runs.settings import UNLABELLED, Setting
 
 if TYPE_CHECKING:
     from zerogen.tam.similarity import Embedder
@@ -85,7 +85,7 @@ def _seconds(run: Run, rows: Sequence[Example]) -> float:
 SIMILARITY = Setting(
     "similarity",
     similarity,
-    reads=frozenset({"tam", "descriptions", "unlabelled", "calibration"}),
+    reads=UNLABELLED | {"tam", "descriptions", "calibration"},
     estimate=_estimate,
     check=_check,
 )

@@ -103,7 +103,8 @@ def _result_of(run: Run, outcome: Outcome) -> Result:
         pool=str(run.pool_folder()) if outcome.requests else None,
         folder=run.folder(),
         evaluator=run.evaluator,
-        selected_from=outcome.size if config.select else 0,
+        selected_from=outcome.size if config.select or outcome.rounds else 0,
+        rounds=outcome.rounds,
         own_setting=run.setting.record(),
         further_metrics=_reported(further, run.gold if further else (), outcome.predictions, config.task.labels),
     )

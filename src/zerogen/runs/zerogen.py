@@ -19,6 +19,7 @@ from zerogen.generation.select import needs, select
 from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
 from zerogen.runs.run import Outcome, Run, describe, trend_sizes
+from zerogen.runs.self_training import check_self_training, prompted, self_train, teaches
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.zerogen_cost import estimate
 from zerogen.support.doors import is_own
@@ -42,29 +43,45 @@ def zerogen(run: Run) -> Outcome:
     if "confidence" in needs(config.select) and is_own(config.plm.writer):
         run.load_scorer(f"select={config.select}")
     outcome = Outcome()
-    for size, rows in existing_sets(run) if config.dataset else generated_sets(run, outcome):
+    rounds = config.self_training.rounds if config.train else 0
+    for size, rows, last in existing_sets(run) if config.dataset else generated_sets(run, outcome):
         outcome.size, outcome.rows, outcome.n_train = size, rows, len(rows)
-        if config.train:
+        if config.train and not (last and rounds and not teaches(config, "tam")):
             run.train(rows, outcome)
             run.progress.say(describe(outcome))
+    if rounds:
+        self_train(run, outcome.rows, outcome)
     return outcome
 
 
-ZEROGEN = Setting("zerogen", zerogen, reads=PARTS - {"gold"}, estimate=estimate, synthetic=True)
+ZEROGEN = Setting(
+    "zerogen",
+    zerogen,
+    reads=PARTS - {"gold", "descriptions", "calibration"},
+    estimate=estimate,
+    check=check_self_training,
+    synthetic=True,
+)
 
 
-def existing_sets(run: Run) -> Iterator[tuple[int, list[Example]]]:
-    """Yield sizes, and training sets of them from an existing synthetic dataset; each is stratified by label."""
+def existing_sets(run: Run) -> Iterator[tuple[int, list[Example], bool]]:
+    """Yield sizes, training sets of them from an existing synthetic dataset, and whether it is the last one.
+
+    Each is stratified by label.
+    """
     config = run.config
     with run.stage("load"):
         rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels, run.progress)
     rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
     for size in trend_sizes(len(rows), config.log_every, run.evaluated_sizes):
-        yield size, selected(run, rows[:size])
+        yield size, selected(run, rows[:size]), size == len(rows)
 
 
-def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Example]]]:
-    """Yield sizes, and training sets of them as the PLM writes; before selection, one is a prefix of the next."""
+def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Example], bool]]:
+    """Yield sizes, training sets of them as the PLM writes, and whether it is the last one.
+
+    Before selection, one is a prefix of the next.
+    """
     config = run.config
     sizes = trend_sizes(config.n, config.log_every, run.evaluated_sizes)
     with ExitStack() as stack:
@@ -84,10 +101,12 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
                 rows = selected(run, rows)
                 if last:
                     _score_for_measures(run, rows, scorer)
+            if last and teaches(config, "prompting"):
+                prompted(run, scorer)
             if last:  # free the PLM's memory while the last TAM trains
                 stack.close()
                 del scorer
-            yield size, rows
+            yield size, rows, last
 
 
 class _Pool:

@@ -1,0 +1,140 @@
+"""Self-training: teachers label unlabelled texts together; a fresh TAM learns from those that they are surest of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerogen.config.schema import Config, SettingConfig
+from zerogen.config.task import priors_of
+from zerogen.data.records import Example, Prediction
+from zerogen.errors import UserError, unknown
+from zerogen.runs.identity import prompted_key
+from zerogen.runs.run import Outcome, Run, describe
+from zerogen.runs.similarity import check_similarity, open_embedder, similar
+from zerogen.support.files import append_line, exclusive
+from zerogen.support.hashes import short_hash
+
+if TYPE_CHECKING:
+    from zerogen.plm.protocol import Writer
+
+TEACHERS = ("prompting", "similarity", "tam")
+_BLOCK = 512  # texts per line of the file of predictions, the unit of resuming
+
+
+def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
+    """Train a fresh TAM in each round on what teachers make of unlabelled texts, and on `rows`; keep the last one.
+
+    rows: those that the TAM of `outcome`, the first teacher of its kind, was trained on. The figures of each round are
+    added to `outcome`.
+    """
+    from zerogen.metrics.priors import log_scores
+    from zerogen.metrics.pseudo_labels import combined, surest
+
+    task, settings = run.config.task, run.config.self_training
+    texts, priors = run.unlabelled, priors_of(task)
+    teachers = {}
+    if "prompting" in settings.teachers:
+        teachers["prompting"] = log_scores(prompted(run, run.open_plm), task.labels)
+    if "similarity" in settings.teachers:
+        with run.stage("similarity"):
+            teachers["similarity"] = log_scores(similar(open_embedder(run), run, texts), task.labels)
+    for number in range(1, settings.rounds + 1):
+        if "tam" in settings.teachers:
+            assert outcome.tam is not None
+            with run.stage("evaluate"):
+                predictions = outcome.tam.predict(outcome.tam.inputs_of(texts), progress=run.progress)
+            teachers["tam"] = log_scores(predictions, task.labels)
+        scores = combined(list(teachers.values()), priors)
+        chosen = surest(scores, priors, settings.share)
+        labelled = [replace(texts[place], label=task.labels[label]) for place, label in chosen]
+        training = [*labelled, *(rows if settings.synthetic else ())]
+        run.progress.say(
+            f"round {number}: {len(labelled):,} of {len(texts):,} unlabelled texts, labelled by {', '.join(teachers)}"
+            + (f", and {len(rows):,} synthetic rows" if settings.synthetic else "")
+        )
+        run.train(training, outcome, name=f"round-{number}")
+        outcome.rounds.append(
+            {"round": number, "unlabelled": len(labelled), "synthetic": len(training) - len(labelled)}
+            | {"metrics": outcome.metrics}
+        )
+        run.progress.say(describe(outcome))
+
+
+def prompted(run: Run, plm: Callable[[], Writer]) -> list[Prediction]:
+    """Return PROMPTING's predictions of the unlabelled texts; they are stored by blocks, and what is there is read."""
+    from zerogen.plm.open import as_scorer
+    from zerogen.plm.prompting import prompt_labels
+
+    config, texts = run.config, run.unlabelled
+    name = short_hash([prompted_key(config, run.device), [row.content for row in texts]])
+    folder = run.task_folder / f"unlabelled_{config.plm.name}_{name}"
+    path = folder / "prompting.jsonl"
+    with exclusive(folder, run.progress):
+        stored = _stored(path)
+        missing = [start for start in range(0, len(texts), _BLOCK) if start not in stored]
+        if missing:
+            scorer = as_scorer(plm(), config.plm, "self_training.teachers=[prompting]")
+            with run.stage("prompt"), run.progress.bar("scoring unlabelled texts", len(texts), "texts") as advance:
+                advance(_BLOCK * len(stored))
+                for start in missing:
+                    block = texts[start : start + _BLOCK]
+                    predictions, _ = prompt_labels(scorer, config.task, block, SettingConfig("prompting"))
+                    stored[start] = [[one.probabilities[label] for label in config.task.labels] for one in predictions]
+                    append_line(json.dumps({"start": start, "probabilities": stored[start]}), path)
+                    advance(len(block))
+    rows = [row for start in sorted(stored) for row in stored[start]]
+    return [Prediction.of(dict(zip(config.task.labels, row, strict=True))) for row in rows]
+
+
+def _stored(path: Path) -> dict[int, list[list[float]]]:
+    """Read blocks of probabilities by their first text; those of damaged lines are scored again."""
+    blocks: dict[int, list[list[float]]] = {}
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            fields = json.loads(line)
+            blocks[int(fields["start"])] = [[float(value) for value in row] for row in fields["probabilities"]]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return blocks
+
+
+def teaches(config: Config, teacher: str) -> bool:
+    """Tell whether a run trains itself by a teacher."""
+    return bool(config.self_training.rounds) and config.train and teacher in config.self_training.teachers
+
+
+def check_self_training(config: Config) -> None:
+    """Check that self-training has all that it needs. Raises `UserError`."""
+    settings, task = config.self_training, config.task
+    if not settings.rounds:
+        if config.unlabelled:
+            raise UserError(
+                f"unlabelled={config.unlabelled}: setting=zerogen reads it for self-training only; set "
+                "self_training.rounds=1, or leave it out"
+            )
+        return
+    what = f"self_training.rounds={settings.rounds}"
+    if not config.unlabelled:
+        raise UserError(f"{what}: needs texts without labels; set unlabelled=FILE, or gold")
+    if task.kind == "qa":
+        raise UserError(f"{what}: is about labels; task '{task.name}' is {task.kind}")
+    for teacher in settings.teachers:
+        if teacher not in TEACHERS:
+            raise unknown("self_training.teachers", teacher, TEACHERS)
+    if not settings.teachers or len(set(settings.teachers)) != len(settings.teachers):
+        raise UserError(f"self_training.teachers={settings.teachers}: allowed are one or more of {', '.join(TEACHERS)}")
+    if settings.rounds > 1 and "tam" not in settings.teachers:
+        raise UserError(f"{what}: without the teacher tam each round would be the same; allowed is 1")
+    if "prompting" in settings.teachers and not task.scoring:
+        raise UserError(f"self_training.teachers=[prompting]: task '{task.name}' has no scoring prompts")
+    if "prompting" in settings.teachers and config.dataset:
+        raise UserError(
+            f"self_training.teachers=[prompting]: no PLM is used with dataset={config.dataset}; allowed are similarity "
+            "and tam"
+        )
+    if "similarity" in settings.teachers:
+        check_similarity("self_training.teachers=[similarity]", config)
