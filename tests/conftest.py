@@ -27,8 +27,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from zerogen.config.task_schema import ContextConfig, TaskConfig
+from zerogen.config.schema import Config, FilterConfig, PlmConfig, SettingConfig, TamConfig, TrainerConfig
+from zerogen.config.task_schema import ContextConfig, GoldConfig, TaskConfig
 from zerogen.data.records import Answer, Example
+from zerogen.data.synthetic import write_jsonl
 from zerogen.plm.model import Plm
 
 TEXTS = [
@@ -183,3 +185,37 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     return tmp_path
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path, tiny_causal: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Return a ZEROGEN run of tiny models, with gold rows in tmp_path and results in tmp_path/outputs."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("ZEROGEN_CACHE", str(tmp_path / "cache"))
+    gold = [{"text": row.text, "label": row.label} for row in toy_rows(120)]
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")}
+    write_jsonl(gold[:60], Path(files["train"]))
+    write_jsonl(gold[60:], Path(files["validation"]))
+    task = TaskConfig(
+        name="toy",
+        labels=["bad", "good"],
+        max_length=64,
+        max_new_tokens=24,
+        min_words=1,
+        prompts={"bad": 'A bad "<C>": "', "good": 'A good "<C>": "'},
+        scoring={"bad": 'Bad: "<X>"', "good": 'Good: "<X>"'},
+        context=ContextConfig(prompt='Film: "', max_new_tokens=12, per_label=2),
+        gold={"own": GoldConfig(files=files)},
+    )
+    task.parse.fallback = "sentence"
+    return Config(
+        task=task,
+        setting=SettingConfig("zerogen"),
+        plm=PlmConfig("tiny", str(tiny_causal)),
+        tam=TamConfig("tiny", model=str(tiny_encoder)),
+        trainer=TrainerConfig(lr=1e-3, epochs=2),
+        filter=FilterConfig(min_words=1, min_acceptance=0),
+        n=400,
+        gpu="none",
+        output_dir=str(tmp_path / "outputs"),
+    )

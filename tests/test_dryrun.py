@@ -20,7 +20,6 @@ from zerogen.config.schema import (
     ConfidenceConfig,
     Config,
     CorrectnessConfig,
-    FilterConfig,
     PlmConfig,
     SettingConfig,
     TamConfig,
@@ -46,38 +45,8 @@ def write(path: Path, lines: list[dict[str, Any]]) -> str:
 
 
 @pytest.fixture
-def config(tmp_path: Path, tiny_causal: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("ZEROGEN_CACHE", str(tmp_path / "cache"))
-    gold = [{"text": row.text, "label": row.label} for row in toy_rows(120)]
-    files = {
-        "train": write(tmp_path / "train.jsonl", gold[:60]),
-        "validation": write(tmp_path / "validation.jsonl", gold[60:]),
-    }
-    task = TaskConfig(
-        name="toy",
-        labels=["bad", "good"],
-        max_length=64,
-        max_new_tokens=24,
-        min_words=1,
-        prompts={"bad": 'A bad "<C>": "', "good": 'A good "<C>": "'},
-        scoring={"bad": 'Bad: "<X>"', "good": 'Good: "<X>"'},
-        context=ContextConfig(prompt='Film: "', max_new_tokens=12, per_label=2),
-        gold={"own": GoldConfig(files=files)},
-    )
-    task.parse.fallback = "sentence"
-    return Config(
-        task=task,
-        setting=SettingConfig("zerogen"),
-        plm=PlmConfig("tiny", str(tiny_causal)),
-        tam=TamConfig("tiny", model=str(tiny_encoder)),
-        trainer=TrainerConfig(lr=1e-3, epochs=2),
-        filter=FilterConfig(min_words=1, min_acceptance=0),
-        n=400,
-        gpu="none",
-        output_dir=str(tmp_path / "outputs"),
-        dry_run=True,
-    )
+def config(tiny_config: Config) -> Config:
+    return replace(tiny_config, dry_run=True)
 
 
 def expected_of(*configs: Config) -> list[Expected]:
@@ -131,7 +100,7 @@ def test_nothing_is_written(config: Config, tmp_path: Path, setting: str) -> Non
 @pytest.mark.parametrize(("load", "told"), [(0.1, False), (99.0, True)])
 def test_a_busy_machine_is_told(config: Config, monkeypatch: pytest.MonkeyPatch, load: float, told: bool) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
-    assert ("other work keeps 99.0 of" in said(replace(config, setting=SettingConfig("supervised")))) == told
+    assert ("other work wants 99.0 of" in said(replace(config, setting=SettingConfig("supervised")))) == told
 
 
 def test_checkpoints_of_training_take_disk_for_a_while(config: Config) -> None:

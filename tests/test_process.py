@@ -24,6 +24,7 @@ def work():
     print("goes on", flush=True)
     time.sleep(30)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
 stop_on_signals()
 """
 CASES = {

@@ -8,7 +8,8 @@ from typing import Any
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config
 from zerogen.config.task import priors_of
 from zerogen.data.records import Example, Prediction
-from zerogen.errors import UserError
+from zerogen.errors import Unavailable, UserError
+from zerogen.estimate import Probe
 from zerogen.runs.run import Run
 
 
@@ -43,3 +44,16 @@ def check_calibration(config: Config) -> None:
         raise UserError(f"setting.calibration={way}: needs texts without labels; set unlabelled=FILE, or gold")
     if way in CALIBRATIONS_ON_TEXTS and config.task.kind == "qa":
         raise UserError(f"setting.calibration={way}: is about labels; task '{config.task.name}' is {config.task.kind}")
+
+
+def unlabelled_of(probe: Probe) -> list[Example]:
+    """Return the unlabelled texts of a run that is estimated; none where they cannot be had, which is said."""
+    config = probe.config
+    key = ["unlabelled", config.unlabelled, config.unlabelled_limit, config.task.name]
+    try:
+        texts: list[Example] = probe.once(key, lambda: probe.run.unlabelled)
+    except Unavailable:
+        probe.missing(f"unlabelled={config.unlabelled}", "unlabelled texts")
+        return []
+    probe.say_once(f"unlabelled texts of {config.task.name}: {len(texts):,}")
+    return texts

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS
 from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import as_scorer
-from zerogen.runs.calibration import calibrated, check_calibration
+from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_of
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
 from zerogen.support.doors import is_own
@@ -52,7 +53,8 @@ def estimate(probe: Probe) -> None:
     if scorer is not None and rows:
         key = ["prompting", task.name, config.plm.model, asdict(config.setting)]
         seconds = probe.once(key, lambda: _seconds_to_predict(scorer, probe.run, rows))
-        probe.expected.seconds["prompt"] = seconds * probe.evaluated
+        texts = len(unlabelled_of(probe)) if config.setting.calibration in CALIBRATIONS_ON_TEXTS else 0
+        probe.expected.seconds["prompt"] = seconds * (probe.evaluated + texts)
 
 
 PROMPTING = Setting(

@@ -45,7 +45,7 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
     for number in range(1, settings.rounds + 1):
         if "tam" in settings.teachers:
             assert outcome.tam is not None
-            with run.stage("evaluate"):
+            with run.stage("teach"):
                 predictions = outcome.tam.predict(outcome.tam.inputs_of(texts), progress=run.progress)
             teachers["tam"] = log_scores(predictions, task.labels)
         scores = combined(list(teachers.values()), priors)

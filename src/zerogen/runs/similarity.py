@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from zerogen.config.schema import Config
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config
 from zerogen.config.task import descriptions_of
 from zerogen.data.records import Example, Prediction
 from zerogen.errors import UserError
 from zerogen.estimate import Probe, some
-from zerogen.runs.calibration import calibrated, check_calibration
+from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_of
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
 
@@ -71,15 +71,23 @@ def _estimate(probe: Probe) -> None:
         probe.say_once(f"[{label}] is described by: {' / '.join(sentences)}")
     rows = some(probe.gold.get("evaluate", ()))
     if rows:
-        seconds = probe.once(["similarity", config.task.name, asdict(config.tam)], lambda: _seconds(probe.run, rows))
-        probe.expected.seconds["similarity"] = seconds * probe.evaluated
+        seconds = seconds_to_compare(probe, rows)
+        texts = len(unlabelled_of(probe)) if config.setting.calibration in CALIBRATIONS_ON_TEXTS else 0
+        probe.expected.seconds["similarity"] = seconds * (probe.evaluated + texts)
 
 
-def _seconds(run: Run, rows: Sequence[Example]) -> float:
-    embedder = open_embedder(run)
-    started = time.perf_counter()
-    similar(embedder, run, rows)
-    return (time.perf_counter() - started) / len(rows)
+def seconds_to_compare(probe: Probe, rows: Sequence[Example]) -> float:
+    """Return the seconds that a text takes, probed on rows."""
+
+    def probed() -> float:
+        embedder = open_embedder(probe.run)
+        started = time.perf_counter()
+        similar(embedder, probe.run, rows)
+        return (time.perf_counter() - started) / len(rows)
+
+    config = probe.config
+    seconds: float = probe.once(["similarity", config.task.name, asdict(config.tam)], probed)
+    return seconds
 
 
 SIMILARITY = Setting(

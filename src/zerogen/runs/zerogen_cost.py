@@ -15,11 +15,13 @@ from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render
 from zerogen.data.records import Example
 from zerogen.errors import Unavailable
-from zerogen.estimate import GENERATION, PROBE, Probe, about, shortened
+from zerogen.estimate import GENERATION, PROBE, Pace, Probe, about, shortened, some
 from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas
 from zerogen.generation.select import needs
 from zerogen.metrics.intervals import wilson_interval
+from zerogen.runs.calibration import unlabelled_of
 from zerogen.runs.run import Run, trend_sizes
+from zerogen.runs.similarity import seconds_to_compare
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
@@ -57,7 +59,8 @@ def estimate(probe: Probe) -> None:
         return
     pace = probe.pace(rows)
     if pace is not None:
-        probe.expect_training(pace, trend_sizes(size, config.log_every))
+        rounds = _expect_teachers(probe, pace, size) if config.self_training.rounds else []
+        probe.expect_training(pace, [*trend_sizes(size, config.log_every), *rounds])
     if config.correctness.evaluator:
         _expect_evaluator(probe, rows, size)
 
@@ -197,6 +200,31 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
 
     seconds = probe.once(["confidence", asdict(config.task), asdict(config.plm)], pace)
     probe.expected.seconds["confidence"] = seconds * scored
+
+
+def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
+    """Expect teachers to label unlabelled texts; return the number of rows that each round trains on."""
+    from zerogen.plm.prompting import prompt_labels
+    from zerogen.plm.protocol import Scorer
+
+    config, settings, seconds = probe.config, probe.config.self_training, probe.expected.seconds
+    texts = unlabelled_of(probe)
+    few = some(texts)
+    plm = probe.plm() if few and "prompting" in settings.teachers else None
+    if isinstance(plm, Scorer):
+        scorer = plm
+
+        def paced() -> float:
+            started = time.perf_counter()
+            prompt_labels(scorer, config.task, few)
+            return (time.perf_counter() - started) / len(few)
+
+        seconds["prompt"] = probe.once(["teacher", asdict(config.task), asdict(config.plm)], paced) * len(texts)
+    if few and "similarity" in settings.teachers:
+        seconds["similarity"] = seconds_to_compare(probe, few) * len(texts)
+    if "tam" in settings.teachers:
+        seconds["teach"] = pace.predict * len(texts) * settings.rounds
+    return [round(settings.share * len(texts)) + settings.synthetic * size] * settings.rounds
 
 
 def _expect_evaluator(probe: Probe, rows: Sequence[Example], size: int) -> None:

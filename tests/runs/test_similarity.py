@@ -1,0 +1,101 @@
+"""SIMILARITY labels texts by descriptions alone, and calibration shifts labels to priors."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from tests.conftest import toy_rows
+from zerogen.config.schema import Config, SettingConfig, TamConfig
+from zerogen.config.task import descriptions_of, normalise_task
+from zerogen.config.task_schema import TaskConfig
+from zerogen.errors import UserError
+from zerogen.jobs import run_one
+from zerogen.runs.result import Result
+from zerogen.runs.store import read_predictions
+from zerogen.tam.similarity import Embedder
+
+
+@pytest.fixture
+def embedder(tiny_encoder: Path) -> Embedder:
+    return Embedder(TamConfig("tiny", model=str(tiny_encoder), dtype="float32"), 64, torch.device("cpu"))
+
+
+def test_the_texts_beside_it_change_no_embedding(embedder: Embedder) -> None:
+    texts = [row.text for row in toy_rows(70)] + ["a", "a much longer text than all the others are, to be padded to"]
+    together = embedder.embed(texts)
+    alone = torch.cat([embedder.embed([text]) for text in texts])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(together.norm(dim=-1), torch.ones(len(texts)))
+
+
+def test_a_text_is_most_similar_to_itself(embedder: Embedder) -> None:
+    texts = ["a bright film about a family", "zzz 99 !!"]
+    predictions = embedder.predict(texts, {"film": [texts[0]], "noise": [texts[1]]})
+    assert [one.label for one in predictions] == ["film", "noise"]
+
+
+def test_labels_are_described_by_the_task_or_by_its_prompts() -> None:
+    task = TaskConfig(
+        labels=["bad", "good", "so_so"],
+        prompts={"good": 'A good review of "<C>" is: "'},
+        scoring={"bad": 'This is bad: "<X>"'},
+    )
+    assert descriptions_of(task) == {"bad": ["This is bad"], "good": ["A good review of is"], "so_so": ["so_so"]}
+    task.descriptions = {"bad": ["i hated it", "boring"]}
+    assert descriptions_of(task)["bad"] == ["i hated it", "boring"]
+
+
+def shares(result: Result) -> Counter[str]:
+    read = read_predictions(result.folder / "predictions.jsonl")
+    assert read is not None
+    return Counter(one.label for one in read[1])
+
+
+@pytest.mark.parametrize("setting", ["similarity", "prompting"])
+def test_labels_are_as_frequent_as_the_priors_say(tiny_config: Config, tmp_path: Path, setting: str) -> None:
+    # The texts that it is fitted on are worded as those that are reported on, so that shares carry over.
+    (tmp_path / "texts.txt").write_text("\n".join(row.text for row in toy_rows(240)[120:]))
+    config = replace(tiny_config, setting=SettingConfig(setting), n=20)
+    plain = run_one(config, Console(quiet=True))
+    calibrated = SettingConfig(setting, calibration="priors")
+    config = replace(config, setting=calibrated, unlabelled=str(tmp_path / "texts.txt"))
+    half = run_one(config, Console(quiet=True))
+    config = replace(config, task=replace(config.task, priors={"bad": 0.8, "good": 0.2}))
+    most = run_one(config, Console(quiet=True))
+    assert len({result.folder for result in (plain, half, most)}) == 3
+    assert shares(half)["bad"] == pytest.approx(30, abs=8) and shares(most)["bad"] == pytest.approx(48, abs=8)
+    estimated = run_one(replace(config, setting=SettingConfig(setting, calibration="em")), Console(quiet=True))
+    assert estimated.metrics["accuracy"] >= 0
+
+
+def test_an_lstm_has_no_encoder_to_compare_with(tiny_config: Config) -> None:
+    config = replace(tiny_config, setting=SettingConfig("similarity"), tam=TamConfig("lstm", kind="lstm"))
+    with pytest.raises(UserError, match="setting=similarity: needs an encoder to embed texts; tam=lstm is lstm"):
+        config_check(config)
+
+
+def config_check(config: Config) -> None:
+    from zerogen.runs.checks import check_code
+
+    check_code([config])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("descriptions", {"god": ["x"]}, "descriptions: 'god' is unknown; allowed: bad, good; did you mean 'good'"),
+        ("descriptions", {"bad": []}, r"descriptions.bad=\[\]: allowed is a list of sentences"),
+        ("priors", {"bad": 0.5}, "priors has none for label 'good'"),
+        ("priors", {"bad": 0.5, "good": 0.6}, "priors=.*: allowed are shares above 0 that sum to 1, not to 1.1"),
+        ("priors", {"bad": 0.0, "good": 1.0}, "priors=.*: allowed are shares above 0"),
+        ("priors", {"bad": 0.5, "gut": 0.5}, "priors: 'gut' is unknown; allowed: bad, good"),
+    ],
+)
+def test_a_wrong_field_is_named(tiny_config: Config, field: str, value: object, message: str) -> None:
+    setattr(tiny_config.task, field, value)
+    with pytest.raises(UserError, match=message):
+        normalise_task(tiny_config.task)
