@@ -73,7 +73,7 @@ def as_csv(summary: Grid) -> str:
             cell = summary.cells.get((row, task, metric))
             if cell is None:
                 continue
-            results = [run.result for run in summary.runs[row, task] if run.result.seed in cell.seeds]
+            results = [run.result for run in summary.runs.get((row, task), ()) if run.result.seed in cell.seeds]
             models = [row.setting, row.plm, row.tam, json.dumps(row.variant) if row.variant else ""]
             figures = [f"{cell.mean:.6f}", "" if cell.spread is None else f"{cell.spread:.6f}"]
             seeds = [len(cell.seeds), " ".join(map(str, cell.seeds))]

@@ -9,7 +9,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example, Prediction
 from zerogen.metrics import evaluate
-from zerogen.metrics.classification import macro_f1_interval
+from zerogen.metrics.classification import accuracy, confusion_matrix, macro_f1, macro_f1_interval, majority
 
 LABELS = ["a", "b", "c"]
 
@@ -65,3 +65,11 @@ def test_the_interval_is_that_of_resampled_rows() -> None:
 
 def test_predictions_that_are_all_right_have_no_interval() -> None:
     assert macro_f1_interval(*records("a" * 9, "a" * 9), ["a", "b"]) is None
+
+
+def test_the_most_frequent_label_is_a_baseline() -> None:
+    rows = [Example(str(i), "", "abc"[min(i // 5, 2)]) for i in range(30)]  # c has 20 of 30
+    always = [Prediction("c", {}) for _ in rows]
+    confusion = confusion_matrix(rows, [Prediction("a", {}) for _ in rows], ["a", "b", "c"])
+    assert majority(confusion)["accuracy"] == pytest.approx(accuracy(rows, always, ["a", "b", "c"]))
+    assert majority(confusion)["macro_f1"] == pytest.approx(macro_f1(rows, always, ["a", "b", "c"]))

@@ -362,3 +362,18 @@ def test_seeds_of_a_version_without_some_keys_are_seeds_of_the_same_row(tmp_path
     (row,) = grid(read_runs([place])).rows
     assert row.variant == ()
     assert "75.0" in printed(place)
+
+
+def test_the_most_frequent_label_is_a_line_of_every_table(tmp_path: Path) -> None:
+    confusion: Any = {"bad": {"bad": 50, "good": 10}, "good": {"bad": 20, "good": 20}}
+    finished(tmp_path, "s", {"accuracy": 0.7, "macro_f1": 0.6, "confusion": confusion}, of("supervised", "films"))
+    finished(tmp_path, "q", {"exact_match": 0.2, "f1": 0.3}, of("prompting", "quiz"))  # has no labels
+    found = grid(read_runs([tmp_path]))
+    first = found.rows[0]
+    assert first.names == ("MAJORITY", "-", "-")
+    assert [found.text(first, column) for column in found.shown()] == ["60.0", "", ""]
+    assert "MAJORITY" in printed(tmp_path)
+    (line,) = [line for line in csv.DictReader(io.StringIO(as_csv(found))) if line["metric"] == "macro_f1"][:1]
+    assert (line["setting"], line["mean"], line["seeds"]) == ("majority", "0.375000", "")
+    write_overview(found, tmp_path / "overview.html")
+    assert "MAJORITY" in (tmp_path / "overview.html").read_text()

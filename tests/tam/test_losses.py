@@ -14,7 +14,8 @@ from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.tam.fit import fit
-from zerogen.tam.learner import weighted_mean
+from zerogen.tam.labels import TEXT
+from zerogen.tam.learner import Learner, weighted_mean
 from zerogen.tam.losses import LOSSES, cross_entropy, loss_of
 from zerogen.tam.lstm import word_tokenizer
 from zerogen.tam.spans import SPANS
@@ -153,3 +154,34 @@ def test_what_is_no_loss_of_rows_is_refused_in_one_line(own: Path) -> None:
             loss_of(name)
     with pytest.raises(UserError, match=r"my_own_losses:mean: returned \[\] of logits \[16, 2\]; allowed is one loss"):
         fit(toy_rows(60), TASKS["classification"][0], LSTM, replace(TRAINER, loss="my_own_losses:mean"))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "my_own_losses:same"])
+def test_a_target_is_learned_as_its_labels_in_these_shares(own: Path, loss: str) -> None:
+    # The expected loss under a target is that of its labels, each as a row of its own with its share as the weight.
+    logits = 3 * torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+    shares = torch.rand(8, 3, generator=torch.Generator().manual_seed(2))
+    shares /= shares.sum(1, keepdim=True)
+    learner = Learner(torch.nn.Linear(1, 1), TEXT, TrainerConfig(loss=loss), steps=1)
+    found = learner._expected_losses(logits, shares.argmax(1), shares)
+    expected = -(shares * logits.log_softmax(-1)).sum(1)
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classification", "pair"])
+def test_certain_targets_train_as_labels_do_and_others_do_not(kind: str) -> None:
+    task, toy = TASKS[kind]
+    rows = toy(40)
+    certain = [replace(row, target={label: float(label == row.label) for label in task.labels}) for row in rows]
+    plain, _ = fit(rows, task, LSTM, TRAINER)
+    assert equal(fit(certain, task, LSTM, TRAINER)[0], plain)
+    some = [replace(row, target=dict.fromkeys(task.labels, 0.5)) if i % 2 else row for i, row in enumerate(rows)]
+    assert not equal(fit(some, task, LSTM, TRAINER)[0], plain)
+
+
+@pytest.mark.parametrize("target", [{"bad": 0.5, "good": 0.6}, {"bad": 1.0}, {"bad": -0.5, "good": 1.5}])
+def test_a_target_is_a_distribution_over_all_labels(target: dict[str, float]) -> None:
+    task, toy = TASKS["classification"]
+    rows = [replace(row, target=target) for row in toy(8)]
+    with pytest.raises(UserError, match="row row-0: target=.*: allowed is a probability of each label"):
+        fit(rows, task, LSTM, TRAINER)

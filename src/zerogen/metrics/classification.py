@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -72,3 +72,13 @@ def _hits(rows: Sequence[Example], predictions: Sequence[Prediction]) -> int:
 
 ACCURACY = Metric("accuracy", "accuracy", accuracy, accuracy_interval)
 MACRO_F1 = Metric("macro_f1", "F1", macro_f1, macro_f1_interval, full_title="macro F1", hub="f1", in_tables=False)
+
+
+def majority(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+    """Return accuracy and macro F1 of always predicting the most frequent gold label, as shares of 1.
+
+    confusion: {gold label: {predicted label: count}}, of whatever predictions.
+    """
+    counts = {label: sum(row.values()) for label, row in confusion.items()}
+    share = max(counts.values()) / sum(counts.values())
+    return {"accuracy": share, "macro_f1": 2 * share / (1 + share) / len(counts)}

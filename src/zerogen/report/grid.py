@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerogen.metrics import OWN, Reported, metric_of
+from zerogen.metrics.classification import majority
 from zerogen.report.finished import FinishedRun, latest, spread, variants
 from zerogen.runs.settings import SETTINGS
 
@@ -14,12 +15,15 @@ CAPTION = (
     "Accuracy on gold rows in percent, of questions exact match (EM) and F1: mean ± standard deviation over "
     "seeds (number of seeds)"
 )
-_ORDER = list(SETTINGS)
+_MAJORITY = "majority"  # the baseline that always predicts the most frequent label
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric over the seeds of one row and task. spread: sample standard deviation, None for one seed."""
+    """A metric over the seeds of one row and task: none of a baseline.
+
+    spread: sample standard deviation, None for one seed.
+    """
 
     mean: float
     spread: float | None
@@ -70,12 +74,12 @@ class Grid:
         if cell is None:
             return ""
         spread = "" if cell.spread is None else f" {plus_minus} {100 * cell.spread:.1f}"
-        return f"{100 * cell.mean:.1f}{spread} ({len(cell.seeds)})"
+        return f"{100 * cell.mean:.1f}{spread}" + (f" ({len(cell.seeds)})" if cell.seeds else "")
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    """Return what rows are sorted by: settings in the order of their table, after them those of the user's own."""
-    order = _ORDER.index(row.setting) if row.setting in _ORDER else len(_ORDER)
+    """Return what rows are sorted by: the baseline, settings in the order of their table, those of the user's own."""
+    order = [_MAJORITY, *SETTINGS].index(row.setting) if row.setting in (_MAJORITY, *SETTINGS) else len(SETTINGS) + 1
     return order, row.setting, row.plm, row.tam, row.variant
 
 
@@ -106,6 +110,13 @@ def grid(runs: Sequence[FinishedRun]) -> Grid:
             values = {run.result.seed: run.result.metrics[metric] for run in of_cell if metric in run.result.scalars}
             mean, deviation = spread(list(values.values()))
             cells[row, task, metric] = Cell(mean, deviation if len(values) > 1 else None, tuple(values))
+    baseline = Row(_MAJORITY, "none", "none", ())
+    for task in tasks:
+        of_task = [run.result for (_, of), of_cell in runs_of_cell.items() if of == task for run in of_cell]
+        confusions = {result.n_eval: result.metrics["confusion"] for result in of_task if "confusion" in result.metrics}
+        if confusions:
+            for metric, value in majority(confusions[max(confusions)]).items():
+                cells[baseline, task, metric] = Cell(value, None, ())
     for task in tasks:
         on = sorted(
             {
@@ -119,12 +130,12 @@ def grid(runs: Sequence[FinishedRun]) -> Grid:
             notes.append(f"{task}: not all runs were reported on the same gold rows ({'; '.join(on)})")
     further = {name: said for run in counted for name, said in run.result.further_metrics.items()}
     return Grid(
-        sorted({row for row, _ in runs_of_cell}, key=_place),
+        sorted({row for row, _, _ in cells}, key=_place),
         [
             (task, metric)
             for task in tasks
             for metric in [*OWN, *further]
-            if any((row, task, metric) in cells for row, _ in runs_of_cell)
+            if any((row, task, metric) in cells for row, _, _ in cells)
         ],
         cells,
         runs_of_cell,
