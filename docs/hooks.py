@@ -31,15 +31,15 @@ BEGIN, END = "<!-- files: written by `python docs/hooks.py` -->", "<!-- end of t
 FILES = {
     "": "__init__ __main__ api cli jobs dryrun predict measure table",
     "config": "schema task_schema rules task template bundled yaml_files hydra_files keys",
-    "data": "records gold tables words stratified synthetic texts predictions",
+    "data": "records gold unlabelled tables words stratified synthetic texts predictions",
     "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias score confidence "
     "prompting workers module",
     "generation": "contexts sources answers demonstrations generator filters pool scores select",
-    "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses",
-    "metrics": "metric classification squad intervals agreement diversity",
+    "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses similarity",
+    "metrics": "metric classification squad intervals agreement diversity priors pseudo_labels",
     "estimate": "",
-    "runs": "settings checks run supervised prompting zerogen zerogen_cost evaluator identity migration store result "
-    "summaries loggers",
+    "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost self_training calibration "
+    "evaluator identity migration store result summaries loggers",
     "measures": "rows store files",
     "report": "page plots cards finished grid overview terminal __main__",
     "support": "doors console progress process files hashes weights lightning surrogates",

@@ -1,4 +1,4 @@
-"""Self-training: teachers label unlabelled texts together; a fresh TAM learns from those that they are surest of."""
+"""Self-training: teachers label unlabelled texts; a fresh TAM learns from those that they are surest of."""
 
 from __future__ import annotations
 
