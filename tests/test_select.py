@@ -96,7 +96,9 @@ def test_what_cannot_be_trained_on_is_refused(selection: Callable[..., object] |
 
 def test_a_selection_says_what_it_needs() -> None:
     assert needs(["all"]) == set()
-    with pytest.raises(UserError, match="'al' is unknown; allowed: all, your own module:attribute"):
+    with pytest.raises(
+        UserError, match="'al' is unknown; allowed: all, confidence, .*your own module:attribute; did you mean 'all'"
+    ):
         needs(["al"])
 
 
@@ -152,3 +154,47 @@ def test_weights_are_in_the_dataset(tmp_path: Path) -> None:
     path.write_text('{"X": "a b", "label": "bad", "loss_weight": -2}\n')
     with pytest.raises(UserError, match="row 1: loss_weight is -2; allowed is a number from 0 on"):
         load_synthetic(str(path), TASK, {})
+
+
+SCORED = with_scores(
+    [replace(row, logprob=-i / 10, counter_logprob={"other": -0.3}) for i, row in enumerate(ROWS)], FOUND
+)
+
+
+def test_rankings_put_the_best_rows_first_and_keep_all() -> None:
+    for name in ("confidence", "logprob", "margin"):
+        ranked = select([name], SCORED, TASK)
+        values = [row.scores[name] for row in ranked]
+        assert values == sorted(values, reverse=True) and {row.uid for row in ranked} == {row.uid for row in ROWS}
+
+
+def test_relabelling_follows_the_plm() -> None:
+    labels = [row.label for row in select(["relabel"], swayed(0.9), TASK)]
+    assert labels == ["bad" if i % 3 else "good" for i in range(8)]
+
+
+def swayed(sure: float) -> list[Example]:
+    """Rows of which the PLM finds every third one good."""
+    by_row = {
+        row.uid: {"bad": sure if i % 3 else 1 - sure, "good": 1 - sure if i % 3 else sure} for i, row in enumerate(ROWS)
+    }
+    return with_scores(ROWS, Confidences(by_row, 1.0))
+
+
+def test_soft_labels_are_the_plms_probabilities() -> None:
+    for row in select(["soft"], SCORED, TASK):
+        assert row.target == pytest.approx(FOUND.by_row[row.uid])
+        assert row.label == next(one.label for one in ROWS if one.uid == row.uid)
+
+
+def test_weights_are_confidences() -> None:
+    assert [row.weight for row in select(["weigh"], SCORED, TASK)] == [FOUND.of(row) for row in ROWS]
+
+
+def test_unigen_keeps_what_the_plm_agrees_with_and_teaches_its_doubt() -> None:
+    kept = select(["unigen"], swayed(1 - 1e-6), TASK)
+    agreed = {row.uid for i, row in enumerate(ROWS) if row.label == ("bad" if i % 3 else "good")}
+    assert {row.uid for row in kept} == agreed
+    assert all(0.7 < row.target[row.label] <= 1 for row in kept)
+    with pytest.raises(UserError, match="select=unigen: leaves no row of label 'bad'"):
+        select(["unigen"], swayed(0.5), TASK)

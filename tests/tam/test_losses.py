@@ -16,7 +16,7 @@ from zerogen.errors import UserError
 from zerogen.tam.fit import fit
 from zerogen.tam.labels import TEXT
 from zerogen.tam.learner import Learner, weighted_mean
-from zerogen.tam.losses import LOSSES, cross_entropy, loss_of
+from zerogen.tam.losses import LOSSES, cross_entropy, gce, loss_of, rce, sce, smoothed
 from zerogen.tam.lstm import word_tokenizer
 from zerogen.tam.spans import SPANS
 from zerogen.tam.tam import Tam
@@ -185,3 +185,39 @@ def test_a_target_is_a_distribution_over_all_labels(target: dict[str, float]) ->
     rows = [replace(row, target=target) for row in toy(8)]
     with pytest.raises(UserError, match="row row-0: target=.*: allowed is a probability of each label"):
         fit(rows, task, LSTM, TRAINER)
+
+
+def test_the_losses_are_those_of_their_papers() -> None:
+    logits = 3 * torch.randn(16, 5, generator=torch.Generator().manual_seed(3))
+    targets = torch.arange(16) % 5
+    smoothing = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=0.15)
+    assert smoothed(logits, targets).tolist() == pytest.approx(smoothing.tolist(), rel=1e-5)
+    p = logits.softmax(-1)[torch.arange(16), targets]
+    assert gce(logits, targets).tolist() == pytest.approx(((1 - p**0.7) / 0.7).tolist(), rel=1e-5)
+    one_hot = functional.one_hot(targets, 5).float()
+    reverse = -(logits.softmax(-1) * one_hot.log().clamp(min=-4)).sum(-1)  # the definition, word for word
+    assert rce(logits, targets).tolist() == pytest.approx(reverse.tolist(), rel=1e-4, abs=1e-5)
+    both = 0.1 * cross_entropy(logits, targets) + reverse
+    assert sce(logits, targets).tolist() == pytest.approx(both.tolist(), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_classes_that_cannot_be_are_as_if_they_were_not_there(name: str) -> None:
+    loss = loss_of(name)
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(4))
+    targets = torch.arange(6) % 3
+    wider = torch.cat([logits, torch.full((6, 2), -torch.inf)], 1).requires_grad_()
+    losses = loss(wider, targets)
+    assert losses.tolist() == pytest.approx(loss(logits, targets).tolist(), rel=1e-5)
+    losses.sum().backward()
+    assert wider.grad is not None and wider.grad[:, :3].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["gce", "rce", "sce"])
+def test_a_wrong_label_pulls_less_at_a_robust_loss(name: str) -> None:
+    sure = torch.tensor([[8.0, -8.0]])  # of the first class, where the label says the second
+    steep, robust = sure.clone().requires_grad_(), sure.clone().requires_grad_()
+    cross_entropy(steep, torch.tensor([1])).sum().backward()
+    loss_of(name)(robust, torch.tensor([1])).sum().backward()
+    assert steep.grad is not None and robust.grad is not None
+    assert robust.grad.abs().max() < 0.2 * steep.grad.abs().max()

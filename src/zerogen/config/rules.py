@@ -194,6 +194,7 @@ def check(config: Config) -> None:
         indices = config.gpu if isinstance(config.gpu, list) else [config.gpu]
         if not indices or any(type(index) is not int for index in indices) or len(set(indices)) != len(indices):
             raise UserError(f"gpu={config.gpu}: allowed is auto, none, an index such as 0 or a list such as [0,1]")
+    _between("overgenerate", config.overgenerate, "1 or more", config.overgenerate >= 1)
     _between("processes", config.processes, "1 or more", config.processes >= 1)
 
 

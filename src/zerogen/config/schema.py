@@ -86,8 +86,9 @@ class TrainerConfig:
     heldout: float = 0.1
     """Share of the training rows held out to pick the best epoch, split by context and stratified by label."""
     loss: str = "cross_entropy"
-    """Loss of each row, from its logits and its target: `cross_entropy`, or your own `module:function`. A step
-    minimises their mean, weighted where rows have weights."""
+    """Loss of each row, from its logits and its target: `cross_entropy`, `smoothed` (label smoothing), `gce`
+    (generalised), `sce` (symmetric) or `rce` (reverse cross-entropy), or your own `module:function`. A step minimises
+    their mean, weighted where rows have weights."""
 
 
 @dataclass
@@ -236,7 +237,10 @@ class Config:
     demonstrations: str = "none"
     """setting=zerogen: module:function that chooses what stands before a prompt, from the rows accepted so far"""
     select: list[str] = field(default_factory=list)
-    """setting=zerogen: functions [module:function] that select, relabel or weigh rows before training, in order"""
+    """setting=zerogen: what selects, relabels or weighs rows before training, in order: confidence, logprob, margin
+    (rank them), relabel, soft, unigen, weigh, or your own as [module:function]"""
+    overgenerate: float = 1.0
+    """setting=zerogen: how many times n rows are generated; of each label, those that select puts first are kept"""
     limit: int | None = None
     """size of a seeded stratified sample of the training rows (of the synthetic file; in setting=supervised of gold)"""
     eval_limit: int | None = None

@@ -17,12 +17,10 @@ from zerogen.support.doors import call, load
 # unchanged or with another label or weight (`dataclasses.replace`). Its attribute `needs` names the scores it reads.
 Selection = Callable[[Sequence[Example], TaskConfig], Sequence[Example]]
 
-SELECTIONS: dict[str, str] = {"all": "zerogen.generation.select.all_rows"}
-
-
-def all_rows(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
-    """Keep every row as it is."""
-    return rows
+SELECTIONS = {"all": "zerogen.generation.selections.all_rows"} | {
+    name: f"zerogen.generation.selections.{name}"
+    for name in ("confidence", "logprob", "margin", "relabel", "soft", "unigen", "weigh")
+}
 
 
 def selections(names: Sequence[str]) -> list[tuple[str, Selection]]:

@@ -35,6 +35,9 @@ def check_code(configs: Iterable[Config]) -> None:
 
 
 def _check_select(config: Config) -> None:
+    if config.overgenerate != 1 and (not config.select or config.dataset):
+        why = f"dataset={config.dataset} is not generated" if config.dataset else "nothing selects: set select"
+        raise UserError(f"overgenerate={config.overgenerate}: {why}, or leave it out")
     if not config.select:
         return
     scores, setting, task = needs(config.select), setting_of(config), config.task

@@ -87,7 +87,7 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
         if "similarity" in config.self_training.teachers:
             key["descriptions"] = descriptions_of(task)
     if "select" in reads:
-        key |= _own("select", config.select)
+        key |= _own("select", config.select) | ({"overgenerate": times} if (times := config.overgenerate) != 1 else {})
     if "dataset" in reads and config.dataset:
         labels = {str(value): label for value, label in config.dataset_labels.items()}
         key |= {"dataset": digest(config.dataset), "labels": labels}

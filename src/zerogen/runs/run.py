@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -314,6 +315,11 @@ def describe(outcome: Outcome, evaluator: bool = False) -> str:
     if outcome.heldout_accuracy is not None:
         said += f" (it is right about {outcome.heldout_accuracy:.1%} of the held-out synthetic rows)"
     return said
+
+
+def rows_to_write(config: Config, size: int) -> int:
+    """Return how many rows are generated for a training set of a size, which selections rank."""
+    return math.ceil(size * config.overgenerate)
 
 
 def trend_sizes(n: int, log_every: int | None, known: Collection[int] = ()) -> list[int]:

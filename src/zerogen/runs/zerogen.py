@@ -18,7 +18,7 @@ from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_
 from zerogen.generation.select import needs, select
 from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
-from zerogen.runs.run import Outcome, Run, describe, trend_sizes
+from zerogen.runs.run import Outcome, Run, describe, rows_to_write, trend_sizes
 from zerogen.runs.self_training import check_self_training, prompted, self_train, teaches
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.zerogen_cost import estimate
@@ -74,7 +74,7 @@ def existing_sets(run: Run) -> Iterator[tuple[int, list[Example], bool]]:
         rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels, run.progress)
     rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
     for size in trend_sizes(len(rows), config.log_every, run.evaluated_sizes):
-        yield size, selected(run, rows[:size]), size == len(rows)
+        yield size, selected(run, rows[:size], size), size == len(rows)
 
 
 def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Example], bool]]:
@@ -89,16 +89,17 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
         scorer = plm if len(run.devices) == 1 else cache(run.open_plm)  # other processes only write
         pool = _Pool(run, plm)
         for size in sizes:
-            generator = pool.grow_to(size, first=size == sizes[0])
-            rows = generator.rows(size)
+            written = rows_to_write(config, size)
+            generator = pool.grow_to(written, first=size == sizes[0])
+            rows = generator.rows(written)
             account(run, outcome, generator, rows)
             last = size == sizes[-1]
             if last and len(run.devices) > 1:  # end the other processes, which need not wait while this one scores
                 stack.close()
             if "confidence" in needs(config.select):
-                rows = selected(run, rows, confidences_of(run, stratified_order(rows, config.seed), scorer))
+                rows = selected(run, rows, size, confidences_of(run, stratified_order(rows, config.seed), scorer))
             else:
-                rows = selected(run, rows)
+                rows = selected(run, rows, size)
                 if last:
                     _score_for_measures(run, rows, scorer)
             if last and teaches(config, "prompting"):
@@ -176,12 +177,19 @@ def account(run: Run, outcome: Outcome, generator: Generator, rows: Sequence[Exa
         outcome.tokens[stage] = sum(chunk.tokens for chunk in its)
 
 
-def selected(run: Run, rows: list[Example], scores: Confidences | None = None) -> list[Example]:
-    """Return the rows to train on: all, or what the selections of the run make of them."""
+def selected(run: Run, rows: list[Example], size: int, scores: Confidences | None = None) -> list[Example]:
+    """Return the rows to train on: all, or what the selections of the run make of them.
+
+    Of more rows than `size`, the first of each label in the order of the selections are taken, in their own order.
+    """
     config = run.config
     if not config.select:
         return rows
     chosen = select(config.select, with_scores(rows, scores), config.task)
+    if len(rows) > size:
+        chosen = list(first_per_label(chosen, quotas(size, config.task.labels)))
+        places = {row.uid: place for place, row in enumerate(rows)}
+        chosen.sort(key=lambda row: places[row.uid])
     run.progress.say(f"{len(chosen):,} of {len(rows):,} rows selected by {', '.join(config.select)}")
     return chosen
 

@@ -20,7 +20,7 @@ from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas
 from zerogen.generation.select import needs
 from zerogen.metrics.intervals import wilson_interval
 from zerogen.runs.calibration import unlabelled_of
-from zerogen.runs.run import Run, trend_sizes
+from zerogen.runs.run import Run, rows_to_write, trend_sizes
 from zerogen.runs.similarity import seconds_to_compare
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def probe_texts(plm: Writer, run: Run) -> TextProbe:
     config = run.config
     small = replace(config.decoding, chunk_size=PROBE)
     generator = Generator(config.task, lambda: plm, small, config.filter, config.seed)
-    chunk = next(generator.extend(config.n))
+    chunk = next(generator.extend(rows_to_write(config, config.n)))
     batch, row_bytes = PROBE, 0
     if isinstance(plm, LocalWriter):
         longest = max(len(plm.encode(sample["prompt"])) for sample in chunk.samples) + config.task.max_new_tokens
@@ -136,11 +136,13 @@ def _expect_texts(probe: Probe, texts: TextProbe) -> None:
     expected.memory = max(0, texts.batch - PROBE) * texts.row_bytes
     line = len(json.dumps([asdict(row) for row in chunk.rows], ensure_ascii=False).encode()) / max(1, len(chunk.rows))
     # In the pool, as JSON lines and as Arrow, and in the report.
-    expected.disk += 4 * line * config.n
+    expected.disk += 4 * line * rows_to_write(config, config.n)
     if not any(lacking.values()):
         return
     requests, low, high = _requests(chunk, lacking)
-    probe.say(f"{config.n:,} rows need about {about(requests)} texts ({about(low)} to {about(high)})")
+    probe.say(
+        f"{rows_to_write(config, config.n):,} rows need about {about(requests)} texts ({about(low)} to {about(high)})"
+    )
     expected.seconds["generate"] = chunk.seconds / asked * requests
     expected.tokens = chunk.tokens / asked * requests
     if texts.contexts and task.context is not None:
@@ -160,7 +162,7 @@ def _lacking(probe: Probe) -> dict[str, int]:
     rows = Counter[str]()
     for chunk in Journal.open(folder / "texts.jsonl").chunks:
         rows += chunk.accepted()
-    quota = quotas(config.n, config.task.labels)
+    quota = quotas(rows_to_write(config, config.n), config.task.labels)
     if any(rows.values()):
         there = sum(min(rows[label], quota[label]) for label in quota)
         probe.say(f"{there:,} rows are already in {folder} (seed {config.seed})")
@@ -186,7 +188,8 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
 
     config, plm = probe.config, probe.session.open_plm(probe.run)
     # A selection may need that of all rows.
-    scored = config.n if "confidence" in needs(config.select) else min(config.n, config.confidence.rows)
+    written = rows_to_write(config, config.n)
+    scored = written if "confidence" in needs(config.select) else min(written, config.confidence.rows)
     if not scored or not comparable(config.task):
         return
     if not isinstance(plm, Scorer):
