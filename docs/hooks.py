@@ -34,7 +34,7 @@ FILES = {
     "data": "records gold unlabelled tables words stratified synthetic texts predictions",
     "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias score confidence "
     "prompting workers module",
-    "generation": "contexts sources answers demonstrations generator filters pool scores select",
+    "generation": "contexts sources answers demonstrations generator filters pool scores select selections",
     "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses similarity",
     "metrics": "metric classification squad intervals agreement diversity priors pseudo_labels",
     "estimate": "",

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import toy_rows
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
-from zerogen.data.synthetic import export_rows, load_synthetic, write_jsonl
+from zerogen.data.synthetic import export_rows, load_synthetic, write_folder, write_jsonl
 from zerogen.errors import UserError
 from zerogen.generation.scores import Confidences, ScoreFile, margin, with_scores
 from zerogen.generation.select import needs, select
@@ -198,3 +198,20 @@ def test_unigen_keeps_what_the_plm_agrees_with_and_teaches_its_doubt() -> None:
     assert all(0.7 < row.target[row.label] <= 1 for row in kept)
     with pytest.raises(UserError, match="select=unigen: leaves no row of label 'bad'"):
         select(["unigen"], swayed(0.5), TASK)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_targets_are_written_and_read_again(tmp_path: Path, folder: bool) -> None:
+    rows = [replace(row, context=None) for row in select(["soft"], SCORED, TASK)]
+    path = tmp_path / ("rows" if folder else "rows.jsonl")
+    if folder:
+        write_folder(rows, TASK, path)
+    else:
+        write_jsonl(export_rows(rows, TASK), path)
+    assert [row.target for row in load_synthetic(str(path), TASK, {})] == [row.target for row in rows]
+    assert "target" not in export_rows(ROWS, TASK)[0]
+    wrong = tmp_path / "wrong.jsonl"
+    for target in ('{"bad": 1}', '{"bad": 0.5, "good": "x"}', '{"bad": 0.5, "good": 0.6}'):
+        wrong.write_text(f'{{"X": "a b", "label": "bad", "target": {target}}}\n')
+        with pytest.raises(UserError, match="row 1: target is .*; allowed is a probability of each label: bad, good"):
+            load_synthetic(str(wrong), TASK, {})

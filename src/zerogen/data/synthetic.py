@@ -13,7 +13,7 @@ from typing import Any
 
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import read_answers
-from zerogen.data.records import Example
+from zerogen.data.records import Example, is_target
 from zerogen.data.tables import Row, iter_rows, missing_column
 from zerogen.errors import UserError, unknown
 from zerogen.support.files import write_whole
@@ -25,7 +25,8 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
     """Return rows with C (context), X (text), Y (index of the label in the task's list), label, uid and logprob.
 
     If any row was written with counter-prompts, all have counter_logprob too: label to log-probability. If any weight
-    is not 1, all have loss_weight. Rows of question answering have the columns of SQuAD instead, and logprob.
+    is not 1, all have loss_weight; if any row has a target, all have it: label to probability. Rows of questions have
+    the columns of SQuAD instead, and logprob.
     """
     weighed = any(row.weight != 1 for row in rows)
     weights: list[dict[str, Any]] = [{"loss_weight": row.weight} if weighed else {} for row in rows]
@@ -45,7 +46,7 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
             | weight
             for row, weight in zip(rows, weights, strict=True)
         ]
-    counters = any(row.counter_logprob for row in rows)
+    counters, targets = any(row.counter_logprob for row in rows), any(row.target for row in rows)
     return [
         {
             "C": row.context,
@@ -56,6 +57,7 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
             "logprob": row.logprob,
         }
         | ({"counter_logprob": row.counter_logprob} if counters else {})
+        | ({"target": row.target or {label: float(label == row.label) for label in task.labels}} if targets else {})
         | weight
         for row, weight in zip(rows, weights, strict=True)
     ]
@@ -80,8 +82,9 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
     features["logprob"] = datasets.Value("float64")
     if records and "loss_weight" in records[0]:
         features["loss_weight"] = datasets.Value("float64")
-    if records and "counter_logprob" in records[0]:
-        features["counter_logprob"] = {label: datasets.Value("float64") for label in task.labels}
+    for column in ("counter_logprob", "target"):
+        if records and column in records[0]:
+            features[column] = {label: datasets.Value("float64") for label in task.labels}
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
@@ -237,6 +240,7 @@ def _example(
             str(name): value for name, value in counters.items() if isinstance(value, float) and math.isfinite(value)
         },
         weight=_weight(row, where),
+        target=_target(row, where, task.labels),
     )
 
 
@@ -274,6 +278,17 @@ def _weight(row: dict[str, Any], where: str) -> float:
     if not (math.isfinite(weight) and weight >= 0):
         raise UserError(f"{where}: loss_weight is {value!r}; allowed is a number from 0 on")
     return weight
+
+
+def _target(row: dict[str, Any], where: str, labels: Sequence[str]) -> dict[str, float]:
+    """Return the distribution that a row teaches, empty without one. Raises `UserError` for an invalid one."""
+    value = row.get("target")
+    if not isinstance(value, dict):  # in a CSV file it is a string
+        return {}
+    numbers = all(isinstance(share, int | float) for share in value.values())
+    if not numbers or not is_target(Example("", "", "", target=value), labels):
+        raise UserError(f"{where}: target is {value!r}; allowed is a probability of each label: {', '.join(labels)}")
+    return value
 
 
 def _logprob(row: dict[str, Any]) -> float | None:
