@@ -191,6 +191,17 @@ def test_weights_are_confidences() -> None:
     assert [row.weight for row in select(["weigh"], SCORED, TASK)] == [FOUND.of(row) for row in ROWS]
 
 
+def test_a_row_without_the_score_is_named() -> None:
+    bare = [replace(row, logprob=None, counter_logprob={}) for row in ROWS]
+    with pytest.raises(UserError, match="select=margin: needs the score 'margin', which row row-0 does not have"):
+        select(["margin"], with_scores(bare, None), TASK)
+
+
+def test_the_confidence_is_that_in_the_label_that_a_row_has_now() -> None:
+    rows = select(["relabel", "weigh"], swayed(0.9), TASK)
+    assert [row.weight for row in rows] == pytest.approx([0.9] * 8)
+
+
 def test_unigen_keeps_what_the_plm_agrees_with_and_teaches_its_doubt() -> None:
     kept = select(["unigen"], swayed(1 - 1e-6), TASK)
     agreed = {row.uid for i, row in enumerate(ROWS) if row.label == ("bad" if i % 3 else "good")}
@@ -198,6 +209,16 @@ def test_unigen_keeps_what_the_plm_agrees_with_and_teaches_its_doubt() -> None:
     assert all(0.7 < row.target[row.label] <= 1 for row in kept)
     with pytest.raises(UserError, match="select=unigen: leaves no row of label 'bad'"):
         select(["unigen"], swayed(0.5), TASK)
+
+
+WRONG_TARGETS = [
+    "[0.5, 0.5]",
+    '"[0.5]"',
+    '{"bad": true, "good": false}',
+    '{"bad": 1}',
+    '{"bad": 0.5, "good": "x"}',
+    '{"bad": 0.5, "good": 0.6}',
+]
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -211,7 +232,10 @@ def test_targets_are_written_and_read_again(tmp_path: Path, folder: bool) -> Non
     assert [row.target for row in load_synthetic(str(path), TASK, {})] == [row.target for row in rows]
     assert "target" not in export_rows(ROWS, TASK)[0]
     wrong = tmp_path / "wrong.jsonl"
-    for target in ('{"bad": 1}', '{"bad": 0.5, "good": "x"}', '{"bad": 0.5, "good": 0.6}'):
+    for target in WRONG_TARGETS:
         wrong.write_text(f'{{"X": "a b", "label": "bad", "target": {target}}}\n')
-        with pytest.raises(UserError, match="row 1: target is .*; allowed is a probability of each label: bad, good"):
+        with pytest.raises(UserError, match="row 1: target.*allowed is a (probability of each label|JSON object)"):
             load_synthetic(str(wrong), TASK, {})
+    cell = tmp_path / "cell.csv"
+    cell.write_text('X,label,target\na b,bad,"{""bad"": 0.25, ""good"": 0.75}"\nc d,good,\n')
+    assert [row.target for row in load_synthetic(str(cell), TASK, {})] == [{"bad": 0.25, "good": 0.75}, {}]

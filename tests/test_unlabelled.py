@@ -84,3 +84,12 @@ def test_what_cannot_be_read_is_named(
 def test_texts_that_are_all_reported_on_are_too_few(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds 60 different texts, 20 of them left out because results are reported"):
         load_unlabelled(table(tmp_path / "t.jsonl"), None, TASK, {("", f"text {i}") for i in range(20)})
+
+
+def test_texts_are_cleaned_as_gold_texts_are_before_they_are_compared(tmp_path: Path) -> None:
+    gold = GoldConfig(cleaning={"<br />": " "}, context="film")
+    task = TaskConfig(name="toy", labels=["bad", "good"], gold={"own": gold})
+    lines = (json.dumps({"text": f"text<br />number  {i}"}) + "\n" for i in range(60))
+    (tmp_path / "t.jsonl").write_text("".join(lines))
+    rows, left_out = load_unlabelled(str(tmp_path / "t.jsonl"), None, task, {("a film", "text number 7")})
+    assert left_out == 1 and rows[0].text == "text number 0"

@@ -114,7 +114,8 @@ def main() -> None:
     """Entry point of `python -m zerogen` and of the console script."""
     replace_unknown_characters()
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(sys.argv[1:]))
+        with reporting_errors():
+            print(help_text(sys.argv[1:]))
         return
     if not sys.argv[1:]:
         print(help_text([]) + _BEGIN, end="")
@@ -217,7 +218,7 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
             "trainer=lstm, or a larger one"
         )
     for prefix, owner in (("", result), ("tam.", result.tam), ("plm.", result.plm)):
-        for key in ("output_dir", "data_dir", "contexts", "dataset", "checkpoint", "vectors", "model"):
+        for key in ("output_dir", "data_dir", "contexts", "dataset", "unlabelled", "checkpoint", "vectors", "model"):
             if (value := getattr(owner, key, None)) is not None:
                 setattr(owner, key, expanded(value, prefix + key))
     expand_paths(result.task)

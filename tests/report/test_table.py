@@ -370,10 +370,10 @@ def test_the_most_frequent_label_is_a_line_of_every_table(tmp_path: Path) -> Non
     finished(tmp_path, "q", {"exact_match": 0.2, "f1": 0.3}, of("prompting", "quiz"))  # has no labels
     found = grid(read_runs([tmp_path]))
     first = found.rows[0]
-    assert first.names == ("MAJORITY", "-", "-")
+    assert first.names == ("MAJORITY LABEL", "-", "-")
     assert [found.text(first, column) for column in found.shown()] == ["60.0", "", ""]
     assert "MAJORITY" in printed(tmp_path)
     (line,) = [line for line in csv.DictReader(io.StringIO(as_csv(found))) if line["metric"] == "macro_f1"][:1]
-    assert (line["setting"], line["mean"], line["seeds"]) == ("majority", "0.375000", "")
+    assert (line["setting"], line["mean"], line["seeds"]) == ("majority label", "0.375000", "")
     write_overview(found, tmp_path / "overview.html")
     assert "MAJORITY" in (tmp_path / "overview.html").read_text()

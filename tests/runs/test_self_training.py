@@ -11,14 +11,17 @@ from rich.console import Console
 from tests.conftest import toy_rows
 from zerogen.config.rules import check
 from zerogen.config.schema import Config, SelfTrainingConfig, SettingConfig, TrainerConfig
-from zerogen.data.records import derive
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
 from zerogen.plm import prompting
 from zerogen.runs.checks import check_code
 from zerogen.runs.result import Result
+from zerogen.tam.learner import BestEpoch
 
 TEXTS = [row.text for row in toy_rows(400)[120:]]
+
+
+NOTHING = {"unlabelled": None, "self_training": SelfTrainingConfig()}
 
 
 @pytest.fixture
@@ -45,8 +48,9 @@ def test_each_round_trains_on_the_surest_half_and_on_the_synthetic_rows(config: 
     ]
     assert result.n_train == 160 and result.selected_from == 20
     assert result.metrics == result.rounds[-1]["metrics"]
-    trend = (result.folder / "trend.csv").read_text()
-    assert f"20,42,accuracy,{result.metrics['accuracy']:.6f}" in trend  # the last model's, at the number written
+    labelled = [json.loads(line) for line in (result.folder / "pseudo-labels.jsonl").read_text().splitlines()]
+    assert len(labelled) == 140 and {line["X"] for line in labelled} <= set(TEXTS)
+    assert "140 texts that nobody had labelled" in (result.folder / "tam" / "README.md").read_text()
     assert {path.name for path in (result.folder / "training").iterdir()} == {"20", "round-1", "round-2"}
     alone = result_of(replace(config, self_training=SelfTrainingConfig(1, ["prompting"], 0.25, synthetic=False)))
     assert [(one["unlabelled"], one["synthetic"]) for one in alone.rounds] == [(70, 0)]
@@ -69,12 +73,15 @@ def test_the_scores_of_texts_are_stored_and_gone_on_from(config: Config, monkeyp
 
     monkeypatch.setattr(prompting, "prompt_labels", counted)
     monkeypatch.setattr("zerogen.runs.self_training._BLOCK", 100)
-    path.write_text(
-        json.dumps({"start": 0, "probabilities": json.loads(stored)["probabilities"][:100]}) + '\n{"start": 1'
-    )
     whole = result_of(replace(config, seed=8))
-    assert asked == [100, 80]  # the first hundred were there, and a torn line is written again
-    assert whole.rounds and derive(8) != derive(7)
+    assert asked == [100, 100, 80] and whole.seconds["prompt"] > 0 and whole.tokens["prompt"] > 0
+    (other,) = set(Path(config.output_dir, "toy").glob("unlabelled_tiny_*/prompting.jsonl")) - {path}
+    lines = other.read_text().splitlines()
+    # A torn line and one with too few numbers are scored again, and nothing else is.
+    other.write_text("\n".join([lines[0], lines[1][:50], lines[2].replace("]]", "], [0.5]]")]))
+    del asked[:]
+    again = result_of(replace(config, seed=9))
+    assert asked == [100, 80] and again.tokens["prompt"] == whole.tokens["prompt"]
 
 
 def test_a_run_is_the_same_when_it_is_run_again(config: Config, tmp_path: Path) -> None:
@@ -107,11 +114,28 @@ def test_rows_of_a_file_are_learned_from_together_with_unlabelled_texts(config: 
         ({"dataset": "rows.jsonl"}, "no PLM is used with dataset=rows.jsonl; allowed are similarity and tam"),
         ({"setting": SettingConfig("supervised")}, "unlabelled=.*: setting=supervised does not read it"),
         (
-            {"setting": SettingConfig("similarity", calibration="prior")},
+            {"setting": SettingConfig("supervised"), "unlabelled": None},
+            "self_training.rounds=2: setting=supervised does",
+        ),
+        (
+            {"setting": SettingConfig("prompting"), "self_training": SelfTrainingConfig()},
+            "reads it for calibration only",
+        ),
+        (
+            {"setting": SettingConfig("zerogen", calibration="em")},
+            "setting.calibration=em: setting=zerogen does not read",
+        ),
+        ({"setting": SettingConfig("similarity")}, "self_training.rounds=2: setting=similarity does not read"),
+        ({"setting": SettingConfig("similarity", scope="text"), **NOTHING}, "setting.scope=text: is about prompts"),
+        ({"self_training": SelfTrainingConfig(0, share=0.1)}, "share=0.1: does nothing while self_training.rounds=0"),
+        ({"unlabelled": "gold", "unlabelled_column": "x"}, "unlabelled_column=x: is about a file; unlabelled=gold has"),
+        ({"train": False}, "self_training.rounds=2: trains; train=false does not"),
+        (
+            {"setting": SettingConfig("similarity", calibration="prior"), **NOTHING},
             "calibration=prior: subtracts what a PLM",
         ),
         (
-            {"setting": SettingConfig("prompting", calibration="em"), "unlabelled": None},
+            {"setting": SettingConfig("prompting", calibration="em"), **NOTHING},
             "setting.calibration=em: needs texts without labels; set unlabelled=FILE",
         ),
     ],
@@ -126,6 +150,49 @@ def test_what_does_not_fit_together_is_refused(config: Config, change: dict[str,
 
 def test_pairs_are_trained_on_but_not_compared_with_descriptions(config: Config) -> None:
     config.task.kind = "pair"
-    with pytest.raises(UserError, match=r"teachers=\[similarity\]: compares single texts .*'toy' is pair"):
+    with pytest.raises(
+        UserError, match=r"teachers=\[.*\]: similarity compares single texts .*; allowed are prompting, tam"
+    ):
         check_code([config])
     check_code([replace(config, self_training=SelfTrainingConfig(1, ["prompting", "tam"]))])
+
+
+def test_a_stopped_round_is_gone_on_from_with_its_own_rows_only(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(self: Any, trainer: Any, pl_module: Any) -> None:
+        if len(trainer.train_dataloader.dataset) > 60 and trainer.current_epoch == 0:
+            raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BestEpoch, "on_train_epoch_end", stop)
+        with pytest.raises(Stop):
+            result_of(config)
+    (folder,) = Path(config.output_dir, "toy").glob("zerogen_*")
+    assert not (folder / "result.json").exists()
+    grown = result_of(replace(config, n=30))  # shares the folder
+    fresh = result_of(replace(config, n=30, output_dir=f"{config.output_dir}-2"))
+    assert grown.rounds == fresh.rounds and weights(grown) == weights(fresh)
+    assert not list(grown.folder.glob("training-*.ckpt"))
+
+
+def test_the_trend_is_that_of_synthetic_rows_alone(config: Config) -> None:
+    config = replace(config, n=20, log_every=20)
+    small = result_of(config)
+    point = [
+        line for line in (small.folder / "trend.csv").read_text().splitlines() if line.startswith("20,42,accuracy")
+    ]
+    alone = replace(config, self_training=SelfTrainingConfig(), unlabelled=None)
+    accuracy = result_of(alone).metrics["accuracy"]
+    assert point == [f"20,42,accuracy,{accuracy:.6f}"]
+    grown = result_of(replace(config, n=40))
+    assert point[0] in (grown.folder / "trend.csv").read_text()
+
+
+def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unlabelled=.*nowhere.txt: there is no such file"):
+        result_of(replace(config, unlabelled=str(tmp_path / "nowhere.txt")))
+    assert not list(Path(config.output_dir).rglob("texts.jsonl"))

@@ -37,6 +37,7 @@ def own(own_modules: Path) -> Path:
         "from torch.nn import functional\n"
         "def same(logits, targets):\n    return -logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]\n"
         "def mean(logits, targets):\n    return functional.cross_entropy(logits, targets)\n"
+        "def infinite(logits, targets):\n    return -logits.softmax(-1).gather(-1, targets[:, None])[:, 0].log()\n"
         "def nothing(logits, targets):\n    return 0 * logits.nan_to_num(neginf=0.0).sum(-1)\n"
     )
     return path
@@ -177,6 +178,14 @@ def test_certain_targets_train_as_labels_do_and_others_do_not(kind: str) -> None
     assert equal(fit(certain, task, LSTM, TRAINER)[0], plain)
     some = [replace(row, target=dict.fromkeys(task.labels, 0.5)) if i % 2 else row for i, row in enumerate(rows)]
     assert not equal(fit(some, task, LSTM, TRAINER)[0], plain)
+
+
+def test_a_label_without_a_share_is_not_asked_for_its_loss(own: Path) -> None:
+    logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    learner = Learner(torch.nn.Linear(1, 1), TEXT, TrainerConfig(loss="my_own_losses:infinite"), steps=1)
+    losses = learner._expected_losses(logits, torch.tensor([0]), torch.tensor([[1.0, 0.0]]))
+    losses.sum().backward()
+    assert losses.tolist() == [0.0] and logits.grad is not None and logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("target", [{"bad": 0.5, "good": 0.6}, {"bad": 1.0}, {"bad": -0.5, "good": 1.5}])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import asdict
 
 from zerogen.config.schema import (
     CALIBRATIONS_ON_TEXTS,
@@ -14,6 +16,7 @@ from zerogen.config.schema import (
     DecodingConfig,
     FilterConfig,
     LoggerConfig,
+    SelfTrainingConfig,
     TamConfig,
     TrainerConfig,
 )
@@ -132,6 +135,12 @@ def check_unlabelled(config: Config) -> None:
     _between("self_training.share", share, "0 < share <= 1", 0 < share <= 1)
     if limit is not None:
         _between("unlabelled_limit", limit, f"{FEWEST_UNLABELLED} or more", limit >= FEWEST_UNLABELLED)
+    if config.unlabelled == "gold" and config.unlabelled_column is not None:
+        raise UserError(f"unlabelled_column={config.unlabelled_column}: is about a file; unlabelled=gold has its own")
+    if not rounds:
+        for name, value in asdict(config.self_training).items():
+            if value != getattr(SelfTrainingConfig(), name):
+                raise UserError(f"self_training.{name}={value}: does nothing while self_training.rounds=0")
     for key in ("unlabelled_limit", "unlabelled_column"):
         if getattr(config, key) is not None and config.unlabelled is None:
             raise UserError(f"{key}={getattr(config, key)}: is about unlabelled texts; set unlabelled=FILE")
@@ -194,7 +203,7 @@ def check(config: Config) -> None:
         indices = config.gpu if isinstance(config.gpu, list) else [config.gpu]
         if not indices or any(type(index) is not int for index in indices) or len(set(indices)) != len(indices):
             raise UserError(f"gpu={config.gpu}: allowed is auto, none, an index such as 0 or a list such as [0,1]")
-    _between("overgenerate", config.overgenerate, "1 or more", config.overgenerate >= 1)
+    _between("overgenerate", config.overgenerate, "1 or more", 1 <= config.overgenerate < math.inf)
     _between("processes", config.processes, "1 or more", config.processes >= 1)
 
 

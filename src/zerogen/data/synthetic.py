@@ -14,7 +14,7 @@ from typing import Any
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import read_answers
 from zerogen.data.records import Example, is_target
-from zerogen.data.tables import Row, iter_rows, missing_column
+from zerogen.data.tables import Row, iter_rows, json_object, missing_column
 from zerogen.errors import UserError, unknown
 from zerogen.support.files import write_whole
 from zerogen.support.progress import Progress
@@ -283,12 +283,14 @@ def _weight(row: dict[str, Any], where: str) -> float:
 def _target(row: dict[str, Any], where: str, labels: Sequence[str]) -> dict[str, float]:
     """Return the distribution that a row teaches, empty without one. Raises `UserError` for an invalid one."""
     value = row.get("target")
-    if not isinstance(value, dict):  # in a CSV file it is a string
+    if value in (None, ""):
         return {}
-    numbers = all(isinstance(share, int | float) for share in value.values())
-    if not numbers or not is_target(Example("", "", "", target=value), labels):
+    if isinstance(value, str):  # a cell of a CSV file
+        value = json_object(value, f"{where}: target")
+    numbers = isinstance(value, dict) and all(type(share) in (int, float) for share in value.values())
+    if not numbers or not value or not is_target(Example("", "", "", target=value), labels):
         raise UserError(f"{where}: target is {value!r}; allowed is a probability of each label: {', '.join(labels)}")
-    return value
+    return {str(label): share for label, share in value.items()}
 
 
 def _logprob(row: dict[str, Any]) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zerogen.config.schema import FEWEST_UNLABELLED, FILE_ENDINGS
 from zerogen.config.task_schema import TaskConfig
-from zerogen.data.gold import load_gold, source_of
+from zerogen.data.gold import cleaner, load_gold, source_of
 from zerogen.data.records import Example
 from zerogen.data.tables import read_texts
 from zerogen.errors import UserError, nearest, unknown
@@ -32,8 +32,10 @@ def load_unlabelled(
         rows = [replace(row, label="", answers=()) for row in load_gold(task, "train")]
     else:
         rows = _of_file(Path(source), column, task)
-    unique = {row.content: row for row in reversed(rows)}
-    kept = [row for row in reversed(unique.values()) if row.content not in reported]
+    pair = task.kind == "pair"
+    unique = {row.content if pair else ("", row.text): row for row in reversed(rows)}
+    left_out_keys = set(reported) if pair else {("", text) for _, text in reported}
+    kept = [row for key, row in reversed(unique.items()) if key not in left_out_keys]
     if len(kept) < FEWEST_UNLABELLED:
         left_out = f", {len(unique) - len(kept)} of them left out because results are reported on them"
         raise UserError(
@@ -55,7 +57,11 @@ def _of_file(path: Path, column: str | None, task: TaskConfig) -> list[Example]:
         raise unknown(f"unlabelled={path}: ending", path.suffix, (".txt", *FILE_ENDINGS))
     columns = [column or (gold.text if gold else "text"), *([(gold and gold.context) or "context"] if pair else [])]
     texts: Sequence[tuple[str, ...]] = read_texts(path, columns, gold.separator if gold else ",")
+    # As gold texts are, which a TAM is evaluated on: markup that is cleaned there should not be learned here.
+    clean = cleaner(gold.cleaning if gold else {}, f"task '{task.name}': gold.cleaning")
+    rows = ([clean(text) for text in row] for row in texts)
     return [
         Example(f"unlabelled-{index}", text, "", other[0] if other else None)
-        for index, (text, *other) in enumerate(texts)
+        for index, (text, *other) in enumerate(rows)
+        if text and all(other)
     ]

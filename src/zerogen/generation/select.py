@@ -51,6 +51,9 @@ def select(names: Sequence[str], rows: Sequence[Example], task: TaskConfig) -> l
     row with a weight above 0 for a label.
     """
     for name, selection in selections(names):
+        for score in _needs(selection):
+            if lacking := [row.uid for row in rows if score not in row.scores]:
+                raise UserError(f"select={name}: needs the score '{score}', which row {lacking[0]} does not have")
         chosen = call("select", name, selection, rows, task)
         if not isinstance(chosen, Sequence) or not all(isinstance(row, Example) for row in chosen):
             raise UserError(

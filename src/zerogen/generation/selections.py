@@ -11,8 +11,10 @@ from dataclasses import replace
 
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
+from zerogen.data.words import words
 
-_SHARPNESS = 0.1  # temperature of the PLM's mean token losses, as in UniGen's code
+ABOUT_LABELS = ("relabel", "soft", "unigen")  # which have nothing to choose from in question answering
+_SHARPNESS = 0.1  # temperature
 _LEAD = 0.2  # how far above chance UniGen wants the most probable label
 
 
@@ -23,7 +25,7 @@ def all_rows(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
 
 def confidence(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
     """Rank rows by the PLM's confidence in their label."""
-    return sorted(rows, key=lambda row: -row.scores["confidence"])
+    return sorted(rows, key=lambda row: -_own_confidence(row))
 
 
 def logprob(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
@@ -49,14 +51,15 @@ def soft(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
 def unigen(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
     """Keep rows whose label the PLM agrees with by a lead over chance, and teach its probabilities.
 
-    As in UniGen (https://arxiv.org/abs/2405.01022): the softmax over labels of mean token log-probabilities, at a
-    temperature of 0.1; the label asked for must have the largest, above 1/L + 0.2.
+    As in UniGen (https://arxiv.org/abs/2405.01022), whose probabilities are the softmax over labels of mean token
+    log-probabilities at a temperature of 0.1, here of means over words; that of the row's label must be the largest
+    and above 1/L + 0.2.
     """
     kept = []
     for row in rows:
-        words = max(1, len(row.text.split()))
-        # The log-odds of a whole text, divided by its length: those of a mean token, up to tokens per word.
-        scores = {label: math.log(max(p, 1e-300)) / words for label, p in _distribution(row, task).items()}
+        length = max(1, len(words(row.text)))
+        # The log-odds of a whole text, divided by its length.
+        scores = {label: math.log(max(p, 1e-300)) / length for label, p in _distribution(row, task).items()}
         top = max(scores.values())
         weights = {label: math.exp((score - top) / _SHARPNESS) for label, score in scores.items()}
         target = {label: weight / sum(weights.values()) for label, weight in weights.items()}
@@ -67,13 +70,16 @@ def unigen(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
 
 def weigh(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
     """Weigh each row by the PLM's confidence in its label."""
-    return [replace(row, weight=row.weight * row.scores["confidence"]) for row in rows]
+    return [replace(row, weight=row.weight * _own_confidence(row)) for row in rows]
+
+
+def _own_confidence(row: Example) -> float:
+    """Return the confidence in the label that a row has now, which an earlier selection may have changed."""
+    return row.scores[f"confidence/{row.label}"]
 
 
 def _distribution(row: Example, task: TaskConfig) -> dict[str, float]:
-    shares = {label: row.scores[f"confidence/{label}"] for label in task.labels}
-    total = sum(shares.values())  # which was rounded when it was stored
-    return {label: share / total for label, share in shares.items()}
+    return {label: row.scores[f"confidence/{label}"] for label in task.labels}
 
 
 confidence.needs = relabel.needs = soft.needs = unigen.needs = weigh.needs = ("confidence",)  # type: ignore[attr-defined]

@@ -90,6 +90,7 @@ def model_card(run: FinishedRun) -> str:
         start=start,
         headline=headline(run.folder, result),
         tam=tam,
+        teachers=run.config.get("self_training", {}).get("teachers", ()),
     )
 
 

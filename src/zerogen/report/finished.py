@@ -17,14 +17,14 @@ from zerogen.config.schema import Config
 from zerogen.errors import UserError, unknown
 from zerogen.report.plots import Curve
 from zerogen.runs.result import Result
-from zerogen.runs.settings import PARTS, SETTINGS, Setting, recorded_setting
+from zerogen.runs.settings import PARTS, SETTINGS, UNLABELLED, Setting, recorded_setting
 from zerogen.runs.summaries import read_trend
 
 # What does not change the figures of a run, or is its seed.
 _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
 _IGNORED |= {"logger", "metrics"}
 # What belongs to one task and is compared among its runs only.
-_OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"}
+_OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"} | UNLABELLED
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ CAPTION = (
     "Accuracy on gold rows in percent, of questions exact match (EM) and F1: mean ± standard deviation over "
     "seeds (number of seeds)"
 )
-_MAJORITY = "majority"  # the baseline that always predicts the most frequent label
+_MAJORITY = "majority label"  # a baseline; no setting has a blank in its name
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ def calibrated(
 def check_calibration(config: Config) -> None:
     """Check that there is what a calibration needs. Raises `UserError`."""
     way = config.setting.calibration
+    if config.unlabelled and way not in CALIBRATIONS_ON_TEXTS:
+        ways = " or ".join(CALIBRATIONS_ON_TEXTS)
+        raise UserError(
+            f"unlabelled={config.unlabelled}: setting={config.setting.name} reads it for calibration only; set "
+            f"setting.calibration={ways}, or leave it out"
+        )
     if way in CALIBRATIONS_ON_TEXTS and not config.unlabelled:
         raise UserError(f"setting.calibration={way}: needs texts without labels; set unlabelled=FILE, or gold")
     if way in CALIBRATIONS_ON_TEXTS and config.task.kind == "qa":

@@ -9,6 +9,7 @@ from zerogen.errors import UserError
 from zerogen.generation.demonstrations import chooser
 from zerogen.generation.filters import Filter
 from zerogen.generation.select import needs
+from zerogen.generation.selections import ABOUT_LABELS
 from zerogen.metrics import further_metrics
 from zerogen.plm.confidence import comparable
 from zerogen.plm.open import opener
@@ -45,6 +46,8 @@ def _check_select(config: Config) -> None:
         raise UserError(f"select={config.select}: setting={setting.name} trains on no generated rows; leave it out")
     if config.dataset and "confidence" in scores:
         raise UserError(f"select={config.select}: needs the PLM's confidence, which rows of a dataset do not have")
+    if task.kind == "qa" and (about := [name for name in config.select if name in ABOUT_LABELS]):
+        raise UserError(f"select=[{about[0]}]: is about labels; task '{task.name}' is {task.kind}")
     if "confidence" in scores and not comparable(task):
         raise UserError(f"select={config.select}: needs the PLM's confidence; task '{task.name}' has no scoring prompt")
     if "margin" in scores and not config.dataset and not task.debias.decay:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerogen.config.bundled import bundled_option, conf_dir
-from zerogen.config.schema import SettingConfig, TamConfig, TrainerConfig
+from zerogen.config.schema import SelfTrainingConfig, SettingConfig, TamConfig, TrainerConfig
 from zerogen.errors import unknown
 from zerogen.runs.run import Run
 from zerogen.support.files import exclusive, file_name
@@ -44,6 +44,11 @@ def evaluator_run(run: Run) -> Run:
             log_every=None,
             metrics=[],
             select=[],
+            overgenerate=1.0,
+            unlabelled=None,
+            unlabelled_column=None,
+            unlabelled_limit=None,
+            self_training=SelfTrainingConfig(),
             train=True,
             command=[],  # the user's command started another run
         ),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
 RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
+PROMPTED_FORMAT = 1  # raise it when PROMPTING gives the same texts other probabilities
 MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other measures
 
 # What of a task shapes the texts that the PLM writes, beside contexts and answers.
@@ -35,7 +36,7 @@ _WRITING = ("name", "kind", "labels", "prompts", "parse", "debias", "max_new_tok
 # What of a task shapes what a TAM learns from given rows, and what is reported of it.
 _LEARNING = ("kind", "labels", "order", "answer_tokens")
 # What of a task a setting of the user's own may read, beside contexts, answers and gold data.
-_ANY = (*_WRITING, *_LEARNING, "scoring", "max_length")
+_ANY = (*_WRITING, *_LEARNING, "scoring", "max_length", "descriptions", "priors")
 # What of a gold source decides which contexts and answers are read from its training split.
 _READING = ("text", "context", "answers", "where", "cleaning", "holdout", "separator")
 
@@ -71,17 +72,21 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
             return key | {"checkpoint": digest(str(tam_folder(Path(config.tam.checkpoint)))), "dtype": config.tam.dtype}
         if config.train:
             key |= tam_key(config, device)
-            if "trainer" not in reads:
+            if "trainer" not in reads and not is_own(config.setting.name):
                 del key["trainer"]
         key["max_length"] = task.max_length
     if "descriptions" in reads:
         key["descriptions"] = descriptions_of(task)
+    if "unlabelled" in reads and config.unlabelled:
+        key["unlabelled"] = _unlabelled_key(config)
     if "calibration" in reads and config.setting.calibration in CALIBRATIONS_ON_TEXTS:
-        key |= {"calibration": config.setting.calibration, "priors": priors_of(task), **_unlabelled_key(config)}
+        way = config.setting.calibration
+        key |= {"calibration": way} | ({"priors": priors_of(task)} if way == "priors" else {})
     if "seed" in reads:
         key["seed"] = config.seed
     if "self_training" in reads and config.self_training.rounds:
-        key |= {"self_training": changes(config.self_training), "priors": priors_of(task), **_unlabelled_key(config)}
+        teachers = sorted(config.self_training.teachers)
+        key |= {"self_training": changes(config.self_training) | {"teachers": teachers}, "priors": priors_of(task)}
         if "prompting" in config.self_training.teachers:
             key["prompted"] = prompted_key(config, device)
         if "similarity" in config.self_training.teachers:
@@ -139,7 +144,12 @@ def plm_key(config: Config, device: torch.device) -> dict[str, Any]:
 def prompted_key(config: Config, device: torch.device) -> dict[str, Any]:
     """Return all that shapes PROMPTING's predictions of given texts as they are used for self-training."""
     task = config.task
-    return {"labels": task.labels, "scoring": task.scoring, "plm": plm_key(config, device)}
+    return {
+        "format": PROMPTED_FORMAT,
+        "labels": task.labels,
+        "scoring": task.scoring,
+        "plm": plm_key(config, device),
+    }
 
 
 def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
@@ -196,10 +206,12 @@ def _contexts_key(task: TaskConfig) -> Any:
     return key
 
 
-def _unlabelled_key(config: Config) -> dict[str, Any]:
-    """Identify unlabelled texts by their file; those of gold data are identified with it."""
-    texts = GOLD if config.unlabelled == GOLD else digest(str(config.unlabelled))
-    return {"unlabelled": [texts, config.unlabelled_column, config.unlabelled_limit]}
+def _unlabelled_key(config: Config) -> list[Any]:
+    """Identify unlabelled texts by their file and how it is read; those of gold data are identified with it."""
+    if config.unlabelled == GOLD:
+        return [GOLD, config.unlabelled_limit]
+    path = Path(str(config.unlabelled))
+    return [digest(str(path)), path.suffix.lower(), config.unlabelled_column, config.unlabelled_limit]
 
 
 def _gold_key(task: TaskConfig) -> Any:

@@ -39,6 +39,7 @@ class Outcome:
     trend: one entry per trained TAM: its number of training rows and its metrics.
     titles: what people call the metrics that were asked for beside those of the task's kind.
     rounds: of self-training, with the numbers of rows and the metrics of each.
+    pseudo_labelled: the unlabelled texts that the last round trained on, with the labels that teachers gave them.
     """
 
     n_train: int = 0
@@ -56,6 +57,7 @@ class Outcome:
     cut: int = 0
     tokens: dict[str, int] = field(default_factory=dict)  # written by the PLM, by stage
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    pseudo_labelled: list[Example] = field(default_factory=list)
 
 
 @dataclass
@@ -206,13 +208,16 @@ class Run:
     def train(self, rows: Sequence[Example], outcome: Outcome, name: str = "") -> None:
         """Train a fresh TAM on rows, evaluate it on gold data, and record both in `outcome`.
 
-        name: tells it from other trainings of the run; by default the number of rows does.
+        name: of a training that is no point of the trend.
         """
         from zerogen.tam.fit import fit
 
         config = self.config
         size = str(outcome.size or len(rows))
-        checkpoint = self.folder() / f"training-{name or size}.ckpt"
+        checkpoint = self.folder() / f"training-{size}.ckpt"
+        if name:  # its rows depend on more than the size
+            content = short_hash([[row.uid, row.label] for row in rows])
+            checkpoint = self.folder() / f"training-{size}-{name}-{content}.ckpt"
         with self.stage("train"):
             outcome.tam, report = fit(
                 rows,
@@ -226,25 +231,27 @@ class Run:
                 progress=self.progress,
             )
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy
-        self.evaluate_tam(outcome)
+        self.evaluate_tam(outcome, point=not name)
 
-    def evaluate_tam(self, outcome: Outcome) -> None:
-        """Predict the gold rows with the outcome's TAM and record the metrics."""
+    def evaluate_tam(self, outcome: Outcome, point: bool = True) -> None:
+        """Predict the gold rows with the outcome's TAM and record the metrics. point: whether they are of the trend."""
         if not self.gold:
-            self.on_point(outcome)
+            if point:
+                self.on_point(outcome)
             return
         assert outcome.tam is not None
         with self.stage("evaluate"):
             predictions = outcome.tam.predict(outcome.tam.inputs_of(self.gold), progress=self.progress)
-        self.score(predictions, outcome)
+        self.score(predictions, outcome, point)
 
-    def score(self, predictions: Sequence[Prediction | AnswerPrediction], outcome: Outcome) -> None:
-        """Compare predictions with the gold rows and record the metrics."""
+    def score(self, predictions: Sequence[Prediction | AnswerPrediction], outcome: Outcome, point: bool = True) -> None:
+        """Compare predictions with the gold rows and record the metrics. point: whether they are of the trend."""
         outcome.predictions = list(predictions)
         outcome.metrics = evaluate(self.config.task, self.gold, predictions, self.further_metrics)
         outcome.titles = {metric.name: metric.title for metric in self.further_metrics.values()}
-        outcome.trend.append((outcome.size or outcome.n_train, outcome.metrics))
-        self.on_point(outcome)
+        if point:
+            outcome.trend.append((outcome.size or outcome.n_train, outcome.metrics))
+            self.on_point(outcome)
 
     def evaluate_checkpoint(self) -> Outcome:
         """Evaluate the TAM of `tam.checkpoint` without training."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,12 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
     texts, priors = run.unlabelled, priors_of(task)
     teachers = {}
     if "prompting" in settings.teachers:
-        teachers["prompting"] = log_scores(prompted(run, run.open_plm), task.labels)
+        predictions, outcome.tokens["prompt"] = prompted(run, run.open_plm)
+        teachers["prompting"] = log_scores(predictions, task.labels)
     if "similarity" in settings.teachers:
+        embedder = open_embedder(run)
         with run.stage("similarity"):
-            teachers["similarity"] = log_scores(similar(open_embedder(run), run, texts), task.labels)
+            teachers["similarity"] = log_scores(similar(embedder, run, texts), task.labels)
     for number in range(1, settings.rounds + 1):
         if "tam" in settings.teachers:
             assert outcome.tam is not None
@@ -50,7 +53,10 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
             teachers["tam"] = log_scores(predictions, task.labels)
         scores = combined(list(teachers.values()), priors)
         chosen = surest(scores, priors, settings.share)
+        if not chosen:
+            raise UserError(f"self_training.share={settings.share}: of {len(texts):,} texts that is not one of a label")
         labelled = [replace(texts[place], label=task.labels[label]) for place, label in chosen]
+        outcome.pseudo_labelled = labelled
         training = [*labelled, *(rows if settings.synthetic else ())]
         run.progress.say(
             f"round {number}: {len(labelled):,} of {len(texts):,} unlabelled texts, labelled by {', '.join(teachers)}"
@@ -64,39 +70,62 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
         run.progress.say(describe(outcome))
 
 
-def prompted(run: Run, plm: Callable[[], Writer]) -> list[Prediction]:
-    """Return PROMPTING's predictions of the unlabelled texts; they are stored by blocks, and what is there is read."""
+@dataclass(frozen=True)
+class _Block:
+    """What PROMPTING says of some texts: probabilities [texts, labels], and what that took."""
+
+    probabilities: list[list[float]]
+    seconds: float
+    tokens: int
+
+
+def prompted(run: Run, plm: Callable[[], Writer]) -> tuple[list[Prediction], int]:
+    """Return PROMPTING's predictions of the unlabelled texts, and how many tokens were scored for them.
+
+    They are stored block by block; what is there already is read, and its seconds count as those of this run.
+    """
     from zerogen.plm.open import as_scorer
     from zerogen.plm.prompting import prompt_labels
 
     config, texts = run.config, run.unlabelled
-    name = short_hash([prompted_key(config, run.device), [row.content for row in texts]])
+    name = short_hash([prompted_key(config, run.device), _BLOCK, [row.content for row in texts]])
     folder = run.task_folder / f"unlabelled_{config.plm.name}_{name}"
     path = folder / "prompting.jsonl"
     with exclusive(folder, run.progress):
-        stored = _stored(path)
+        stored = _stored(path, len(texts), len(config.task.labels))
         missing = [start for start in range(0, len(texts), _BLOCK) if start not in stored]
         if missing:
             scorer = as_scorer(plm(), config.plm, "self_training.teachers=[prompting]")
-            with run.stage("prompt"), run.progress.bar("scoring unlabelled texts", len(texts), "texts") as advance:
-                advance(_BLOCK * len(stored))
+            with run.progress.bar("scoring unlabelled texts", len(texts), "texts") as advance:
+                advance(sum(len(block.probabilities) for block in stored.values()))
                 for start in missing:
-                    block = texts[start : start + _BLOCK]
-                    predictions, _ = prompt_labels(scorer, config.task, block, SettingConfig("prompting"))
-                    stored[start] = [[one.probabilities[label] for label in config.task.labels] for one in predictions]
-                    append_line(json.dumps({"start": start, "probabilities": stored[start]}), path)
-                    advance(len(block))
-    rows = [row for start in sorted(stored) for row in stored[start]]
-    return [Prediction.of(dict(zip(config.task.labels, row, strict=True))) for row in rows]
+                    begun, tokens = time.perf_counter(), scorer.tokens
+                    predictions, _ = prompt_labels(
+                        scorer, config.task, texts[start : start + _BLOCK], SettingConfig("prompting")
+                    )
+                    stored[start] = _Block(
+                        [[one.probabilities[label] for label in config.task.labels] for one in predictions],
+                        round(time.perf_counter() - begun, 3),
+                        scorer.tokens - tokens,
+                    )
+                    append_line(json.dumps({"start": start, **asdict(stored[start])}), path)
+                    advance(len(predictions))
+    run.seconds["prompt"] = sum(block.seconds for block in stored.values())
+    rows = [row for start in sorted(stored) for row in stored[start].probabilities]
+    predictions = [Prediction.of(dict(zip(config.task.labels, row, strict=True))) for row in rows]
+    return predictions, sum(block.tokens for block in stored.values())
 
 
-def _stored(path: Path) -> dict[int, list[list[float]]]:
-    """Read blocks of probabilities by their first text; those of damaged lines are scored again."""
-    blocks: dict[int, list[list[float]]] = {}
+def _stored(path: Path, texts: int, labels: int) -> dict[int, _Block]:
+    """Read whole blocks by the place of their first text; those of damaged lines are scored again."""
+    blocks: dict[int, _Block] = {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
             fields = json.loads(line)
-            blocks[int(fields["start"])] = [[float(value) for value in row] for row in fields["probabilities"]]
+            start, rows = fields["start"], fields["probabilities"]
+            whole = isinstance(rows, list) and len(rows) == min(_BLOCK, texts - start)
+            if whole and all(len(row) == labels and all(0 <= share <= 1 for share in row) for row in rows):
+                blocks[start] = _Block(rows, float(fields["seconds"]), int(fields["tokens"]))
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return blocks
@@ -118,6 +147,8 @@ def check_self_training(config: Config) -> None:
             )
         return
     what = f"self_training.rounds={settings.rounds}"
+    if not config.train:
+        raise UserError(f"{what}: trains; train=false does not")
     if not config.unlabelled:
         raise UserError(f"{what}: needs texts without labels; set unlabelled=FILE, or gold")
     if task.kind == "qa":
@@ -137,4 +168,5 @@ def check_self_training(config: Config) -> None:
             "and tam"
         )
     if "similarity" in settings.teachers:
-        check_similarity("self_training.teachers=[similarity]", config)
+        others = ", ".join(teacher for teacher in TEACHERS if teacher != "similarity")
+        check_similarity(f"self_training.teachers=[{','.join(settings.teachers)}]: similarity", config, others)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.rules import check_name
-from zerogen.config.schema import Config
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config
 from zerogen.errors import UserError, unknown
 from zerogen.support.doors import is_own, load
 
@@ -46,17 +46,17 @@ class Setting:
 
     name: short and safe in file names; it stands in folder names and tables.
     reads: which of `PARTS` it reads. Run folders are named after them, and tables compare runs by them.
-    check: raises `UserError` for a configuration that it cannot serve.
     estimate: adds to `probe.expected` what a run will take.
     synthetic: whether its training rows are synthetic ones; then they are measured, and no gold data is needed.
+    check: raises `UserError` for a configuration that it cannot serve.
     """
 
     name: str
     run: Callable[[Run], Outcome]
     reads: frozenset[str]
     estimate: Callable[[Probe], None] = no_estimate
-    check: Callable[[Config], None] = check_nothing
     synthetic: bool = False
+    check: Callable[[Config], None] = check_nothing
 
     @property
     def grows(self) -> bool:
@@ -134,8 +134,14 @@ def check_setting(config: Config) -> None:
         raise UserError(f"train=false: setting={name} never trains; leave it out")
     if not config.train and setting.models(config) == ("none", "none"):
         raise UserError("train=false: nothing would be done; set tam.checkpoint=FOLDER to evaluate one")
-    if config.unlabelled and "unlabelled" not in setting.reads:
-        raise UserError(f"unlabelled={config.unlabelled}: setting={name} does not read it; leave it out")
+    for part, key, value in (
+        ("unlabelled", "unlabelled", config.unlabelled),
+        ("self_training", "self_training.rounds", config.self_training.rounds),
+        ("calibration", "setting.calibration", config.setting.calibration in CALIBRATIONS_ON_TEXTS),
+    ):
+        if value and part not in setting.reads:
+            shown = config.setting.calibration if part == "calibration" else value
+            raise UserError(f"{key}={shown}: setting={name} does not read it; leave it out")
     setting.check(config)
 
 

@@ -46,17 +46,25 @@ def similar(embedder: Embedder, run: Run, rows: Sequence[Example]) -> list[Predi
     return embedder.predict([row.text for row in rows], descriptions_of(run.config.task), run.progress)
 
 
-def check_similarity(what: str, config: Config) -> None:
-    """Check that similarity can be had: for texts, and of an encoder. Raises `UserError`; `what` asks for it."""
+def check_similarity(what: str, config: Config, others: str = "") -> None:
+    """Check that similarity can be had: for texts, and of an encoder.
+
+    what: asks for it. others: what is allowed in its place. Raises `UserError`.
+    """
+    instead = others and f"; allowed are {others}"
     if config.task.kind != "classification":
-        raise UserError(f"{what}: compares single texts with labels; task '{config.task.name}' is {config.task.kind}")
+        task = config.task
+        raise UserError(f"{what} compares single texts with labels; task '{task.name}' is {task.kind}{instead}")
     if config.tam.kind != "encoder":
-        raise UserError(f"{what}: needs an encoder to embed texts; tam={config.tam.name} is {config.tam.kind}")
+        tam = config.tam
+        raise UserError(f"{what} needs an encoder to embed texts; tam={tam.name} is {tam.kind}{instead}")
 
 
 def _check(config: Config) -> None:
-    check_similarity("setting=similarity", config)
+    check_similarity("setting=similarity:", config)
     check_calibration(config)
+    if config.setting.scope != "prompt":
+        raise UserError(f"setting.scope={config.setting.scope}: is about prompts; setting=similarity has none")
     if config.setting.calibration == "prior":
         raise UserError(
             "setting.calibration=prior: subtracts what a PLM says without a text; setting=similarity has no PLM; "

@@ -60,6 +60,12 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> None:
         write_jsonl(export_rows(outcome.rows, config.task), folder / f"{config.task.name}-dataset.jsonl")
         shutil.rmtree(folder / "dataset", ignore_errors=True)
         write_folder(outcome.rows, config.task, folder / "dataset")
+    (folder / "pseudo-labels.jsonl").unlink(missing_ok=True)
+    if outcome.pseudo_labelled:
+        write_jsonl(
+            [{"C": row.context, "X": row.text, "label": row.label, "uid": row.uid} for row in outcome.pseudo_labelled],
+            folder / "pseudo-labels.jsonl",
+        )
     if outcome.predictions:
         write_jsonl(
             [prediction_line(row, prediction) for row, prediction in zip(run.gold, outcome.predictions, strict=True)],
@@ -149,7 +155,8 @@ def add_metrics(run: Run, result: Result) -> Result:
     metrics = result.metrics | {metric.name: computed[metric.name] for metric in further.values()}
     described = result.further_metrics | _reported(further, *read, task.labels)
     result = replace(result, metrics=metrics, further_metrics=described)
-    write_trend(folder / "trend.csv", result.seed, [(result.selected_from or result.n_train, metrics)])
+    if not result.rounds:  # after self-training, the predictions are of no point of the trend
+        write_trend(folder / "trend.csv", result.seed, [(result.selected_from or result.n_train, metrics)])
     write_config(run.config, folder)
     result.write()
     return result

@@ -40,8 +40,13 @@ def zerogen(run: Run) -> Outcome:
     if config.train:  # fail on missing gold data or a missing TAM before hours of generation
         _ = run.gold
         run.require_tam()
-    if "confidence" in needs(config.select) and is_own(config.plm.writer):
-        run.load_scorer(f"select={config.select}")
+    if is_own(config.plm.writer):  # only an open one shows whether it can score
+        if "confidence" in needs(config.select):
+            run.load_scorer(f"select={config.select}")
+        if teaches(config, "prompting"):
+            run.load_scorer("self_training.teachers=[prompting]")
+    if config.self_training.rounds:  # fail on texts that cannot be read before hours of generation
+        _ = run.unlabelled
     outcome = Outcome()
     rounds = config.self_training.rounds if config.train else 0
     for size, rows, last in existing_sets(run) if config.dataset else generated_sets(run, outcome):

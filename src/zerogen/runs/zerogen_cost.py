@@ -57,6 +57,8 @@ def estimate(probe: Probe) -> None:
             _expect_confidence(probe, rows)
     if not config.train:
         return
+    if config.self_training.rounds:  # which are refused here where they cannot be read
+        unlabelled_of(probe)
     pace = probe.pace(rows)
     if pace is not None:
         rounds = _expect_teachers(probe, pace, size) if config.self_training.rounds else []

@@ -48,9 +48,13 @@ class Learner(pl.LightningModule):
         """Return the loss of each row, [B]; under the probabilities of labels, shares [B, C], where there are any."""
         if shares is None:
             return self._row_losses(logits, targets)
-        labels = (torch.full_like(targets, label) for label in range(shares.shape[1]))
-        losses = [share * self._row_losses(logits, label) for share, label in zip(shares.T, labels, strict=True)]
-        return torch.stack(losses).sum(0)
+        expected = torch.zeros_like(shares[:, 0])
+        for label, share in enumerate(shares.T):
+            (rows,) = share.nonzero(as_tuple=True)  # of the others the loss may be infinite
+            if len(rows):
+                losses = self._row_losses(logits[rows], torch.full_like(targets[rows], label))
+                expected = expected.index_add(0, rows, share[rows] * losses)
+        return expected
 
     def _row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         name = self.config.loss
