@@ -65,20 +65,20 @@ def test_the_scores_of_texts_are_stored_and_gone_on_from(config: Config, monkeyp
     assert again.folder != first.folder and path.read_bytes() == stored  # another seed reads them
 
     asked: list[int] = []
-    real = prompting.prompt_labels
+    real = prompting.prompt_sets
 
     def counted(plm: Any, task: Any, rows: Any, *rest: Any) -> Any:
         asked.append(len(rows))
         return real(plm, task, rows, *rest)
 
-    monkeypatch.setattr(prompting, "prompt_labels", counted)
+    monkeypatch.setattr(prompting, "prompt_sets", counted)
     monkeypatch.setattr("zerogen.runs.self_training._BLOCK", 100)
     whole = result_of(replace(config, seed=8))
     assert asked == [100, 100, 80] and whole.seconds["prompt"] > 0 and whole.tokens["prompt"] > 0
     (other,) = set(Path(config.output_dir, "toy").glob("unlabelled_tiny_*/prompting.jsonl")) - {path}
     lines = other.read_text().splitlines()
     # A torn line and one with too few numbers are scored again, and nothing else is.
-    other.write_text("\n".join([lines[0], lines[1][:50], lines[2].replace("]]", "], [0.5]]")]))
+    other.write_text("\n".join([lines[0], lines[1][:50], lines[2].replace("]]]", "], [0.5]]]")]))
     del asked[:]
     again = result_of(replace(config, seed=9))
     assert asked == [100, 80] and again.tokens["prompt"] == whole.tokens["prompt"]

@@ -110,6 +110,10 @@ def normalise_task(task: TaskConfig) -> None:
     answer = {"Y"} if task.kind == "qa" else set[str]()
     _check_prompts(task, where, "prompts", task.prompts, context | answer, {"C"} | answer)
     _check_prompts(task, where, "scoring", task.scoring, {"X"}, {"X"} | context)
+    for number, prompts in enumerate(task.further_scoring):
+        _check_prompts(task, where, f"further_scoring[{number}]", prompts, {"X"}, {"X"} | context)
+    if task.further_scoring and (not task.scoring or not all(task.further_scoring) or task.kind == "qa"):
+        raise UserError(f"{where}: further_scoring: allowed are prompts for each label, beside those of scoring")
     _check_descriptions(task, where)
     _check_priors(task, where)
     _check_context(task, where)

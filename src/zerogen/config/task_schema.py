@@ -105,6 +105,9 @@ class TaskConfig:
     scoring: dict[str, str] = field(default_factory=dict)
     """Map from label to the prompt that setting=prompting scores once it is filled; must contain `<X>`, may contain
     `<C>`. In question answering there is one, `question`, after which the PLM writes the answer."""
+    further_scoring: list[dict[str, str]] = field(default_factory=list)
+    """Further sets of scoring prompts, each a map from label to prompt: used by self-training, and by setting=prompting
+    with setting.prompts=all. Where the prompts of a set begin alike up to the text, what follows it is scored."""
     descriptions: dict[str, list[str]] = field(default_factory=dict)
     """Map from label to sentences that a text of it is like, such as `this film is great, i loved it`, for
     setting=similarity; a label without any is described by its scoring prompt (or prompt) without the placeholders."""

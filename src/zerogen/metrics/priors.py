@@ -76,14 +76,29 @@ def estimated_priors(
     return estimate.tolist(), np.log(np.maximum(estimate / trained, _SMALLEST))
 
 
-def shifted(predictions: Sequence[Prediction], shift: Mapping[str, float]) -> list[Prediction]:
-    """Return predictions with each label's log-probability shifted; probabilities sum to 1 again."""
+def predictions_of(scores: Scores, labels: Sequence[str]) -> list[Prediction]:
+    """Return predictions whose probabilities are the softmax of scores [N, L]."""
     import numpy as np
 
-    labels = list(shift)
-    scores = log_scores(predictions, labels) + np.array([shift[label] for label in labels])
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     return [
         Prediction.of(dict(zip(labels, row, strict=True)))
         for row in (weights / weights.sum(axis=1, keepdims=True)).tolist()
     ]
+
+
+def averaged(sets: Sequence[Sequence[Prediction]], labels: Sequence[str]) -> list[Prediction]:
+    """Return the geometric mean of several predictions of the same texts; a single one is itself."""
+    if len(sets) == 1:
+        return list(sets[0])
+    import numpy as np
+
+    return predictions_of(np.mean([log_scores(predictions, labels) for predictions in sets], axis=0), labels)
+
+
+def shifted(predictions: Sequence[Prediction], shift: Mapping[str, float]) -> list[Prediction]:
+    """Return predictions with each label's log-probability shifted; probabilities sum to 1 again."""
+    import numpy as np
+
+    labels = list(shift)
+    return predictions_of(log_scores(predictions, labels) + np.array([shift[label] for label in labels]), labels)

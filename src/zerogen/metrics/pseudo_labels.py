@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zerogen.metrics.priors import offsets
@@ -11,21 +12,46 @@ if TYPE_CHECKING:
     from zerogen.metrics.priors import Scores
 
 
-def combined(teachers: Sequence[Scores], priors: Sequence[float]) -> Scores:
-    """Return the mean of teachers' scores [N, L], each shifted to the priors and scaled to a root mean square of 1.
+@dataclass(frozen=True)
+class Combination:
+    """How teachers are brought to one scale: what is added to the scores of each, [L], and what they are divided by.
 
-    Shifting the mean to the priors again changes no order of texts for two labels; it makes up for ties.
+    last: what is added to the mean of all, so that it meets the priors, too.
     """
-    import numpy as np
 
-    total = np.zeros_like(teachers[0])
-    for scores in teachers:
-        shifted = scores + offsets(scores, priors)
-        shifted = shifted - shifted.mean(axis=1, keepdims=True)
-        spread = float(np.sqrt((shifted**2).mean()))
-        total += shifted / spread if spread else shifted
-    total /= len(teachers)
-    return total + offsets(total, priors)
+    shifts: list[Scores]
+    spreads: list[float]
+    last: Scores
+
+    @classmethod
+    def fit(cls, teachers: Sequence[Scores], priors: Sequence[float]) -> Combination:
+        """Shift each teacher's scores [N, L] to the priors and scale them to a root mean square of 1."""
+        import numpy as np
+
+        shifts = [offsets(scores, priors) for scores in teachers]
+        spreads = []
+        for scores, shift in zip(teachers, shifts, strict=True):
+            moved = scores + shift
+            spread = float(np.sqrt(((moved - moved.mean(axis=1, keepdims=True)) ** 2).mean()))
+            spreads.append(spread or 1.0)  # a teacher that says the same of all texts
+        mean = cls(shifts, spreads, np.zeros(len(priors))).apply(teachers)
+        return cls(shifts, spreads, offsets(mean, priors))
+
+    def apply(self, teachers: Sequence[Scores]) -> Scores:
+        """Return the mean of teachers' scores [N, L], which may be of other texts."""
+        import numpy as np
+
+        total = np.zeros_like(teachers[0])
+        for scores, shift, spread in zip(teachers, self.shifts, self.spreads, strict=True):
+            moved = scores + shift
+            total += (moved - moved.mean(axis=1, keepdims=True)) / spread
+        mean: Scores = total / len(teachers) + self.last
+        return mean
+
+
+def combined(teachers: Sequence[Scores], priors: Sequence[float]) -> Scores:
+    """Return the mean of teachers' scores [N, L] on one scale, shifted to the priors."""
+    return Combination.fit(teachers, priors).apply(teachers)
 
 
 def surest(scores: Scores, priors: Sequence[float], share: float) -> list[tuple[int, int]]:

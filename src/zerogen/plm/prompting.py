@@ -22,8 +22,12 @@ def prompt_labels(
     rows: Sequence[Example],
     setting: SettingConfig | None = None,
     progress: Progress | None = None,
+    further: dict[str, str] | None = None,
 ) -> tuple[list[Prediction], int]:
     """Predict the label of each row; return the predictions and how many rows were too long for the PLM.
+
+    further: prompts of the labels in place of those of `task.scoring`. Where these begin alike up to the text, the
+    mean runs over what follows it: all before is equally probable for every label.
 
     The probabilities are the softmax over labels of mean token log-probabilities. The mean runs over the whole filled
     prompt but its first token, as in Ye et al. (2022); with scope=text over the text and what comes after it. With
@@ -37,7 +41,9 @@ def prompt_labels(
         raise UserError(
             f"task '{task.name}': scoring is empty; setting=prompting needs one for each of {', '.join(task.labels)}"
         )
-    templates = [task.scoring[label] for label in task.labels]
+    templates = [(further or task.scoring)[label] for label in task.labels]
+    after = further is not None and len({template.partition("<X>")[0] for template in templates}) == 1
+    after = after and not any(template.endswith("<X>") for template in templates)
     prior = setting.calibration == "prior"
     for label, template in zip(task.labels, templates, strict=True):
         if prior and setting.scope == "text" and template.endswith("<X>"):
@@ -60,8 +66,9 @@ def prompt_labels(
                     for blank in ({}, {"X": ""}) if prior else ({},):
                         filled = {**values, part: shorter, **blank}
                         prompts.append(render(template, filled))
-                        after = render(template[template.index("<X>") :], filled)
-                        begins.append(len(prompts[-1]) - len(after) if setting.scope == "text" else 0)
+                        rest = template[template.index("<X>") + (len("<X>") if after else 0) :]
+                        within = after or setting.scope == "text"
+                        begins.append(len(prompts[-1]) - len(render(rest, filled)) if within else 0)
                 advance(1)
         scores = [0.0] * len(prompts)
         for index, score in plm.logprob(prompts, begins=begins, progress=progress):
@@ -75,6 +82,19 @@ def prompt_labels(
         Prediction.of(softmax(dict(zip(task.labels, scores[i : i + width], strict=True))))
         for i in range(0, len(scores), width)
     ], cut
+
+
+def prompt_sets(
+    plm: Scorer, task: TaskConfig, rows: Sequence[Example], setting: SettingConfig, progress: Progress | None = None
+) -> tuple[list[list[Prediction]], int]:
+    """Predict the label of each row by each set of scoring prompts; return them, and how many rows were too long."""
+    predictions, cut = prompt_labels(plm, task, rows, setting, progress)
+    sets = [predictions]
+    for prompts in task.further_scoring if setting.prompts == "all" else ():
+        predictions, cut_here = prompt_labels(plm, task, rows, setting, progress, prompts)
+        sets.append(predictions)
+        cut = max(cut, cut_here)
+    return sets, cut
 
 
 def prompt_answers(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config
 from zerogen.config.task import priors_of
@@ -14,27 +13,32 @@ from zerogen.runs.run import Run
 
 
 def calibrated(
-    run: Run, predictions: Sequence[Any], predict: Callable[[Sequence[Example]], Sequence[Prediction]]
-) -> Sequence[Any]:
-    """Return predictions of the reported rows, calibrated as `setting.calibration` says.
+    run: Run,
+    sets: Sequence[Sequence[Prediction]],
+    predict: Callable[[Sequence[Example]], Sequence[Sequence[Prediction]]],
+) -> list[Prediction]:
+    """Return predictions of the reported rows, averaged over sets of them and calibrated as `setting.calibration` says.
 
-    predict: predicts other rows in the same way.
+    predict: predicts other rows in the same ways.
     """
-    from zerogen.metrics.priors import estimated_priors, log_scores, offsets, shifted
+    from zerogen.metrics.priors import averaged, estimated_priors, log_scores, offsets, predictions_of, shifted
+    from zerogen.metrics.pseudo_labels import Combination
 
-    way, task = run.config.setting.calibration, run.config.task
+    way, labels = run.config.setting.calibration, run.config.task.labels
     if way not in CALIBRATIONS_ON_TEXTS:
-        return predictions
+        return averaged(sets, labels)
     texts = predict(run.unlabelled)
+    priors = priors_of(run.config.task)
+    if way == "em":
+        priors, shift = estimated_priors(averaged(texts, labels), labels, [1 / len(labels)] * len(labels))
+    said = ", ".join(f"{label} {share:.1%}" for label, share in zip(labels, priors, strict=True))
+    run.progress.say(f"labels are shifted so that of {len(texts[0]):,} unlabelled texts these shares have them: {said}")
+    if way == "priors" and len(sets) > 1:  # each set is shifted and scaled by itself
+        fitted = Combination.fit([log_scores(one, labels) for one in texts], priors)
+        return predictions_of(fitted.apply([log_scores(one, labels) for one in sets]), labels)
     if way == "priors":
-        priors = priors_of(task)
-        shift = offsets(log_scores(texts, task.labels), priors)
-    else:
-        equal = [1 / len(task.labels)] * len(task.labels)
-        priors, shift = estimated_priors(texts, task.labels, equal)
-    said = ", ".join(f"{label} {share:.1%}" for label, share in zip(task.labels, priors, strict=True))
-    run.progress.say(f"labels are shifted so that of {len(texts):,} unlabelled texts these shares have them: {said}")
-    return shifted(predictions, dict(zip(task.labels, shift.tolist(), strict=True)))
+        shift = offsets(log_scores(texts[0], labels), priors)
+    return shifted(averaged(sets, labels), dict(zip(labels, shift.tolist(), strict=True)))
 
 
 def check_calibration(config: Config) -> None:

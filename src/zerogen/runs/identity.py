@@ -36,7 +36,7 @@ _WRITING = ("name", "kind", "labels", "prompts", "parse", "debias", "max_new_tok
 # What of a task shapes what a TAM learns from given rows, and what is reported of it.
 _LEARNING = ("kind", "labels", "order", "answer_tokens")
 # What of a task a setting of the user's own may read, beside contexts, answers and gold data.
-_ANY = (*_WRITING, *_LEARNING, "scoring", "max_length", "descriptions", "priors")
+_ANY = (*_WRITING, *_LEARNING, "scoring", "further_scoring", "max_length", "descriptions", "priors")
 # What of a gold source decides which contexts and answers are read from its training split.
 _READING = ("text", "context", "answers", "where", "cleaning", "holdout", "separator")
 
@@ -75,6 +75,8 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
             if "trainer" not in reads and not is_own(config.setting.name):
                 del key["trainer"]
         key["max_length"] = task.max_length
+    if "further_scoring" in reads and config.setting.prompts == "all":
+        key["further_scoring"] = task.further_scoring
     if "descriptions" in reads:
         key["descriptions"] = descriptions_of(task)
     if "unlabelled" in reads and config.unlabelled:
@@ -147,7 +149,7 @@ def prompted_key(config: Config, device: torch.device) -> dict[str, Any]:
     return {
         "format": PROMPTED_FORMAT,
         "labels": task.labels,
-        "scoring": task.scoring,
+        "scoring": [task.scoring, *task.further_scoring],
         "plm": plm_key(config, device),
     }
 

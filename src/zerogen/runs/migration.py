@@ -39,6 +39,7 @@ _FIELDS = {
 }
 _TASK = "name kind labels prompts scoring context parse debias max_new_tokens max_length min_words order answers"
 _TASK += " answer_tokens gold gold_source"
+_UNREAD = "further_scoring descriptions priors"  # of a task, where no key of a later version asks for them
 _CONFIG = "task setting plm tam decoding filter trainer diversity correctness confidence logger n log_every seed seeds"
 _CONFIG += " gpu processes data_dir contexts answers dataset dataset_labels limit eval_limit train output_dir dry_run"
 _CONFIG += " command"
@@ -82,7 +83,7 @@ def _whole(value: Any) -> Any:
 
 def _pool_key(config: Config, device: torch.device) -> dict[str, Any]:
     task = config.task
-    _refuse_later(task, _TASK)
+    _refuse_later(task, f"{_TASK} {_UNREAD}")
     if config.demonstrations != Config.demonstrations:
         raise _Later
     _refuse_later(config.plm, "name model revision dtype")
@@ -135,7 +136,7 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
     _refuse_later(config, f"{_CONFIG} metrics")  # which name no folder
     if is_own(config.setting.name):
         raise _Later
-    _refuse_later(task, _TASK)
+    _refuse_later(task, f"{_TASK} {_UNREAD}")
     gold = source_of(task)
     if gold is not None:
         files = {split: digest(path) for split, path in gold.files.items()}

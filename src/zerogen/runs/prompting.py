@@ -15,7 +15,6 @@ from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_o
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
 from zerogen.support.doors import is_own
-from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Scorer
@@ -28,8 +27,7 @@ def prompting(run: Run) -> Outcome:
     rows = run.gold
     plm = plm or run.load_scorer("setting=prompting")
     with run.stage("prompt"):
-        predictions, cut = _predict(plm, run, rows, run.progress)
-        predictions = calibrated(run, predictions, lambda texts: _labels(plm, run, texts, run.progress)[0])
+        predictions, cut = _predict(plm, run, rows)
     outcome = Outcome(tokens={"prompt": plm.tokens}, cut=cut)
     if cut:
         run.progress.say(f"{cut:,} of {len(rows):,} gold rows were too long for {plm.name} and were cut")
@@ -60,29 +58,31 @@ def estimate(probe: Probe) -> None:
 PROMPTING = Setting(
     "prompting",
     prompting,
-    reads=UNLABELLED | {"plm", "calibration"},
+    reads=UNLABELLED | {"plm", "further_scoring", "calibration"},
     estimate=estimate,
     check=check_calibration,
 )
 
 
-def _predict(
-    plm: Scorer, run: Run, rows: Sequence[Example], progress: Progress | None = None
-) -> tuple[Sequence[Prediction | AnswerPrediction], int]:
-    """Return a prediction for each row, and how many rows were cut."""
-    from zerogen.plm.prompting import prompt_answers
-
-    task = run.config.task
-    return prompt_answers(plm, task, rows, progress) if task.kind == "qa" else _labels(plm, run, rows, progress)
-
-
-def _labels(plm: Scorer, run: Run, rows: Sequence[Example], progress: Progress | None) -> tuple[list[Prediction], int]:
-    from zerogen.plm.prompting import prompt_labels
-
-    return prompt_labels(plm, run.config.task, rows, run.config.setting, progress)
-
-
 def _seconds_to_predict(plm: Scorer, run: Run, rows: Sequence[Example]) -> float:
-    started = time.perf_counter()
-    _predict(plm, run, rows)
+    from zerogen.plm.prompting import prompt_answers, prompt_sets
+
+    task, started = run.config.task, time.perf_counter()
+    if task.kind == "qa":
+        prompt_answers(plm, task, rows)
+    else:
+        prompt_sets(plm, task, rows, run.config.setting)
     return (time.perf_counter() - started) / len(rows)
+
+
+def _predict(
+    plm: Scorer, run: Run, rows: Sequence[Example]
+) -> tuple[Sequence[Prediction] | Sequence[AnswerPrediction], int]:
+    """Return a prediction for each row, and how many rows were cut."""
+    from zerogen.plm.prompting import prompt_answers, prompt_sets
+
+    task, setting = run.config.task, run.config.setting
+    if task.kind == "qa":
+        return prompt_answers(plm, task, rows, run.progress)
+    sets, cut = prompt_sets(plm, task, rows, setting, run.progress)
+    return calibrated(run, sets, lambda texts: prompt_sets(plm, task, texts, setting, run.progress)[0]), cut

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
 
 TEACHERS = ("prompting", "similarity", "tam")
+_ALL_PROMPTS = SettingConfig("prompting", prompts="all")
 _BLOCK = 512  # texts per line of the file of predictions, the unit of resuming
 
 
@@ -39,8 +40,10 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
     texts, priors = run.unlabelled, priors_of(task)
     teachers = {}
     if "prompting" in settings.teachers:
-        predictions, outcome.tokens["prompt"] = prompted(run, run.open_plm)
-        teachers["prompting"] = log_scores(predictions, task.labels)
+        sets, outcome.tokens["prompt"] = prompted(run, run.open_plm)
+        for number, predictions in enumerate(sets, 1):  # each set of prompts is a teacher of its own
+            name = "prompting" if number == 1 else f"prompting {number}"
+            teachers[name] = log_scores(predictions, task.labels)
     if "similarity" in settings.teachers:
         embedder = open_embedder(run)
         with run.stage("similarity"):
@@ -72,60 +75,69 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
 
 @dataclass(frozen=True)
 class _Block:
-    """What PROMPTING says of some texts: probabilities [texts, labels], and what that took."""
+    """What PROMPTING says of some texts: probabilities [sets of prompts, texts, labels], and what that took."""
 
-    probabilities: list[list[float]]
+    probabilities: list[list[list[float]]]
     seconds: float
     tokens: int
 
 
-def prompted(run: Run, plm: Callable[[], Writer]) -> tuple[list[Prediction], int]:
-    """Return PROMPTING's predictions of the unlabelled texts, and how many tokens were scored for them.
+def prompted(run: Run, plm: Callable[[], Writer]) -> tuple[list[list[Prediction]], int]:
+    """Return PROMPTING's predictions of the unlabelled texts by each set of prompts, and how many tokens were scored.
 
     They are stored block by block; what is there already is read, and its seconds count as those of this run.
     """
     from zerogen.plm.open import as_scorer
-    from zerogen.plm.prompting import prompt_labels
+    from zerogen.plm.prompting import prompt_sets
 
     config, texts = run.config, run.unlabelled
     name = short_hash([prompted_key(config, run.device), _BLOCK, [row.content for row in texts]])
     folder = run.task_folder / f"unlabelled_{config.plm.name}_{name}"
     path = folder / "prompting.jsonl"
     with exclusive(folder, run.progress):
-        stored = _stored(path, len(texts), len(config.task.labels))
+        labels, number = config.task.labels, 1 + len(config.task.further_scoring)
+        stored = _stored(path, len(texts), number, len(labels))
         missing = [start for start in range(0, len(texts), _BLOCK) if start not in stored]
         if missing:
             scorer = as_scorer(plm(), config.plm, "self_training.teachers=[prompting]")
             with run.progress.bar("scoring unlabelled texts", len(texts), "texts") as advance:
-                advance(sum(len(block.probabilities) for block in stored.values()))
+                advance(sum(len(block.probabilities[0]) for block in stored.values()))
                 for start in missing:
                     begun, tokens = time.perf_counter(), scorer.tokens
-                    predictions, _ = prompt_labels(
-                        scorer, config.task, texts[start : start + _BLOCK], SettingConfig("prompting")
-                    )
+                    sets, _ = prompt_sets(scorer, config.task, texts[start : start + _BLOCK], _ALL_PROMPTS)
                     stored[start] = _Block(
-                        [[one.probabilities[label] for label in config.task.labels] for one in predictions],
+                        [
+                            [[one.probabilities[label] for label in labels] for one in predictions]
+                            for predictions in sets
+                        ],
                         round(time.perf_counter() - begun, 3),
                         scorer.tokens - tokens,
                     )
                     append_line(json.dumps({"start": start, **asdict(stored[start])}), path)
-                    advance(len(predictions))
+                    advance(len(sets[0]))
     run.seconds["prompt"] = sum(block.seconds for block in stored.values())
-    rows = [row for start in sorted(stored) for row in stored[start].probabilities]
-    predictions = [Prediction.of(dict(zip(config.task.labels, row, strict=True))) for row in rows]
-    return predictions, sum(block.tokens for block in stored.values())
+    by_set = [
+        [
+            Prediction.of(dict(zip(labels, row, strict=True)))
+            for start in sorted(stored)
+            for row in stored[start].probabilities[place]
+        ]
+        for place in range(number)
+    ]
+    return by_set, sum(block.tokens for block in stored.values())
 
 
-def _stored(path: Path, texts: int, labels: int) -> dict[int, _Block]:
+def _stored(path: Path, texts: int, sets: int, labels: int) -> dict[int, _Block]:
     """Read whole blocks by the place of their first text; those of damaged lines are scored again."""
     blocks: dict[int, _Block] = {}
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
             fields = json.loads(line)
-            start, rows = fields["start"], fields["probabilities"]
-            whole = isinstance(rows, list) and len(rows) == min(_BLOCK, texts - start)
-            if whole and all(len(row) == labels and all(0 <= share <= 1 for share in row) for row in rows):
-                blocks[start] = _Block(rows, float(fields["seconds"]), int(fields["tokens"]))
+            start, by_set = fields["start"], fields["probabilities"]
+            whole = len(by_set) == sets and all(len(rows) == min(_BLOCK, texts - start) for rows in by_set)
+            shares = [row for rows in by_set for row in rows]
+            if whole and all(len(row) == labels and all(0 <= share <= 1 for share in row) for row in shares):
+                blocks[start] = _Block(by_set, float(fields["seconds"]), int(fields["tokens"]))
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return blocks

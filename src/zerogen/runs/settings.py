@@ -27,7 +27,7 @@ SETTINGS = {
 PARTS = frozenset({"gold", "plm", "tam", "trainer", "train", "decoding", "filter", "n", "log_every", "limit", "seed"})
 PARTS |= {"demonstrations", "select", "dataset", "dataset_labels", "contexts", "answers"}
 UNLABELLED = frozenset({"unlabelled", "unlabelled_column", "unlabelled_limit"})
-PARTS |= UNLABELLED | {"descriptions", "calibration", "self_training", "overgenerate"}
+PARTS |= UNLABELLED | {"descriptions", "further_scoring", "calibration", "self_training", "overgenerate"}
 
 
 def no_estimate(probe: Probe) -> None:

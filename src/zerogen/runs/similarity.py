@@ -25,7 +25,7 @@ def similarity(run: Run) -> Outcome:
     rows = run.gold
     embedder = open_embedder(run)
     with run.stage("similarity"):
-        predictions = calibrated(run, similar(embedder, run, rows), lambda texts: similar(embedder, run, texts))
+        predictions = calibrated(run, [similar(embedder, run, rows)], lambda texts: [similar(embedder, run, texts)])
     outcome = Outcome()
     run.score(predictions, outcome)
     run.progress.say(describe(outcome))
@@ -63,8 +63,9 @@ def check_similarity(what: str, config: Config, others: str = "") -> None:
 def _check(config: Config) -> None:
     check_similarity("setting=similarity:", config)
     check_calibration(config)
-    if config.setting.scope != "prompt":
-        raise UserError(f"setting.scope={config.setting.scope}: is about prompts; setting=similarity has none")
+    for key, value, usual in (("scope", config.setting.scope, "prompt"), ("prompts", config.setting.prompts, "first")):
+        if value != usual:
+            raise UserError(f"setting.{key}={value}: is about prompts; setting=similarity has none")
     if config.setting.calibration == "prior":
         raise UserError(
             "setting.calibration=prior: subtracts what a PLM says without a text; setting=similarity has no PLM; "

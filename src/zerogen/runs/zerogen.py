@@ -62,7 +62,7 @@ def zerogen(run: Run) -> Outcome:
 ZEROGEN = Setting(
     "zerogen",
     zerogen,
-    reads=PARTS - {"gold", "descriptions", "calibration"},
+    reads=PARTS - {"gold", "descriptions", "further_scoring", "calibration"},
     estimate=estimate,
     check=check_self_training,
     synthetic=True,

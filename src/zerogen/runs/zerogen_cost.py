@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from zerogen.config.schema import SettingConfig
 from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render
 from zerogen.data.records import Example
@@ -209,7 +210,7 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
 
 def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
     """Expect teachers to label unlabelled texts; return the number of rows that each round trains on."""
-    from zerogen.plm.prompting import prompt_labels
+    from zerogen.plm.prompting import prompt_sets
     from zerogen.plm.protocol import Scorer
 
     config, settings, seconds = probe.config, probe.config.self_training, probe.expected.seconds
@@ -221,7 +222,7 @@ def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
 
         def paced() -> float:
             started = time.perf_counter()
-            prompt_labels(scorer, config.task, few)
+            prompt_sets(scorer, config.task, few, SettingConfig("prompting", prompts="all"))
             return (time.perf_counter() - started) / len(few)
 
         seconds["prompt"] = probe.once(["teacher", asdict(config.task), asdict(config.plm)], paced) * len(texts)
