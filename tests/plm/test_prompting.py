@@ -12,7 +12,7 @@ from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.plm.model import Plm
-from zerogen.plm.prompting import prompt_answers, prompt_labels, softmax
+from zerogen.plm.prompting import prompt_answers, prompt_labels, prompt_sets, softmax
 from zerogen.support.progress import Progress
 
 PAIRS = TaskConfig(
@@ -128,3 +128,28 @@ def test_answers_are_greedy_and_end_at_a_quote_or_a_line(plm: Plm) -> None:
         assert 0 < span.probability <= 1
     with pytest.raises(UserError, match="scoring is empty"):
         prompt_answers(plm, TaskConfig(name="asked", kind="qa", labels=["question"]), rows)
+
+
+FURTHER = [
+    {"yes": '"<C>" "<X>" That is right.', "no": '"<C>" "<X>" That is wrong.'},
+    {"yes": 'Right: "<C>" "<X>"', "no": 'Wrong: "<C>" "<X>"'},
+]
+
+
+def test_where_prompts_begin_alike_only_what_follows_the_text_is_scored(plm: Plm) -> None:
+    task = replace(PAIRS, further_scoring=FURTHER)
+    sets, cut = prompt_sets(plm, task, ROWS, SettingConfig("prompting", prompts="all"))
+    assert cut == 0 and len(sets) == 3 and sets[0] == prompt_labels(plm, PAIRS, ROWS)[0]
+    for place, row in enumerate(ROWS):
+        for number, prompts in enumerate(FURTHER, 1):
+            scores = {}
+            for label, prompt in prompts.items():
+                filled = prompt.replace("<C>", row.context or "").replace("<X>", row.text)
+                values = token_logprobs(plm, filled)
+                after = len(filled) - len('" That is right.') if number == 1 else 0
+                spans = plm.tokenizer(filled, return_offsets_mapping=True)["offset_mapping"][1:]
+                values = [value for value, (_, end) in zip(values, spans, strict=True) if end > after]
+                scores[label] = sum(values) / len(values)
+            assert sets[number][place].probabilities == pytest.approx(softmax(scores), abs=1e-5)
+    first, _ = prompt_sets(plm, task, ROWS, SettingConfig("prompting"))
+    assert first == sets[:1]

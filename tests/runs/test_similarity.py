@@ -100,3 +100,32 @@ def test_a_wrong_field_is_named(tiny_config: Config, field: str, value: object, 
     setattr(tiny_config.task, field, value)
     with pytest.raises(UserError, match=message):
         normalise_task(tiny_config.task)
+
+
+def test_all_sets_of_prompts_are_averaged_or_brought_to_one_scale(tiny_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(row.text for row in toy_rows(240)[120:]))
+    tiny_config.task.further_scoring = [{"bad": "<X> Bad.", "good": "<X> Good."}]
+    first = run_one(replace(tiny_config, setting=SettingConfig("prompting")), Console(quiet=True))
+    both = run_one(replace(tiny_config, setting=SettingConfig("prompting", prompts="all")), Console(quiet=True))
+    shifted = replace(
+        tiny_config,
+        setting=SettingConfig("prompting", calibration="priors", prompts="all"),
+        unlabelled=str(tmp_path / "texts.txt"),
+    )
+    third = run_one(shifted, Console(quiet=True))
+    assert len({result.folder for result in (first, both, third)}) == 3
+    assert shares(third)["bad"] == pytest.approx(30, abs=8)
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ([{"bad": "<X> Bad."}], r"further_scoring\[0\] has none for label 'good'"),
+        ([{"bad": "Bad.", "good": "<X> Good."}], r"further_scoring\[0\].bad: 'Bad.' must hold <X>"),
+        ([{}], "further_scoring: allowed are prompts for each label, beside those of scoring"),
+    ],
+)
+def test_a_wrong_set_of_prompts_is_named(tiny_config: Config, further: list[dict[str, str]], message: str) -> None:
+    tiny_config.task.further_scoring = further
+    with pytest.raises(UserError, match=message):
+        normalise_task(tiny_config.task)
