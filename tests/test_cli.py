@@ -463,3 +463,25 @@ def test_without_words_the_help_and_two_commands_are_shown(
     assert "Groups: group=option" in out
     assert "experiment=demo setting=supervised,prompting,zerogen" in out
     assert "--config-dir my_conf task=topic plm=smollm2 tam=minilm n=200" in out
+
+
+@pytest.mark.parametrize(
+    ("method", "select", "overgenerate", "loss", "rounds"),
+    [
+        ("zerogen", [], 1.0, "cross_entropy", 0),
+        ("supergen", ["logprob"], 4.0, "smoothed", 0),
+        ("unigen", ["unigen"], 2.0, "cross_entropy", 0),
+        ("best", [], 1.0, "cross_entropy", 1),
+    ],
+)
+def test_a_method_is_parts_that_can_be_replaced_singly(
+    monkeypatch: pytest.MonkeyPatch, method: str, select: list[str], overgenerate: float, loss: str, rounds: int
+) -> None:
+    line = ["zerogen", "experiment=demo", f"method={method}", "unlabelled=gold" if rounds else "n=100"]
+    monkeypatch.setattr(sys, "argv", line)
+    (config,) = cli.compose()
+    assert (config.select, config.overgenerate, config.trainer.loss) == (select, overgenerate, loss)
+    assert config.self_training.rounds == rounds and config.trainer.lr == 1e-4  # the rest of the trainer stays
+    monkeypatch.setattr(sys, "argv", [*line, "trainer.loss=gce"])
+    (changed,) = cli.compose()
+    assert (changed.select, changed.trainer.loss) == (select, "gce")
