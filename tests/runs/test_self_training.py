@@ -51,6 +51,8 @@ def test_each_round_trains_on_the_surest_half_and_on_the_synthetic_rows(config: 
     labelled = [json.loads(line) for line in (result.folder / "pseudo-labels.jsonl").read_text().splitlines()]
     assert len(labelled) == 140 and {line["X"] for line in labelled} <= set(TEXTS)
     assert "140 texts that nobody had labelled" in (result.folder / "tam" / "README.md").read_text()
+    page = (result.folder / "report.html").read_text()
+    assert "trained on 20 synthetic rows and 140 unlabelled texts" in page and "Rounds of self-training" in page
     assert {path.name for path in (result.folder / "training").iterdir()} == {"20", "round-1", "round-2"}
     alone = result_of(replace(config, self_training=SelfTrainingConfig(1, ["prompting"], 0.25, synthetic=False)))
     assert [(one["unlabelled"], one["synthetic"]) for one in alone.rounds] == [(70, 0)]
