@@ -42,15 +42,9 @@ def prompt_labels(
             f"task '{task.name}': scoring is empty; setting=prompting needs one for each of {', '.join(task.labels)}"
         )
     templates = [(further or task.scoring)[label] for label in task.labels]
-    after = further is not None and len({template.partition("<X>")[0] for template in templates}) == 1
-    after = after and not any(template.endswith("<X>") for template in templates)
-    prior = setting.calibration == "prior"
-    for label, template in zip(task.labels, templates, strict=True):
-        if prior and setting.scope == "text" and template.endswith("<X>"):
-            raise UserError(
-                f"setting.calibration=prior with setting.scope=text: task '{task.name}': scoring.{label} ends in <X>, "
-                'so that without a text nothing is left to score; let something follow, such as a closing quote: <X>"'
-            )
+    prior, after = setting.calibration == "prior", further is not None and _differ_after_the_text(templates)
+    if prior and setting.scope == "text":
+        _refuse_nothing_to_score(task, templates)
     part = "C" if any("C" in placeholders(template) for template in templates) else "X"
     prompts: list[str] = []
     begins: list[int] = []
@@ -82,6 +76,22 @@ def prompt_labels(
         Prediction.of(softmax(dict(zip(task.labels, scores[i : i + width], strict=True))))
         for i in range(0, len(scores), width)
     ], cut
+
+
+def _differ_after_the_text(templates: Sequence[str]) -> bool:
+    """Tell whether prompts of several labels are the same up to the text, and something follows it in each."""
+    starts = {template.partition("<X>")[0] for template in templates}
+    return len(starts) == 1 and not any(template.endswith("<X>") for template in templates)
+
+
+def _refuse_nothing_to_score(task: TaskConfig, templates: Sequence[str]) -> None:
+    """Raise `UserError` for a prompt of which nothing follows the text: without a text there is nothing to compare."""
+    for label, template in zip(task.labels, templates, strict=True):
+        if template.endswith("<X>"):
+            raise UserError(
+                f"setting.calibration=prior with setting.scope=text: task '{task.name}': scoring.{label} ends in <X>, "
+                'so that without a text nothing is left to score; let something follow, such as a closing quote: <X>"'
+            )
 
 
 def prompt_sets(
