@@ -29,8 +29,6 @@ def chooser(name: str) -> Chooser:
     choose: Any = load("demonstrations", name, DEMONSTRATIONS)
     if not callable(choose):
         raise UserError(f"demonstrations={name}: is no function")
-    if ":" not in name:
-        return choose
 
     def checked(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
         text = call("demonstrations", name, choose, draft, rows, task, random)

@@ -56,6 +56,12 @@ def check_calibration(config: Config) -> None:
         raise UserError(f"setting.calibration={way}: is about labels; task '{config.task.name}' is {config.task.kind}")
 
 
+def rows_to_predict(probe: Probe) -> int:
+    """Return how many rows a run that is estimated predicts: those reported on, and those that it calibrates on."""
+    calibrates = probe.config.setting.calibration in CALIBRATIONS_ON_TEXTS
+    return probe.evaluated + (len(unlabelled_of(probe)) if calibrates else 0)
+
+
 def unlabelled_of(probe: Probe) -> list[Example]:
     """Return the unlabelled texts of a run that is estimated; none where they cannot be had, which is said."""
     config = probe.config

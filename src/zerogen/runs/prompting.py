@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from zerogen.config.schema import CALIBRATIONS_ON_TEXTS
 from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import as_scorer
-from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_of
+from zerogen.runs.calibration import calibrated, check_calibration, rows_to_predict
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
 from zerogen.support.doors import is_own
@@ -51,8 +50,7 @@ def estimate(probe: Probe) -> None:
     if scorer is not None and rows:
         key = ["prompting", task.name, config.plm.model, asdict(config.setting)]
         seconds = probe.once(key, lambda: _seconds_to_predict(scorer, probe.run, rows))
-        texts = len(unlabelled_of(probe)) if config.setting.calibration in CALIBRATIONS_ON_TEXTS else 0
-        probe.expected.seconds["prompt"] = seconds * (probe.evaluated + texts)
+        probe.expected.seconds["prompt"] = seconds * rows_to_predict(probe)
 
 
 PROMPTING = Setting(

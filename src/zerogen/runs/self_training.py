@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
 
 TEACHERS = ("prompting", "similarity", "tam")
-_ALL_PROMPTS = SettingConfig("prompting", prompts="all")
+ALL_PROMPTS = SettingConfig("prompting", prompts="all")
 _BLOCK = 512  # texts per line of the file of predictions, the unit of resuming
 
 
@@ -104,7 +104,7 @@ def prompted(run: Run, plm: Callable[[], Writer]) -> tuple[list[list[Prediction]
                 advance(sum(len(block.probabilities[0]) for block in stored.values()))
                 for start in missing:
                     begun, tokens = time.perf_counter(), scorer.tokens
-                    sets, _ = prompt_sets(scorer, config.task, texts[start : start + _BLOCK], _ALL_PROMPTS)
+                    sets, _ = prompt_sets(scorer, config.task, texts[start : start + _BLOCK], ALL_PROMPTS)
                     stored[start] = _Block(
                         [
                             [[one.probabilities[label] for label in labels] for one in predictions]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config
+from zerogen.config.schema import Config
 from zerogen.config.task import descriptions_of
 from zerogen.data.records import Example, Prediction
 from zerogen.errors import UserError
 from zerogen.estimate import Probe, some
-from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_of
+from zerogen.runs.calibration import calibrated, check_calibration, rows_to_predict
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
 
@@ -81,8 +81,7 @@ def _estimate(probe: Probe) -> None:
     rows = some(probe.gold.get("evaluate", ()))
     if rows:
         seconds = seconds_to_compare(probe, rows)
-        texts = len(unlabelled_of(probe)) if config.setting.calibration in CALIBRATIONS_ON_TEXTS else 0
-        probe.expected.seconds["similarity"] = seconds * (probe.evaluated + texts)
+        probe.expected.seconds["similarity"] = seconds * rows_to_predict(probe)
 
 
 def seconds_to_compare(probe: Probe, rows: Sequence[Example]) -> float:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from zerogen.config.schema import SettingConfig
 from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render
 from zerogen.data.records import Example
@@ -22,6 +21,7 @@ from zerogen.generation.select import needs
 from zerogen.metrics.intervals import wilson_interval
 from zerogen.runs.calibration import unlabelled_of
 from zerogen.runs.run import Run, rows_to_write, trend_sizes
+from zerogen.runs.self_training import ALL_PROMPTS
 from zerogen.runs.similarity import seconds_to_compare
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
 
         def paced() -> float:
             started = time.perf_counter()
-            prompt_sets(scorer, config.task, few, SettingConfig("prompting", prompts="all"))
+            prompt_sets(scorer, config.task, few, ALL_PROMPTS)
             return (time.perf_counter() - started) / len(few)
 
         seconds["prompt"] = probe.once(["teacher", asdict(config.task), asdict(config.plm)], paced) * len(texts)

@@ -13,6 +13,7 @@ import torch
 
 from zerogen.data.records import Example, Input
 from zerogen.errors import UserError
+from zerogen.support.doors import is_own
 from zerogen.support.files import expanded, writing
 from zerogen.support.progress import Progress
 from zerogen.support.weights import has_bfloat16, quiet_loading, tam_folder, why_not_loaded
@@ -111,7 +112,7 @@ def _tam_in(folder: Path) -> str:
     config = _config_of(folder)
     spec = config.get("zerogen")
     name = str(spec.get("tam") or "") if isinstance(spec, dict) else ""
-    if ":" not in name:
+    if not is_own(name):
         return name or usual_tam(config.get("model_type"))
     run = any((folder.parent / file).is_file() for file in ("config.yaml", "result.json"))
     around = (folder.parent if folder.name == "tam" and run else folder).resolve()
