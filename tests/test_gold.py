@@ -270,7 +270,7 @@ def test_data_dir_replaces_the_source_and_keeps_its_columns(tmp_path: Path) -> N
     with pytest.raises(UserError, match="data_dir=.*: there is no folder .*nowhere"):
         override(replace(task, name="nowhere"), str(tmp_path), None, None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds none of train, validation and test as .jsonl, .csv or .parquet"):
+    with pytest.raises(UserError, match="holds none of train, validation and test as .jsonl, .csv, .tsv or .parquet"):
         override(replace(task, name="empty"), str(tmp_path), None, None)
 
 

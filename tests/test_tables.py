@@ -47,6 +47,12 @@ def test_a_spreadsheets_csv_may_begin_empty_and_have_columns_without_a_name(tmp_
     assert read_rows(path) == [{"text": "a", "label": "0", "": ""}]
 
 
+@pytest.mark.parametrize("ending", ["tsv", "TAB"])
+def test_a_file_of_this_ending_is_separated_by_tabs(tmp_path: Path, ending: str) -> None:
+    path = csv_file(tmp_path, "text\tlabel\na, b\t0\n").rename(tmp_path / f"a.{ending}")
+    assert read_rows(path) == [{"text": "a, b", "label": "0"}]
+
+
 def test_csv_that_is_right_is_read_whole(tmp_path: Path) -> None:
     long = "word " * 60_000
     path = csv_file(

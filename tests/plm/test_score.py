@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.plm.model import Plm
 from zerogen.plm.pack import can_pack, pack_linears
-from zerogen.plm.score import logprobs
+from zerogen.plm.score import forks, logprobs
 from zerogen.support.progress import Advance, Progress
 from zerogen.support.weights import has_bfloat16
 
@@ -172,3 +172,27 @@ def test_rows_are_read_whole_where_positions_depend_on_their_length() -> None:
     logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None])
     ((_, score),) = plm.logprob([text], batch_tokens=16, total=True)
     assert score == pytest.approx(logp.sum().item(), abs=1e-3)
+
+
+ENDINGS = [[[3, 4], [5]], [[3, 4, 5], [3, 4, 6], [7]], [[3], [3]], [[3, 4, 5, 6], [3, 4, 5, 6, 7, 8]]]
+
+
+@pytest.mark.parametrize("endings", ENDINGS)
+@pytest.mark.parametrize("begin", [1, 9, 12, 13])
+@pytest.mark.parametrize("tokens", [1024, 40])
+def test_endings_of_one_text_are_read_with_it_once(plm: Plm, endings: list[list[int]], begin: int, tokens: int) -> None:
+    texts = random_rows([12, 9, 15])
+    rows = [text + ending for text in texts for ending in endings]
+    begins = [min(begin, len(row) - 1) for row in rows]
+    with inputs_of(plm) as seen:
+        found = scored(plm, rows, begins, tokens)
+    expected = [by_own_forward(plm, row, at) for row, at in zip(rows, begins, strict=True)]
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert sum(lines for lines, _ in seen) == len(texts)  # and no row beside these
+
+
+def test_forks_hold_rows_that_share_at_least_half() -> None:
+    rows = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 9, 9, 9], [1, 2, 3, 4], [7]]
+    (fork,) = forks(rows, range(len(rows)))
+    assert (fork.length, sorted(fork.members), fork.tokens) == (3, [0, 1, 3], 3 + 1 + 2 + 1)
+    assert not forks(rows, [2, 4])

@@ -13,7 +13,7 @@ from zerogen.config.task_schema import TaskConfig
 
 LOGGER_MODES = ("online", "offline", "off")
 SPLITS = ("train", "validation", "test")
-FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
+FILE_ENDINGS = (".jsonl", ".csv", ".tsv", ".tab", ".parquet")
 PARALLEL_WRITERS = ("transformers",)  # which may be opened once in each of several processes
 
 
@@ -227,7 +227,7 @@ class Config:
     answers: str | None = None
     """question answering: where answers come from: auto, spacy, rules or gold"""
     unlabelled: str | None = None
-    """texts without labels: a file (.txt, .jsonl, .csv, .parquet), or gold (those of the gold training split)"""
+    """texts without labels: a file (.txt, .jsonl, .csv, .tsv, .parquet), or gold (those of the gold training split)"""
     unlabelled_limit: int | None = None
     """maximum number of those texts, a sample that is the same for every seed"""
     unlabelled_column: str | None = None

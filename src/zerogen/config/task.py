@@ -45,7 +45,8 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
                 files[path.stem] = str(path)
         if not files:
             raise UserError(
-                f"data_dir={data_dir}: {folder} holds none of train, validation and test as .jsonl, .csv or .parquet"
+                f"data_dir={data_dir}: {folder} holds none of train, validation and test as .jsonl, .csv, .tsv or "
+                ".parquet"
             )
         local = replace(task.gold[name], hub={}, folder=None, package=None, files=files, splits={}, holdout=None)
         task.gold, task.gold_source = {"data_dir": local}, None

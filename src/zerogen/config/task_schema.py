@@ -29,7 +29,7 @@ class ParseConfig:
 class ContextConfig:
     source: str = "plm"
     """`plm` writes them (stage 1), `gold` takes the contexts of the gold training split without their labels, anything
-    else is a file: .txt with one per line, or .jsonl, .csv, .parquet with the context column of the gold data."""
+    else is a file: .txt with one per line, or .jsonl, .csv, .tsv, .parquet with the context column of the gold data."""
     prompt: str = ""
     """Prompt of stage 1; what the PLM writes after it, up to the closing quote, is a context."""
     max_new_tokens: int = 10
@@ -59,7 +59,7 @@ class GoldConfig:
     hub: dict[str, Any] = field(default_factory=dict)
     """Arguments of `datasets.load_dataset` (`path`, `name`, `revision`, ...) for a dataset on the Hub."""
     files: dict[str, str] = field(default_factory=dict)
-    """Map from split name to a .jsonl, .csv or .parquet file."""
+    """Map from split name to a .jsonl, .csv, .tsv or .parquet file."""
     folder: str | None = None
     """Folder written by `save_to_disk` of a `DatasetDict`, or of a `Dataset`, which is then the training split."""
     package: str | None = None

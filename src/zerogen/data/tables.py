@@ -1,4 +1,4 @@
-"""Read rows of .jsonl, .csv and .parquet files one at a time, each as a dictionary from column to value."""
+"""Read rows of .jsonl, .csv, .tsv and .parquet files one at a time, each as a dictionary from column to value."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from zerogen.errors import UserError, nearest
 from zerogen.support.surrogates import refuse_surrogates
 
 Row = dict[str, Any]
+_TABS = (".tsv", ".tab")  # endings of files that are separated by tabs, whatever else is asked for
 _SEPARATORS = {";": "';'", "\t": '"\\t"', "|": "'|'", ",": "','"}  # separator: how YAML writes it
 
 
 def iter_rows(path: Path, separator: str = ",") -> Iterator[Row]:
-    """Yield the rows of a .jsonl, .csv or .parquet file; all values of a CSV file are strings.
+    """Yield the rows of a file with one of `FILE_ENDINGS`; all values of a CSV file are strings.
 
     separator: the character between the columns of a CSV file. Raises `UserError` at once for a missing file or an
     unknown ending; while iterating, for a repeated column, a malformed row (with its line) or a file without rows.
@@ -82,10 +83,12 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _text(path: Path, separator: str) -> Iterator[Row]:
+    ending = path.suffix.lower()
     with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from (
-            _csv(file, path, separator) if path.suffix.lower() == ".csv" else (row for _, row in json_rows(file, path))
-        )
+        if ending == ".jsonl":
+            yield from (row for _, row in json_rows(file, path))
+        else:
+            yield from _csv(file, path, "\t" if ending in _TABS else separator)
 
 
 def json_rows(lines: Iterable[str], where: object) -> Iterator[tuple[int, Row]]:

@@ -1,9 +1,15 @@
-"""The log-probability of texts; a beginning that several of them share is read once."""
+"""The log-probability of texts; a beginning that several of them share is read once.
+
+Where many do, they are read after it; where a few share most of what they are, such as a text and what may be said of
+it, they are read as one row in which each ending sees the beginning and itself (tree attention, as in SpecInfer, Miao
+et al. 2023, https://arxiv.org/abs/2305.09781).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -29,7 +35,7 @@ def shared_prefixes(rows: Sequence[Sequence[int]], levels: int = 8) -> list[tupl
     def split(members: list[int], level: int) -> tuple[int, list[tuple[int, list[int]]]]:
         """Return the number of tokens saved, and the groups."""
         first, last = rows[members[0]], rows[members[-1]]  # sorted: a beginning of these two is one of all
-        common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        common = _common(first, last)
         length = min(common, min(len(rows[i]) for i in members) - 1)
         whole = length * (len(members) - 1), [(length, members)]
         if common == len(last) or level == levels:
@@ -40,6 +46,45 @@ def shared_prefixes(rows: Sequence[Sequence[int]], levels: int = 8) -> list[tupl
         return (saved, [group for part in parts for group in part[1]]) if saved > whole[0] else whole
 
     return split(order, 0)[1] if order else []
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Rows with a common beginning of a number of tokens; tokens: how many there are if that is read once."""
+
+    length: int
+    members: list[int]
+    tokens: int
+
+
+def forks(rows: Sequence[Sequence[int]], among: Sequence[int]) -> list[Fork]:
+    """Group those of rows that begin alike for at least half of their tokens, each with one token of its own at least.
+
+    Rows that begin as no other one does are in no group.
+    """
+    order = sorted(among, key=lambda i: tuple(rows[i]))
+    found, start = [], 0
+    while start < len(order):
+        first, stop = rows[order[start]], start + 1
+        length, longest = len(first) - 1, len(first)
+        while stop < len(order):
+            row = rows[order[stop]]
+            common = min(_common(first, row), len(row) - 1, length)
+            longest = max(longest, len(row))
+            if 2 * common < longest:
+                break
+            length, stop = common, stop + 1
+        if stop > start + 1:
+            members = order[start:stop]
+            found.append(Fork(length, members, length + sum(len(rows[i]) - length for i in members)))
+        start = stop
+    return found
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens two rows begin with alike."""
+    differ = (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(differ, min(len(first), len(second)))
 
 
 @torch.inference_mode()
@@ -66,9 +111,13 @@ def logprobs(
             if len(members) >= (2 if length > batch_tokens else _FEW):
                 groups.append((length, members))
     grouped = {i for _, members in groups for i in members}
-    if alone := [i for i in range(len(rows)) if i not in grouped]:
+    alone = [i for i in range(len(rows)) if i not in grouped]
+    trees = [tree for tree in forks(rows, alone) if tree.tokens <= batch_tokens] if cached else []
+    grouped |= {i for tree in trees for i in tree.members}
+    if alone := [i for i in alone if i not in grouped]:
         groups.append((0, alone))
     with network.slot_attention() if cached else nullcontext():
+        yield from _read_forks(network, rows, begins, trees, batch_tokens, advance)
         for length, members in groups:
             cache = PrefixCache(network.config.num_hidden_layers)
             suffix_sums, first = torch.zeros(1), None  # over the ends of the prefix
@@ -94,6 +143,69 @@ def logprobs(
                     tokens = torch.tensor([row[0] for row in own], device=network.device)
                     sums += torch.where(starts <= 0, first[tokens], 0.0)
                 yield batch, sums.tolist()
+
+
+def _read_forks(
+    network: Network,
+    rows: Sequence[Sequence[int]],
+    begins: Sequence[int],
+    trees: Sequence[Fork],
+    batch_tokens: int,
+    advance: Callable[[int], None],
+) -> Iterator[tuple[list[int], list[float]]]:
+    """Yield (indices, sums of log-probabilities) for the rows of trees, which are read side by side."""
+    left = sorted(trees, key=lambda tree: -tree.tokens)
+    while left:
+        batch = left[: max(1, batch_tokens // left[0].tokens)]
+        left = left[len(batch) :]
+        ids: list[list[int]] = []
+        branches: list[list[int]] = []  # 0 for the beginning, else the number of the ending
+        positions: list[list[int]] = []
+        owners: list[int] = []  # place among all members, for each token that counts
+        states_at: list[tuple[int, int]] = []  # what predicts that token
+        targets: list[int] = []
+        members = [i for tree in batch for i in tree.members]
+        owner = {i: place for place, i in enumerate(members)}
+        for line, tree in enumerate(batch):
+            beginning = list(rows[tree.members[0]][: tree.length])
+            ids.append(beginning)
+            branches.append([0] * tree.length)
+            positions.append(list(range(tree.length)))
+            for number, i in enumerate(tree.members, 1):
+                start, row = len(ids[line]), rows[i]
+                ids[line] += row[tree.length :]
+                branches[line] += [number] * (len(row) - tree.length)
+                positions[line] += range(tree.length, len(row))
+                # The token before place n stands at n - 1 in the beginning, and further on after it.
+                for place in range(begins[i], len(row)):
+                    before = place - 1 if place <= tree.length else start + place - 1 - tree.length
+                    owners.append(owner[i])
+                    states_at.append((line, before))
+                    targets.append(row[place])
+        device = network.device
+        states = network.hidden(
+            input_ids=pad_right(ids, device),
+            position_ids=pad_right(positions, device),
+            attention_mask=_tree_mask(pad_right(branches, device)),
+            past_key_values=PrefixCache(network.config.num_hidden_layers, grows=False),
+            use_cache=True,
+        )
+        lines, places = torch.tensor(states_at, device=device).T
+        logp = _token_logprobs(network, states[lines, places], torch.tensor(targets, device=device))
+        sums = torch.zeros(len(members), device=device).index_add_(0, torch.tensor(owners, device=device), logp)
+        advance(sum(len(rows[i]) - 1 for i in members))
+        yield members, sums.tolist()
+
+
+def _tree_mask(branches: Tensor) -> Tensor:
+    """Return an additive float32 mask [B, 1, T, T]: a token sees itself, and before it its branch [B, T] and branch 0.
+
+    Padding has branch 0 and stands at the end, where no other token sees it.
+    """
+    own = branches[:, :, None] == branches[:, None]
+    seen = (own | (branches[:, None] == 0)).tril()
+    mask = torch.zeros(seen.shape, device=branches.device)
+    return mask.masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
 
 
 def _sum_blocks(
