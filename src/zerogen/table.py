@@ -5,36 +5,44 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from zerogen.errors import UserError
+from zerogen.report.differences import CAPTION as DIFFERENCES
+from zerogen.report.differences import Difference, differences, lines
 from zerogen.report.grid import CAPTION, Grid, grid
-from zerogen.report.terminal import print_table
+from zerogen.report.terminal import print_differences, print_table
 from zerogen.runs.result import Result
 from zerogen.support.console import ArgumentParser, ending_with_the_reader, make_console, reporting_errors
 
+Cells = tuple[list[list[str]], int, list[str]]
+"""Lines of a table, its header first; how many columns hold names, which stand on the left; and notes."""
 
-def _lines(summary: Grid, plus_minus: str) -> Iterable[list[str]]:
+
+def cells(summary: Grid) -> Cells:
+    """Return what a table of runs says."""
     variants = any(row.variant for row in summary.rows)
     columns = summary.shown()
-    yield ["setting", "PLM", "TAM", *(["with"] if variants else []), *map(summary.header, columns)]
+    table = [["setting", "PLM", "TAM", *(["with"] if variants else []), *map(summary.header, columns)]]
     for row in summary.rows:
-        texts = [summary.text(row, column, plus_minus) for column in columns]
-        yield [*row.names, *([", ".join(row.variant)] if variants else []), *texts]
+        texts = [summary.text(row, column) for column in columns]
+        table.append([*row.names, *([", ".join(row.variant)] if variants else []), *texts])
+    return table, 4 if variants else 3, [CAPTION, *summary.notes]
 
 
-def markdown(summary: Grid) -> str:
+def markdown(table: Cells) -> str:
     """Return a table in GitHub's Markdown."""
+    lines, names, notes = table
     escaped = str.maketrans({sign: f"\\{sign}" for sign in "\\|`*_[]"} | {"<": "&lt;", "&": "&amp;"})
-    lines = [f"| {' | '.join(cell.translate(escaped) for cell in line)} |" for line in _lines(summary, "±")]
-    names = 4 if any(row.variant for row in summary.rows) else 3
-    lines.insert(1, "|" + " --- |" * names + " ---: |" * len(summary.shown()))
-    return "\n".join([*lines, "", CAPTION + ".", *summary.notes]) + "\n"
+    written = [f"| {' | '.join(cell.translate(escaped) for cell in line)} |" for line in lines]
+    written.insert(1, "|" + " --- |" * names + " ---: |" * (len(lines[0]) - names))
+    return "\n".join([*written, "", notes[0] + ".", *notes[1:]]) + "\n"
 
 
-def latex(summary: Grid) -> str:
+def latex(table: Cells) -> str:
     """Return a tabular that needs the package booktabs."""
+    lines, names, notes = table
     escaped = str.maketrans(
         {character: f"\\{character}" for character in "&%$#_{}"}
         | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$"}
@@ -45,21 +53,27 @@ def latex(summary: Grid) -> str:
             "`": r"\textasciigrave{}",
         }
     )
-    header, *lines = [" & ".join(cell.translate(escaped) for cell in line) + r" \\" for line in _lines(summary, "±")]
-    names = 4 if any(row.variant for row in summary.rows) else 3
+    header, *rest = [" & ".join(cell.translate(escaped) for cell in line) + r" \\" for line in lines]
     return "\n".join(
         [
-            *(f"% {note}" for note in [CAPTION, *summary.notes]),
-            rf"\begin{{tabular}}{{{'l' * names}{'r' * len(summary.shown())}}}",
+            *(f"% {note}" for note in notes),
+            rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(lines[0]) - names)}}}",
             r"\toprule",
             header,
             r"\midrule",
-            *lines,
+            *rest,
             r"\bottomrule",
             r"\end{tabular}",
             "",
         ]
     )
+
+
+def plain_csv(rows: Sequence[Sequence[str]]) -> str:
+    """Return cells as lines of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def as_csv(summary: Grid) -> str:
@@ -92,8 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table over run folders, and write the page over them where it is asked for."""
     parser = ArgumentParser("zerogen-table", description="One table over finished runs.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders of them")
-    formats = {"markdown": markdown, "latex": latex, "csv": as_csv}
-    parser.add_argument("--format", choices=("terminal", *formats), default="terminal", help="default: terminal")
+    formats = ("terminal", "markdown", "latex", "csv")
+    parser.add_argument("--format", choices=formats, default="terminal", help="default: terminal")
+    parser.add_argument(
+        "--against", metavar="BASE", help="compare all with one: a setting, or a variant such as method=supergen"
+    )
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="also write a page with the trends, linked to reports"
     )
@@ -106,16 +123,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from zerogen.report.finished import read_runs
 
         summary = grid(read_runs(options.runs))
-        if options.format == "terminal":
-            print_table(summary, make_console())
-        else:
-            print(formats[options.format](summary), end="")
+        found = differences(summary, options.against) if options.against else []
+        _print(summary, found, options.format)
         if options.html:
             from zerogen.report.overview import write_overview
 
-            write_overview(summary, options.html)
+            write_overview(summary, options.html, found)
             if options.format == "terminal":
                 print(options.html)
+
+
+def _print(summary: Grid, found: Sequence[Difference], style: str) -> None:
+    """Print the table, or where there are differences these, in a format."""
+    if style == "terminal":
+        print_differences(found, make_console()) if found else print_table(summary, make_console())
+        return
+    if style == "csv":
+        print(plain_csv(lines(found)) if found else as_csv(summary), end="")
+        return
+    table = cells(summary)
+    if found:
+        compared = lines(found)
+        table = compared, compared[0].index("run") + 1, [DIFFERENCES]
+    print({"markdown": markdown, "latex": latex}[style](table), end="")
 
 
 if __name__ == "__main__":

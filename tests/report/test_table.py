@@ -39,7 +39,7 @@ from zerogen.report.grid import Row, grid
 from zerogen.report.overview import write_overview
 from zerogen.report.terminal import print_table
 from zerogen.runs.summaries import write_trend
-from zerogen.table import as_csv, latex, main, markdown
+from zerogen.table import as_csv, cells, latex, main, markdown
 
 
 @pytest.fixture(autouse=True)
@@ -153,8 +153,8 @@ def test_a_choice_of_several_lines_stays_on_the_line_of_its_row(sweep: Path) -> 
     other.task.prompts = {"question": 'One "line"\n\nand | another: "'}
     finished(sweep, "lines", {"accuracy": 0.5, "macro_f1": 0.5}, other)
     found = grid(read_runs([sweep]))
-    assert len(markdown(found).splitlines()) == len(found.rows) + 4 + len(found.notes)
-    body = latex(found).split(r"\midrule")[1].split(r"\bottomrule")[0]
+    assert len(markdown(cells(found)).splitlines()) == len(found.rows) + 4 + len(found.notes)
+    body = latex(cells(found)).split(r"\midrule")[1].split(r"\bottomrule")[0]
     assert len(body.strip().splitlines()) == len(found.rows)
     assert r"\textquotedbl" not in body  # LaTeX's default encoding lacks it
 
@@ -249,8 +249,8 @@ def test_formats_hold_the_same_cells(sweep: Path) -> None:
     found = grid(read_runs([sweep]))
     for row in found.rows:
         for column in found.shown():
-            assert f"| {found.text(row, column)} |" in markdown(found)
-            assert f"& {found.text(row, column)} ".replace("±", r"$\pm$") in latex(found)
+            assert f"| {found.text(row, column)} |" in markdown(cells(found))
+            assert f"& {found.text(row, column)} ".replace("±", r"$\pm$") in latex(cells(found))
     lines = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert len(lines) == len(found.cells)
     for line in lines:
@@ -265,11 +265,11 @@ def test_names_are_escaped_in_every_format(tmp_path: Path) -> None:
     config.plm.name = "50%_x"
     finished(tmp_path, "z", {"accuracy": 0.5, "macro_f1": 0.5}, config)
     found = grid(read_runs([tmp_path]))
-    header, rule, line = markdown(found).splitlines()[:3]
+    header, rule, line = markdown(cells(found)).splitlines()[:3]
     assert len({len(re.findall(r"(?<!\\)\|", text)) for text in (header, rule, line)}) == 1
-    assert r"a\_b\textbar{}c" in latex(found)
-    assert r"50\%\_x" in latex(found)
-    assert not re.search(r"(?<!\\)[_%#$]", latex(found).split(r"\toprule")[1])
+    assert r"a\_b\textbar{}c" in latex(cells(found))
+    assert r"50\%\_x" in latex(cells(found))
+    assert not re.search(r"(?<!\\)[_%#$]", latex(cells(found)).split(r"\toprule")[1])
 
 
 def test_the_page_links_every_report(browser: Browser, made: Made, tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_the_page_draws_levels_at_their_means(sweep: Path, tmp_path: Path) -> No
 
 def test_the_command_prints_and_refuses(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(sweep / "films"), "--format", "markdown"])
-    assert capsys.readouterr().out == markdown(grid(read_runs([sweep / "films"])))
+    assert capsys.readouterr().out == markdown(cells(grid(read_runs([sweep / "films"]))))
     (tmp_path / "empty").mkdir()
     for place in ("empty", "nowhere"):
         with pytest.raises(SystemExit) as stopped:

@@ -208,6 +208,8 @@ class Config:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    method: str = "zerogen"
+    """a group of its own: what several keys are set to, by the name that tables have for it"""
     n: int = 2000
     """accepted synthetic examples in all, an equal share per label"""
     log_every: int | None = None

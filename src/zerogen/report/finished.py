@@ -22,7 +22,7 @@ from zerogen.runs.summaries import read_trend
 
 # What does not change the figures of a run, or is its seed.
 _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
-_IGNORED |= {"logger", "metrics"}
+_IGNORED |= {"logger", "metrics", "method"}
 # What belongs to one task and is compared among its runs only.
 _OF_TASK = {"task", "dataset", "dataset_labels", "data_dir", "contexts", "answers"} | UNLABELLED
 
@@ -50,6 +50,11 @@ class FinishedRun:
     @property
     def task(self) -> str:
         return self.result.task
+
+    @property
+    def method(self) -> str:
+        """The name of what several of its keys were set to together."""
+        return str(self.config.get("method", Config.method))
 
     @cached_property
     def choices(self) -> dict[str, Any]:
@@ -149,14 +154,16 @@ def main_metric(runs: Sequence[FinishedRun]) -> str | None:
 
 
 def variants(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
-    """Return for each run the choices, as key=value, that tell it from others of its setting and models.
+    """Return for each run the choices, as key=value, that tell it from others of its setting, models and method.
 
-    A choice counts where runs of one task differ in it; one that differs between tasks alone belongs to the task.
+    A choice counts where runs of one task differ in it; one that differs between tasks alone belongs to the task. The
+    method stands for what it sets.
     """
-    different: dict[tuple[str, str, str], set[str]] = {}
-    of_task: dict[tuple[tuple[str, str, str], str], set[str]] = {}
-    for models, task in {(run.models, run.task): None for run in runs}:
-        choices_of_task = [run.choices for run in runs if (run.models, run.task) == (models, task)]
+    kind = [(*run.models, run.method) for run in runs]
+    different: dict[tuple[str, ...], set[str]] = {}
+    of_task: dict[tuple[tuple[str, ...], str], set[str]] = {}
+    for models, task in {(models, run.task): None for models, run in zip(kind, runs, strict=True)}:
+        choices_of_task = [run.choices for run in runs if ((*run.models, run.method), run.task) == (models, task)]
         keys = {
             key
             for choices in choices_of_task
@@ -166,11 +173,9 @@ def variants(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
         of_task[models, task] = {key for key in keys if key.partition(".")[0] in _OF_TASK}
         different.setdefault(models, set()).update(keys - of_task[models, task])
     return [
-        tuple(
-            f"{key}={_word(run.choices.get(key))}"
-            for key in sorted(different[run.models] | of_task[run.models, run.task])
-        )
-        for run in runs
+        ((f"method={run.method}",) if run.method != Config.method else ())
+        + tuple(f"{key}={_word(run.choices.get(key))}" for key in sorted(different[models] | of_task[models, run.task]))
+        for models, run in zip(kind, runs, strict=True)
     ]
 
 

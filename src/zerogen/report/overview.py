@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from zerogen.metrics import metric_of
+from zerogen.report.differences import CAPTION as DIFFERENCES
+from zerogen.report.differences import Difference, lines, name_of
 from zerogen.report.finished import curve
 from zerogen.report.grid import CAPTION, Grid, Row
 from zerogen.report.page import template
-from zerogen.report.plots import Curve, Level, svg, trend_figure
+from zerogen.report.plots import Curve, Level, interval_figure, svg, trend_figure
 from zerogen.support.files import write_whole
 
 
-def write_overview(summary: Grid, path: Path) -> None:
-    """Write the page; links to reports are relative to it."""
+def write_overview(summary: Grid, path: Path, found: Sequence[Difference] = ()) -> None:
+    """Write the page, with differences where there are any; links to reports are relative to it."""
     tasks = dict.fromkeys(task for task, _ in summary.columns)
     page = template("overview.html.jinja").render(
         title="Runs",
         caption=CAPTION,
         grid=summary,
         variants=any(row.variant for row in summary.rows),
+        differences=[_differences(found, task) for task in tasks] if found else [],
+        differences_caption=DIFFERENCES,
         trends=[one for task in tasks if (one := _trend(summary, task)) is not None],
         links={
             key: [(run.result.seed, _link(run.folder / "report.html", path)) for run in runs]
@@ -55,6 +59,15 @@ def _trend(summary: Grid, task: str) -> dict[str, Any] | None:
         return None
     title = metric_of(metric).title
     return {"task": task, "metric": title, "figure": svg(trend_figure(curves, levels, title))}
+
+
+def _differences(found: Sequence[Difference], task: str) -> dict[str, Any]:
+    """Return the table and the plot of a task's differences."""
+    of_task = [one for one in found if one.task == task]
+    intervals = [(name_of(one.row), one.gain, one.interval) for one in of_task if one.gain is not None and one.interval]
+    base, title = name_of(of_task[0].row), metric_of(of_task[0].metric).title
+    figure = svg(interval_figure(intervals, f"{title}: points more than {base}")) if intervals else None
+    return {"task": task, "base": base, "metric": title, "lines": lines(of_task), "figure": figure}
 
 
 def _words(row: Row) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from zerogen.support.files import write_bytes
@@ -64,6 +65,24 @@ def trend_figure(curves: Sequence[Curve], levels: Sequence[Level], metric: str) 
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
     _legend(figure, drawn, names, columns)
+    return figure
+
+
+def interval_figure(intervals: Sequence[tuple[str, float, tuple[float, float]]], label: str) -> Figure:
+    """Draw values with their intervals, one line each, the first on top; shares are shown in points of a percent."""
+    from matplotlib.figure import Figure
+
+    lines = sum(len(wrap(name, 40)) for name, _, _ in intervals)
+    figure = Figure(figsize=(7, 0.8 + 0.32 * lines), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(intervals))
+    values = [100 * value for _, value, _ in intervals]
+    errors = [[100 * abs(value - ends[end]) for _, value, ends in intervals] for end in (0, 1)]
+    axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
+    axes.errorbar(values, places, xerr=errors, fmt="o", capsize=3, color=_COLOURS[0])
+    axes.set_yticks(places, ["\n".join(wrap(_plain(name), 40)) for name, _, _ in intervals])
+    axes.set_ylim(len(intervals) - 0.5, -0.5)
+    axes.set_xlabel(label)
     return figure
 
 

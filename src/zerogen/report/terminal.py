@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from zerogen.config.schema import Config
 from zerogen.metrics import OF_KIND, metric_of
+from zerogen.report.differences import CAPTION as DIFFERENCES
+from zerogen.report.differences import Difference, lines
 from zerogen.report.grid import CAPTION, Grid, grid
 from zerogen.runs.result import Result
 
@@ -83,6 +85,24 @@ def _columns(results: Sequence[Result]) -> Iterator[tuple[str, tuple[str, ...]]]
         yield "/".join(dict.fromkeys(metric_of(name).column for name in shown)), names
     for name, said in further.items():
         yield said.column, (name,)
+
+
+def print_differences(found: Sequence[Difference], console: Console) -> None:
+    """Print how runs differ from the one that they are compared with."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    header, *rest = lines(found)
+    console.print(DIFFERENCES, highlight=False)
+    console.print()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in header:
+        named = name in ("task", "run")
+        table.add_column(name, justify="left" if named else "right", overflow="fold", no_wrap=not named)
+    for line in rest:
+        table.add_row(*map(Text, line))
+    console.print(table)
 
 
 def print_table(summary: Grid, console: Console) -> None:

@@ -1,0 +1,155 @@
+"""How much better or worse the rows of a table are than one of them, on the same gold rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zerogen.data.records import AnswerPrediction
+from zerogen.errors import UserError
+from zerogen.metrics import metric_of
+from zerogen.metrics.squad import exact_match
+from zerogen.report.finished import FinishedRun
+from zerogen.report.grid import Grid, Row
+from zerogen.runs.store import read_predictions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SAMPLES = 10_000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row of a table on one task, compared with another one, the base.
+
+    mean, spread: of the main metric over seeds, as shares of 1; spread is None for one seed. gain: mean minus that of
+    the base over the seeds that both have, with its 95 % interval (None for the base). seconds: mean over seeds.
+    """
+
+    row: Row
+    task: str
+    metric: str
+    mean: float
+    spread: float | None
+    seeds: int
+    gain: float | None
+    interval: tuple[float, float] | None
+    seconds: float
+
+
+CAPTION = (
+    "Accuracy (of questions exact match) on gold rows in percent, mean ± standard deviation over seeds (number of "
+    "seeds); the gain over the first line in points, with its 95 % interval by bootstrap over the gold rows"
+)
+
+
+def lines(found: Sequence[Difference]) -> list[list[str]]:
+    """Return the cells of a table of differences, its header first; seconds also as a multiple of the base's."""
+    several = len({one.task for one in found}) > 1
+    table = [["task"] * several + ["run", metric_of(found[0].metric).title, "gain", "interval", "seconds", "times"]]
+    base = found[0]
+    for one in found:
+        base = one if one.gain is None else base
+        spread = "" if one.spread is None else f" ± {100 * one.spread:.1f}"
+        interval = "" if one.interval is None else " to ".join(f"{100 * end:+.1f}" for end in one.interval)
+        table.append(
+            [one.task] * several
+            + [
+                name_of(one.row),
+                f"{100 * one.mean:.1f}{spread} ({one.seeds})",
+                "" if one.gain is None else f"{100 * one.gain:+.1f}",
+                interval,
+                f"{one.seconds:,.0f}",
+                f"{one.seconds / base.seconds:.1f}" if base.seconds else "",
+            ]
+        )
+    return table
+
+
+def name_of(row: Row) -> str:
+    """Name a row by what tells it from others: its variant, or its setting."""
+    return ", ".join(row.variant) or row.setting
+
+
+def differences(summary: Grid, base: str) -> list[Difference]:
+    """Compare every row with the base, task by task; the base comes first, the others from the best down.
+
+    base: a setting (`zerogen` is that without a variant), or a variant such as `method=supergen`. The interval is that
+    of a paired bootstrap over gold rows (Efron and Tibshirani 1993): rows are drawn with replacement, the same for
+    both, each with how often the seeds are right about it. Raises `UserError` where there is no base, or its gold rows
+    are not those of a row.
+    """
+    found: list[Difference] = []
+    for task in dict.fromkeys(task for task, _ in summary.columns):
+        metric = next(metric for of, metric in summary.columns if of == task)
+        rows = [row for row in summary.rows if (row, task) in summary.runs]
+        first = _base(rows, base, task)
+        its = summary.runs[first, task]
+        compared = [_compare(first, first, task, metric, its, its)]
+        compared += [_compare(row, first, task, metric, summary.runs[row, task], its) for row in rows if row != first]
+        found += [compared[0], *sorted(compared[1:], key=lambda one: -one.mean)]
+    return found
+
+
+def _base(rows: Sequence[Row], base: str, task: str) -> Row:
+    named = [row for row in rows if base in row.variant] or [row for row in rows if row.setting == base]
+    if not named:
+        raise UserError(f"--against {base}: no run on {task} is of that setting or variant")
+    return min(named, key=lambda row: len(row.variant))
+
+
+def _compare(
+    row: Row, base: Row, task: str, metric: str, runs: Sequence[FinishedRun], others: Sequence[FinishedRun]
+) -> Difference:
+    values = [run.result.metrics[metric] for run in runs]
+    gain, interval = None, None
+    if row != base:
+        seeds = {run.result.seed for run in runs} & {run.result.seed for run in others}
+        pairs = [[run for run in of if run.result.seed in seeds] or of for of in (runs, others)]
+        gain, interval = paired(*(_right(of) for of in pairs))
+    return Difference(
+        row,
+        task,
+        metric,
+        statistics.fmean(values),
+        statistics.stdev(values) if len(values) > 1 else None,
+        len(values),
+        gain,
+        interval,
+        statistics.fmean(sum(run.result.seconds.values()) for run in runs),
+    )
+
+
+def _right(runs: Sequence[FinishedRun]) -> dict[str, float]:
+    """Return for each gold row how often runs are right about it."""
+    by_row: dict[str, list[float]] = {}
+    for run in runs:
+        read = read_predictions(run.folder / "predictions.jsonl")
+        if read is None:
+            raise UserError(f"{run.folder}: has no predictions.jsonl to compare")
+        for row, found in zip(*read, strict=True):
+            if isinstance(found, AnswerPrediction):
+                references = [answer.text for answer in row.answers] or [""]
+                right = max(exact_match(found.text, reference) for reference in references)
+            else:
+                right = float(found.label == row.label)
+            by_row.setdefault(row.uid, []).append(right)
+    return {uid: statistics.fmean(values) for uid, values in by_row.items()}
+
+
+def paired(ours: dict[str, float], theirs: dict[str, float]) -> tuple[float, tuple[float, float]]:
+    """Return the mean difference over the rows that both have, and its 95 % interval by bootstrap over these rows."""
+    import numpy as np
+
+    shared = [uid for uid in ours if uid in theirs]
+    if not shared:
+        raise UserError("two runs were reported on different gold rows: nothing to compare")
+    each: NDArray[np.float64] = np.array([ours[uid] - theirs[uid] for uid in shared])
+    values, counts = np.unique(each, return_counts=True)
+    # How often each value is drawn is multinomial: as a draw of rows, but without drawing them one by one.
+    drawn = np.random.default_rng(0).multinomial(len(each), counts / len(each), _SAMPLES)
+    low, high = np.quantile(drawn @ values / len(each), [0.025, 0.975])
+    return float(each.mean()), (float(low), float(high))
