@@ -34,8 +34,8 @@ FILES = {
     "data": "records gold unlabelled tables words stratified synthetic texts predictions",
     "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias score confidence "
     "prompting workers module",
-    "generation": "contexts sources answers demonstrations generator filters pool scores select selections",
-    "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses similarity",
+    "generation": "contexts sources answers demonstrations generator filters pool scores select selections weighting",
+    "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity",
     "metrics": "metric classification squad intervals agreement diversity priors pseudo_labels",
     "estimate": "",
     "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost self_training calibration "

@@ -471,6 +471,8 @@ def test_without_words_the_help_and_two_commands_are_shown(
         ("zerogen", [], 1.0, "cross_entropy", 0),
         ("supergen", ["logprob"], 4.0, "smoothed", 0),
         ("unigen", ["unigen"], 2.0, "cross_entropy", 0),
+        ("sungen", ["sungen"], 1.0, "cross_entropy", 0),
+        ("fusegen", ["fusegen"], 1.0, "cross_entropy", 0),
         ("best", [], 1.0, "cross_entropy", 1),
     ],
 )
@@ -481,6 +483,7 @@ def test_a_method_is_parts_that_can_be_replaced_singly(
     monkeypatch.setattr(sys, "argv", line)
     (config,) = cli.compose()
     assert (config.select, config.overgenerate, config.trainer.loss) == (select, overgenerate, loss)
+    assert config.trainer.ensembling == (10 if method == "supergen" else None)
     assert config.self_training.rounds == rounds and config.trainer.lr == 1e-4  # the rest of the trainer stays
     monkeypatch.setattr(sys, "argv", [*line, "trainer.loss=gce"])
     (changed,) = cli.compose()

@@ -6,6 +6,7 @@ Nothing here knows a setting; each one says with a `Probe` what its own stages t
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -188,6 +189,10 @@ class Probe:
         """Expect a TAM of that pace to be trained on each number of rows, and evaluated."""
         trainer = self.config.trainer
         seconds = sum(pace.begin + pace.train * size * (1 - trainer.heldout) * trainer.epochs for size in sizes)
+        if trainer.ensembling is not None:
+            for rows in (size * (1 - trainer.heldout) for size in sizes):
+                steps = math.ceil(rows / trainer.batch_size) * trainer.epochs
+                seconds += pace.predict * rows * (steps // trainer.ensembling_steps)
         self.expected.seconds["train"] = seconds
         if self.evaluated:
             self.expected.seconds["evaluate"] = pace.predict * self.evaluated * len(sizes)

@@ -97,6 +97,21 @@ def check_trainer(trainer: TrainerConfig) -> None:
         _between("trainer.ema", trainer.ema, "0 < ema < 1, or null", 0 < trainer.ema < 1)
     if trainer.patience is not None:
         _between("trainer.patience", trainer.patience, "1 or more, or null", trainer.patience >= 1)
+    _between("trainer.ensembling_steps", trainer.ensembling_steps, "1 or more", trainer.ensembling_steps >= 1)
+    if trainer.ensembling is not None:
+        _between("trainer.ensembling", trainer.ensembling, "0 or more, or null", 0 <= trainer.ensembling < math.inf)
+    elif trainer.ensembling_steps != TrainerConfig.ensembling_steps:
+        raise UserError(
+            f"trainer.ensembling_steps={trainer.ensembling_steps}: does nothing while trainer.ensembling=null"
+        )
+
+
+def check_ensembling(trainer: TrainerConfig, task: TaskConfig) -> None:
+    """Check that the labels of a task can be ensembled. Raises `UserError`."""
+    if trainer.ensembling is not None and task.kind == "qa":
+        raise UserError(
+            f"trainer.ensembling={trainer.ensembling}: is about labels; task '{task.name}' is qa; allowed is null"
+        )
 
 
 def check_tam(tam: TamConfig) -> None:

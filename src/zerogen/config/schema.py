@@ -89,6 +89,11 @@ class TrainerConfig:
     """Loss of each row, from its logits and its target: `cross_entropy`, `smoothed` (label smoothing), `gce`
     (generalised), `sce` (symmetric) or `rce` (reverse cross-entropy), or your own `module:function`. A step minimises
     their mean, weighted where rows have weights."""
+    ensembling: float | None = None
+    """Temporal ensembling: weight of the pull towards the moving average of the model's own predictions. Rows to whose
+    label that average gives less than 0.8 are left out; null: off. Not for question answering."""
+    ensembling_steps: int = 100
+    """Steps after which the model predicts its training rows again for that average."""
 
 
 @dataclass
@@ -243,7 +248,7 @@ class Config:
     """setting=zerogen: module:function that chooses what stands before a prompt, from the rows accepted so far"""
     select: list[str] = field(default_factory=list)
     """setting=zerogen: what selects, relabels or weighs rows before training, in order: confidence, logprob, margin
-    (rank them), relabel, soft, unigen, weigh, or your own as [module:function]"""
+    (rank them), relabel, soft, unigen, weigh, cross_fitted, sungen, fusegen, or your own as [module:function]"""
     overgenerate: float = 1.0
     """setting=zerogen: how many times n rows are generated; of each label, those that select puts first are kept"""
     limit: int | None = None

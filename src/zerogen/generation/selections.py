@@ -13,7 +13,8 @@ from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
 from zerogen.data.words import words
 
-ABOUT_LABELS = ("relabel", "soft", "unigen")  # which have nothing to choose from in question answering
+# Which have nothing to choose from in question answering.
+ABOUT_LABELS = ("relabel", "soft", "unigen", "cross_fitted", "sungen", "fusegen")
 _SHARPNESS = 0.1  # temperature
 _LEAD = 0.2  # how far above chance UniGen wants the most probable label
 

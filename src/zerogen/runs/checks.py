@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from zerogen.config.rules import check_ensembling
 from zerogen.config.schema import Config, PlmConfig
 from zerogen.errors import UserError
 from zerogen.generation.demonstrations import chooser
 from zerogen.generation.filters import Filter
-from zerogen.generation.select import needs
+from zerogen.generation.select import EMBEDDING, needs
 from zerogen.generation.selections import ABOUT_LABELS
 from zerogen.metrics import further_metrics
 from zerogen.plm.confidence import comparable
 from zerogen.plm.open import opener
 from zerogen.runs.settings import check_setting, setting_of
+from zerogen.runs.similarity import check_embeddable
 from zerogen.tam.losses import loss_of
 from zerogen.tam.table import check_kind
 
@@ -26,6 +28,8 @@ def check_code(configs: Iterable[Config]) -> None:
     for config in configs:
         check_setting(config)
         check_kind(config.tam, config.task.kind)
+        if "trainer" in setting_of(config).reads:
+            check_ensembling(config.trainer, config.task)
         loss_of(config.trainer.loss)
         Filter(config.filter)
         chooser(config.demonstrations)
@@ -52,3 +56,5 @@ def _check_select(config: Config) -> None:
         raise UserError(f"select={config.select}: needs the PLM's confidence; task '{task.name}' has no scoring prompt")
     if "margin" in scores and not config.dataset and not task.debias.decay:
         raise UserError(f"select={config.select}: needs margins, which only task.debias.decay above 0 gives")
+    if EMBEDDING in scores:
+        check_embeddable(f"select={config.select}:", config)

@@ -17,6 +17,7 @@ from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.gold import source_of
 from zerogen.data.unlabelled import GOLD
 from zerogen.generation.answers import provenance
+from zerogen.generation.select import EMBEDDING, needs
 from zerogen.runs.settings import setting_of
 from zerogen.support.doors import call, is_own
 from zerogen.support.doors import fingerprint as fingerprint_of_door
@@ -95,6 +96,8 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
             key["descriptions"] = descriptions_of(task)
     if "select" in reads:
         key |= _own("select", config.select) | ({"overgenerate": times} if (times := config.overgenerate) != 1 else {})
+        if not config.train and EMBEDDING in needs(config.select):  # the encoder shapes the rows all the same
+            key["embedded"] = encoder_key(config, device)
     if "dataset" in reads and config.dataset:
         labels = {str(value): label for value, label in config.dataset_labels.items()}
         key |= {"dataset": digest(config.dataset), "labels": labels}
@@ -152,6 +155,14 @@ def prompted_key(config: Config, device: torch.device) -> dict[str, Any]:
         "scoring": [task.scoring, *task.further_scoring],
         "plm": plm_key(config, device),
     }
+
+
+def encoder_key(config: Config, device: torch.device) -> dict[str, Any]:
+    """Identify the untrained encoder of the TAM and its arithmetic."""
+    from zerogen.tam.tam import uses_bfloat16
+
+    weights = fingerprint(resolve(str(config.tam.model), config.tam.revision, "tam.model"))
+    return {"weights": weights, "half": uses_bfloat16(config.tam.dtype, device)}
 
 
 def tam_key(config: Config, device: torch.device) -> dict[str, Any]:

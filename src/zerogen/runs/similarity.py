@@ -17,6 +17,7 @@ from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
 
 if TYPE_CHECKING:
+    from zerogen.generation.weighting import Embeddings
     from zerogen.tam.similarity import Embedder
 
 
@@ -46,6 +47,14 @@ def similar(embedder: Embedder, run: Run, rows: Sequence[Example]) -> list[Predi
     return embedder.predict([row.text for row in rows], descriptions_of(run.config.task), run.progress)
 
 
+def embeddings_of(run: Run, rows: Sequence[Example]) -> Embeddings:
+    """Return the vector of each row by its uid, of the TAM's encoder as it is before training."""
+    embedder = open_embedder(run)
+    with run.stage("embed"):
+        vectors = embedder.embed_rows(rows, run.config.task.kind == "pair", run.progress).numpy()
+    return {row.uid: vector for row, vector in zip(rows, vectors, strict=True)}
+
+
 def check_similarity(what: str, config: Config, others: str = "") -> None:
     """Check that similarity can be had: for texts, and of an encoder.
 
@@ -55,8 +64,18 @@ def check_similarity(what: str, config: Config, others: str = "") -> None:
     if config.task.kind != "classification":
         task = config.task
         raise UserError(f"{what} compares single texts with labels; task '{task.name}' is {task.kind}{instead}")
-    if config.tam.kind != "encoder":
-        tam = config.tam
+    check_embeddable(what, config, instead)
+
+
+def check_embeddable(what: str, config: Config, instead: str = "") -> None:
+    """Check that rows can be embedded: they have labels, and the TAM is an encoder.
+
+    what: asks for it. instead: the end of the line, with what is allowed. Raises `UserError`.
+    """
+    task, tam = config.task, config.tam
+    if task.kind == "qa":
+        raise UserError(f"{what} embeds texts that have labels; task '{task.name}' is qa{instead}")
+    if tam.kind != "encoder":
         raise UserError(f"{what} needs an encoder to embed texts; tam={tam.name} is {tam.kind}{instead}")
 
 
@@ -95,6 +114,20 @@ def seconds_to_compare(probe: Probe, rows: Sequence[Example]) -> float:
 
     config = probe.config
     seconds: float = probe.once(["similarity", config.task.name, asdict(config.tam)], probed)
+    return seconds
+
+
+def seconds_to_embed(probe: Probe, rows: Sequence[Example]) -> float:
+    """Return the seconds that embedding a row takes, probed on rows."""
+
+    def probed() -> float:
+        embedder = open_embedder(probe.run)
+        started = time.perf_counter()
+        embedder.embed_rows(rows, config.task.kind == "pair")
+        return (time.perf_counter() - started) / len(rows)
+
+    config = probe.config
+    seconds: float = probe.once(["embed", config.task.name, asdict(config.tam)], probed)
     return seconds
 
 

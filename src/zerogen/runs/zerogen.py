@@ -15,12 +15,13 @@ from zerogen.generation.contexts import Contexts
 from zerogen.generation.generator import Generator
 from zerogen.generation.pool import Journal, count_rejects, first_outputs, first_per_label, quotas, used_chunks
 from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_scores
-from zerogen.generation.select import needs, select
+from zerogen.generation.select import EMBEDDING, needs, select
 from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
 from zerogen.runs.run import Outcome, Run, describe, rows_to_write, trend_sizes
 from zerogen.runs.self_training import check_self_training, prompted, self_train, teaches
 from zerogen.runs.settings import PARTS, Setting
+from zerogen.runs.similarity import embeddings_of
 from zerogen.runs.zerogen_cost import estimate
 from zerogen.support.doors import is_own
 from zerogen.support.files import exclusive
@@ -39,6 +40,7 @@ def zerogen(run: Run) -> Outcome:
         return run.evaluate_checkpoint()
     if config.train:  # fail on missing gold data or a missing TAM before hours of generation
         _ = run.gold
+    if config.train or EMBEDDING in needs(config.select):
         run.require_tam()
     if is_own(config.plm.writer):  # only an open one shows whether it can score
         if "confidence" in needs(config.select):
@@ -190,7 +192,9 @@ def selected(run: Run, rows: list[Example], size: int, scores: Confidences | Non
     config = run.config
     if not config.select:
         return rows
-    chosen = select(config.select, with_scores(rows, scores), config.task)
+    embeddings = embeddings_of(run, rows) if EMBEDDING in needs(config.select) else None
+    with run.stage("select"):
+        chosen = select(config.select, with_scores(rows, scores), config.task, embeddings)
     if len(rows) > size:
         chosen = list(first_per_label(chosen, quotas(size, config.task.labels)))
         places = {row.uid: place for place, row in enumerate(rows)}

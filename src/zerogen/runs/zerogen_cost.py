@@ -17,12 +17,12 @@ from zerogen.data.records import Example
 from zerogen.errors import Unavailable
 from zerogen.estimate import GENERATION, PROBE, Pace, Probe, about, shortened, some
 from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas
-from zerogen.generation.select import needs
+from zerogen.generation.select import EMBEDDING, needs
 from zerogen.metrics.intervals import wilson_interval
 from zerogen.runs.calibration import unlabelled_of
 from zerogen.runs.run import Run, rows_to_write, trend_sizes
 from zerogen.runs.self_training import ALL_PROMPTS
-from zerogen.runs.similarity import seconds_to_compare
+from zerogen.runs.similarity import seconds_to_compare, seconds_to_embed
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
@@ -56,6 +56,8 @@ def estimate(probe: Probe) -> None:
             _expect_texts(probe, texts)
         if rows:
             _expect_confidence(probe, rows)
+    if rows and EMBEDDING in needs(config.select):
+        _expect_embedding(probe, rows, size)
     if not config.train:
         return
     if config.self_training.rounds:  # which are refused here where they cannot be read
@@ -206,6 +208,13 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
 
     seconds = probe.once(["confidence", asdict(config.task), asdict(config.plm)], pace)
     probe.expected.seconds["confidence"] = seconds * scored
+
+
+def _expect_embedding(probe: Probe, rows: Sequence[Example], size: int) -> None:
+    config = probe.config
+    embedded = sum(rows_to_write(config, one) for one in trend_sizes(size, config.log_every))
+    with suppress(Unavailable):  # the TAM is named as missing elsewhere
+        probe.expected.seconds["embed"] = seconds_to_embed(probe, some(rows)) * embedded
 
 
 def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 
-from zerogen.config.rules import check_tam, check_trainer
+from zerogen.config.rules import check_ensembling, check_tam, check_trainer
 from zerogen.config.schema import TamConfig, TrainerConfig
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example, derive, is_target
@@ -22,6 +22,7 @@ from zerogen.support.files import put_aside, writing
 from zerogen.support.lightning import quiet_lightning
 from zerogen.support.progress import Progress
 from zerogen.tam.batches import Buckets, by_length, split_heldout
+from zerogen.tam.ensemble import Ensemble
 from zerogen.tam.learner import BestEpoch, Learner
 from zerogen.tam.table import Head, check_kind, head_of, tam_of
 from zerogen.tam.tam import Tam, TamSpec, bound, uses_bfloat16
@@ -68,6 +69,7 @@ def fit(
     check_tam(tam)
     check_kind(tam, task.kind)
     check_trainer(trainer)
+    check_ensembling(trainer, task)
     _check_rows(rows, task, progress)
     device, progress = torch.device(device), progress or Progress()
     train, heldout = split_heldout(rows, trainer.heldout, seed)
@@ -140,7 +142,11 @@ class _Training:
         tokenizer.model_max_length = min(self.task.max_length, tokenizer.model_max_length)
         batches = self._batches(model, tokenizer, self.train, derive(self.seed, "batches"))
         checks = self._batches(model, tokenizer, self.heldout, None) if self.heldout else None
-        module = Learner(model, self.head, self.config, steps=len(batches) * self.config.epochs)
+        ensemble = None
+        if self.config.ensembling is not None:
+            labels = [item.label for item in batches.dataset]
+            ensemble = Ensemble(labels, len(self.task.labels), self.config.ensembling)
+        module = Learner(model, self.head, self.config, len(batches) * self.config.epochs, ensemble)
         total, title = len(batches.dataset) * self.config.epochs, f"training on {len(self.train):,} rows"
         with self.progress.bar(title, total, self.head.unit) as advance:
             best, begun = BestEpoch(self.config.patience, advance), _Begun(going_on, self.progress, len(self.train))

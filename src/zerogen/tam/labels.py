@@ -25,7 +25,7 @@ class Encoded:
 
     types: 0 or 1 for the text of each token of a pair; None for a single text, or where the model does not read them.
     label: its index. weight: of the row in the training loss. target: the probability of each label, where that is to
-    be learned instead of the label alone.
+    be learned instead of the label alone. row: its place among those that were encoded with it.
     """
 
     ids: list[int]
@@ -33,6 +33,7 @@ class Encoded:
     label: int = 0
     weight: float = 1.0
     target: list[float] | None = None
+    row: int = 0
 
 
 def encode(tokenizer: Any, texts: Sequence[str | tuple[str, str]]) -> list[Encoded]:
@@ -57,7 +58,7 @@ def encode(tokenizer: Any, texts: Sequence[str | tuple[str, str]]) -> list[Encod
 def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
     """Pad rows to input_ids and attention_mask [B, T], and also token_type_ids where they have types.
 
-    Beside them stand labels and weights [B], and targets [B, L] where any row has one.
+    Beside them stand labels, weights and rows (their places) [B], and targets [B, L] where any row has one.
     """
     width = max(1, *(len(row.ids) for row in rows))
     batch = {
@@ -65,6 +66,7 @@ def collate(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
         "attention_mask": torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows]),
         "labels": torch.tensor([row.label for row in rows]),
         "weights": torch.tensor([row.weight for row in rows], dtype=torch.float32),
+        "rows": torch.tensor([row.row for row in rows]),
     }
     size = next((len(row.target) for row in rows if row.target), 0)
     if size:
@@ -112,15 +114,17 @@ class LabelHead:
                 label=task.labels.index(row.label),
                 weight=row.weight,
                 target=[row.target[label] for label in task.labels] if row.target else None,
+                row=place,
             )
-            for item, row in zip(encoded, rows, strict=True)
+            for place, (item, row) in enumerate(zip(encoded, rows, strict=True))
         ]
 
     def collate(self, items: Sequence[Encoded], model: Any, tokenizer: Any) -> dict[str, Tensor]:
         return collate(items, tokenizer.pad_token_id)
 
     def outputs(self, model: Any, batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights", "targets")}
+        beside = ("labels", "weights", "targets", "rows")
+        inputs = {name: tensor for name, tensor in batch.items() if name not in beside}
         return [(model(**inputs).logits.float(), batch["labels"])]
 
     def predict(self, tam: Tam, inputs: Sequence[Input], batch_size: int, advance: Advance) -> list[Prediction]:

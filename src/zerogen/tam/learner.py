@@ -15,6 +15,8 @@ from zerogen.config.schema import TrainerConfig
 from zerogen.errors import UserError
 from zerogen.support.doors import call
 from zerogen.support.progress import Advance
+from zerogen.tam.batches import by_length
+from zerogen.tam.ensemble import Ensemble
 from zerogen.tam.losses import loss_of
 from zerogen.tam.table import Head
 
@@ -22,11 +24,15 @@ from zerogen.tam.table import Head
 class Learner(pl.LightningModule):
     """Trains a model on what a head makes of its outputs, by the weighted mean of the rows' losses.
 
-    With `trainer.ema`, the model that is checked and kept is the moving average of the weights.
+    With `trainer.ema`, the model that is checked and kept is the moving average of the weights. With an ensemble of the
+    training rows' predictions, rows are also pulled towards it, and left out where it disputes their label.
     """
 
-    def __init__(self, model: nn.Module, head: Head, config: TrainerConfig, steps: int) -> None:
+    def __init__(
+        self, model: nn.Module, head: Head, config: TrainerConfig, steps: int, ensemble: Ensemble | None = None
+    ) -> None:
         super().__init__()
+        self.ensemble = ensemble  # a module: its state is saved with the weights
         self.model, self.head, self.config, self.steps = model, head, config, steps
         self.row_loss = loss_of(config.loss)
         self.correct, self.loss, self.seen = 0, 0.0, 0
@@ -35,11 +41,20 @@ class Learner(pl.LightningModule):
             self._average = AveragedModel(model, avg_fn=moving_average(config.ema), use_buffers=True)
         self._random: dict[str, Any] = {}
 
-    def loss_and_hits(self, batch: dict[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of a batch under weights [B], and for each of its B rows whether the model is right."""
+    def loss_and_hits(
+        self, batch: dict[str, Tensor], weights: Tensor, ensemble: Ensemble | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch under weights [B], and for each of its B rows whether the model is right.
+
+        ensemble: adds its pull on the rows to their losses.
+        """
         outputs = self.head.outputs(self.model, batch)
-        shares = batch.get("targets")
-        losses = [weighted_mean(self._expected_losses(logits, targets, shares), weights) for logits, targets in outputs]
+        shares, losses = batch.get("targets"), []
+        for logits, targets in outputs:
+            of_rows = self._expected_losses(logits, targets, shares)
+            if ensemble is not None:
+                of_rows = of_rows + ensemble.pull(logits, batch["rows"])
+            losses.append(weighted_mean(of_rows, weights))
         return torch.stack(losses).mean(), torch.stack(
             [logits.argmax(-1) == targets for logits, targets in outputs]
         ).all(0)
@@ -66,7 +81,10 @@ class Learner(pl.LightningModule):
         return losses
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss_and_hits(batch, batch["weights"])[0]
+        weights = batch["weights"]
+        if self.ensemble is not None:
+            weights = weights * self.ensemble.kept[batch["rows"]]
+        loss = self.loss_and_hits(batch, weights, self.ensemble)[0]
         self.log("loss", loss)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
@@ -90,6 +108,26 @@ class Learner(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._average is not None:
             self._average.update_parameters(self.model)
+        if self.ensemble is not None and self.trainer.global_step % self.config.ensembling_steps == 0:
+            self.ensemble.update(self._predictions())
+
+    def _predictions(self) -> Tensor:
+        """Return the probabilities of the labels of all training rows, without dropout, [N, C]."""
+        assert self.ensemble is not None
+        loader: Any = self.trainer.train_dataloader
+        items, found = loader.dataset, torch.empty_like(self.ensemble.average)
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            for places in by_length([len(item.ids) for item in items], self.config.batch_size):
+                batch = {
+                    name: tensor.to(self.device)
+                    for name, tensor in loader.collate_fn([items[place] for place in places]).items()
+                }
+                ((logits, _),) = self.head.outputs(self.model, batch)
+                found[batch["rows"]] = logits.softmax(-1)
+        self.model.train(training)
+        return found
 
     def swap(self) -> None:
         """Exchange the weights with their moving average, if there is one."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zerogen.data.records import Prediction
+from zerogen.data.records import Example, Prediction
 from zerogen.support.progress import Progress
 from zerogen.support.weights import load_pretrained, resolve
 from zerogen.tam.batches import by_length
@@ -48,6 +48,18 @@ class Embedder:
                 vectors[batch] = torch.nn.functional.normalize(sums, dim=-1).cpu()
                 advance(len(batch))
         return vectors
+
+    def embed_rows(self, rows: Sequence[Example], pair: bool, progress: Progress | None = None) -> Tensor:
+        """Return a vector for each row, float32: of its text [N, D]; of a pair [N, 2D].
+
+        That of a pair is the absolute difference and the product of the vectors of its texts, after InferSent (Conneau
+        et al. 2017, https://arxiv.org/abs/1705.02364).
+        """
+        texts = self.embed([row.text for row in rows], progress)
+        if not pair:
+            return texts
+        contexts = self.embed([row.context or "" for row in rows], progress)
+        return torch.cat([(texts - contexts).abs(), texts * contexts], dim=-1)
 
     def predict(
         self, texts: Sequence[str], descriptions: Mapping[str, Sequence[str]], progress: Progress | None = None
