@@ -36,12 +36,12 @@ FILES = {
     "prompting workers module",
     "generation": "contexts sources answers demonstrations generator filters pool scores select selections weighting",
     "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity",
-    "metrics": "metric classification squad intervals agreement diversity priors pseudo_labels",
+    "metrics": "metric classification squad intervals agreement diversity match priors pseudo_labels",
     "estimate": "",
     "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost self_training calibration "
     "evaluator identity migration store result summaries loggers",
-    "measures": "rows store files",
-    "report": "page plots cards finished grid overview terminal __main__",
+    "measures": "rows match store files",
+    "report": "page plots cards finished grid differences overview terminal __main__",
     "support": "doors console progress process files hashes weights lightning surrogates",
     "errors": "",
 }

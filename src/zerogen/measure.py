@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from zerogen.config.bundled import bundled_option, load_task
-from zerogen.config.rules import check_measures
+from zerogen.config.rules import check_match, check_measures
 from zerogen.config.schema import TOKENIZERS, Config, PlmConfig, SettingConfig
 from zerogen.config.task import override
 from zerogen.config.yaml_files import read_yaml, typed
 from zerogen.data.records import Example
 from zerogen.data.synthetic import load_synthetic, single_stage, synthetic_rows
+from zerogen.data.unlabelled import GOLD
 from zerogen.errors import UserError
 from zerogen.measures.files import MEASURES
 from zerogen.measures.rows import describe, measure
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = _parser().parse_args(arguments)
         options.place = Path(expanded(options.place, "RUN_OR_FILE"))
         options.output_dir = expanded(options.output_dir, "--output-dir")
+        if options.unlabelled and options.unlabelled != GOLD:
+            options.unlabelled = expanded(options.unlabelled, "--unlabelled")
         options.data_dir = options.data_dir and expanded(options.data_dir, "--data-dir")
         from zerogen.support.process import (
             devices_of,
@@ -80,6 +83,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--tokenizer", choices=TOKENIZERS, help="of Self-BLEU and distinct n-grams; default: auto")
     parser.add_argument("--texts", type=int, help="texts that Self-BLEU compares; default: 1000")
     parser.add_argument("--confidence", type=int, metavar="ROWS", help="rows that the PLM scores again; 0: none")
+    parser.add_argument("--unlabelled", metavar="FILE", help="real texts to compare with; of a run also gold")
     parser.add_argument("--task", help="of a file: task, by name or YAML file; without it only diversity is measured")
     parser.add_argument("--data-dir", help="of a file: folder of the task's gold data, as data_dir of a run")
     parser.add_argument("--plm", help="of a file: the PLM that scores its rows, an option such as smollm2, or a Hub id")
@@ -119,6 +123,9 @@ def _config_of(options: Any) -> Config:
     config = _config_of_run(options) if _is_run(options.place) else _config_of_file(options)
     config.correctness.evaluator = options.evaluator or config.correctness.evaluator
     config.diversity.tokenizer = options.tokenizer or config.diversity.tokenizer
+    if options.unlabelled:
+        config.unlabelled, config.unlabelled_limit, config.unlabelled_column = options.unlabelled, None, None
+        check_match(config)
     if options.texts is not None:
         config.diversity.self_bleu_texts = options.texts
     if options.confidence is not None:
@@ -135,7 +142,10 @@ def _config_of_run(options: Any) -> Config:
     found = read_yaml(place / "config.yaml")
     if not isinstance(found, dict) or "task" not in found:
         raise UserError(f"{place / 'config.yaml'}: holds no configuration of a run")
-    return typed(found, Config, str(place / "config.yaml"))
+    config = typed(found, Config, str(place / "config.yaml"))
+    if config.unlabelled not in (None, GOLD) and not Path(str(config.unlabelled)).is_file():
+        config.unlabelled = None  # what was measured of texts that are gone stays
+    return config
 
 
 def _config_of_file(options: Any) -> Config:

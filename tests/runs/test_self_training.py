@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.conftest import toy_rows
 from zerogen.config.rules import check
-from zerogen.config.schema import Config, SelfTrainingConfig, SettingConfig, TrainerConfig
+from zerogen.config.schema import Config, SelfTrainingConfig, SettingConfig, TamConfig, TrainerConfig
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
 from zerogen.plm import prompting
@@ -48,11 +48,16 @@ def test_each_round_trains_on_the_surest_half_and_on_the_synthetic_rows(config: 
     ]
     assert result.n_train == 160 and result.selected_from == 20
     assert result.metrics == result.rounds[-1]["metrics"]
+    for one in result.rounds:
+        assert list(one["agreement"]) == ["prompting", "similarity", "tam"]
+        assert all(0 <= share <= 1 for share in one["agreement"].values())
     labelled = [json.loads(line) for line in (result.folder / "pseudo-labels.jsonl").read_text().splitlines()]
     assert len(labelled) == 140 and {line["X"] for line in labelled} <= set(TEXTS)
     assert "140 texts that nobody had labelled" in (result.folder / "tam" / "README.md").read_text()
     page = (result.folder / "report.html").read_text()
     assert "trained on 20 synthetic rows and 140 unlabelled texts" in page and "Rounds of self-training" in page
+    first, *_ = result.rounds[-1]["agreement"].values()
+    assert f"gives the same label as prompting for {100 * first:.1f} %" in " ".join(page.split())
     assert {path.name for path in (result.folder / "training").iterdir()} == {"20", "round-1", "round-2"}
     alone = result_of(replace(config, self_training=SelfTrainingConfig(1, ["prompting"], 0.25, synthetic=False)))
     assert [(one["unlabelled"], one["synthetic"]) for one in alone.rounds] == [(70, 0)]
@@ -106,7 +111,10 @@ def test_rows_of_a_file_are_learned_from_together_with_unlabelled_texts(config: 
     ("change", "message"),
     [
         ({"unlabelled": None}, "self_training.rounds=2: needs texts without labels; set unlabelled=FILE"),
-        ({"self_training": SelfTrainingConfig(0)}, "unlabelled=.*: setting=zerogen reads it for self-training only"),
+        (
+            {"self_training": SelfTrainingConfig(), "train": False, "tam": TamConfig("t", checkpoint="tam")},
+            "unlabelled=.*: is compared with synthetic rows; tam.checkpoint=tam is evaluated only",
+        ),
         ({"self_training": SelfTrainingConfig(1, ["plm"])}, "self_training.teachers: 'plm' is unknown; .*prompting"),
         ({"self_training": SelfTrainingConfig(1, [])}, r"self_training.teachers=\[\]: allowed are one or more of"),
         ({"self_training": SelfTrainingConfig(2, ["prompting"])}, "without the teacher tam each round would be"),

@@ -245,7 +245,8 @@ class Config:
     dataset_labels: Any = None
     """labels of an integer Y in that file, such as {0: positive, 1: negative}"""
     demonstrations: str = "none"
-    """setting=zerogen: module:function that chooses what stands before a prompt, from the rows accepted so far"""
+    """setting=zerogen: what stands before a prompt: none, random (rows of the label accepted so far), unlabelled (texts
+    of unlabelled), or what your own module:function chooses"""
     select: list[str] = field(default_factory=list)
     """setting=zerogen: what selects, relabels or weighs rows before training, in order: confidence, logprob, margin
     (rank them), relabel, soft, unigen, weigh, cross_fitted, sungen, fusegen, or your own as [module:function]"""

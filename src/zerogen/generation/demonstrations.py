@@ -1,22 +1,35 @@
-"""Demonstrations: what stands before a prompt, chosen by one function from the rows that were accepted earlier."""
+"""Demonstrations: what stands before a prompt, chosen by one function from earlier rows or unlabelled texts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
+from zerogen.data.words import bare_words
 from zerogen.errors import UserError
 from zerogen.support.doors import call, load
 
-# A chooser gets the row that is asked for (its text is empty), the accepted rows that it may show, the task, and what
-# it may draw from; it returns the text to put before the prompt, which may be empty.
+# A chooser gets the row that is asked for (its text is empty), the rows that it may show, the task, and what it may
+# draw from; it returns the text to put before the prompt, which may be empty. It may show the rows accepted so far, or,
+# where its attribute `shows` is "unlabelled", the unlabelled texts.
 Chooser = Callable[[Example, Sequence[Example], TaskConfig, Random], str]
 
-DEMONSTRATIONS = {"none": "zerogen.generation.demonstrations.none"}
+DEMONSTRATIONS = {
+    name: f"zerogen.generation.demonstrations.{attribute}"
+    for name, attribute in {"none": "none", "random": "of_the_label", "unlabelled": "of_real_texts"}.items()
+}
 ROUND = 4  # chunks that are shown the same rows, those of the chunks before: so many may be written side by side
+
+_OF_THE_LABEL = 8  # as in ProGen (https://arxiv.org/abs/2210.12329)
+_OF_REAL_TEXTS = 4
+_LONGEST_WORDS, _LONGEST = 60, 400  # words and characters of a text that is shown, in any script
+_SHARE = 0.9  # of the words of a copy
+_FEWEST = 5  # words of a text: fewer stand in many another one
 
 
 def none(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
@@ -24,19 +37,73 @@ def none(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Rand
     return ""
 
 
-def chooser(name: str) -> Chooser:
-    """Return the chooser that a name stands for. Raises `UserError` if it stands for none."""
-    choose: Any = load("demonstrations", name, DEMONSTRATIONS)
-    if not callable(choose):
-        raise UserError(f"demonstrations={name}: is no function")
+def of_the_label(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
+    """Show up to 8 accepted texts of the label before half of its prompts: ProGen without what it selects them by."""
+    of_label = [row for row in rows if row.label == draft.label]
+    if not of_label or random.random() < 0.5:
+        return ""
+    return _lines(random.sample(of_label, min(_OF_THE_LABEL, len(of_label))))
 
-    def checked(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
-        text = call("demonstrations", name, choose, draft, rows, task, random)
+
+def of_real_texts(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
+    """Show 4 unlabelled texts, whose style is that of real ones."""
+    return _lines(random.sample(rows, min(_OF_REAL_TEXTS, len(rows))))
+
+
+of_real_texts.shows = "unlabelled"  # type: ignore[attr-defined]
+
+
+def _lines(rows: Sequence[Example]) -> str:
+    shown = [" ".join(row.text.split()[:_LONGEST_WORDS])[:_LONGEST] for row in rows]
+    return "".join(f'Text: "{text}"\n' for text in shown)
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """The chooser of a name, checked when called. unlabelled: whether it shows unlabelled texts, not earlier rows."""
+
+    name: str
+    choose: Chooser
+    unlabelled: bool
+
+    @classmethod
+    def of(cls, name: str) -> Demonstrations:
+        """Return those that a name stands for. Raises `UserError` if it stands for none."""
+        choose: Any = load("demonstrations", name, DEMONSTRATIONS)
+        if not callable(choose):
+            raise UserError(f"demonstrations={name}: is no function")
+        shows = getattr(choose, "shows", "earlier")
+        if shows not in ("earlier", "unlabelled"):
+            raise UserError(f"demonstrations={name}: shows={shows!r}: allowed is earlier or unlabelled")
+        return cls(name, choose, shows == "unlabelled")
+
+    def require(self, texts: object) -> None:
+        """Raise `UserError` where unlabelled texts are to be shown and there are none."""
+        if self.unlabelled and not texts:
+            raise UserError(f"demonstrations={self.name}: shows texts without labels; set unlabelled=FILE, or gold")
+
+    def before(self, draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
+        """Return the text before the prompt of a row. Raises `UserError` where the chooser fails or returns none."""
+        text = call("demonstrations", self.name, self.choose, draft, rows, task, random)
         if not isinstance(text, str):
-            raise UserError(f"demonstrations={name}: returned {type(text).__name__}; allowed is a text")
+            raise UserError(f"demonstrations={self.name}: returned {type(text).__name__}; allowed is a text")
         return text
 
-    return checked
+
+def copied(text: str, before: str) -> bool:
+    """Tell whether at least 90 % of the words of a text stand in one line of the demonstrations before its prompt.
+
+    A text of fewer than five words is a copy where it is in that line as it is, and half of the line or more.
+    """
+    if not before:
+        return False
+    own = bare_words(text)
+    lines = [bare_words(line) for line in before.splitlines()]
+    if len(own) < _FEWEST:
+        within = (line for line in lines if len(line) <= 2 * len(own))
+        return any(f" {' '.join(own)} " in f" {' '.join(line)} " for line in within)
+    counts = Counter(own)
+    return any((counts & Counter(line)).total() >= _SHARE * len(own) for line in lines)
 
 
 def end_of_round(index: int) -> int:

@@ -10,6 +10,7 @@ from zerogen.config.task_schema import ParseConfig
 from zerogen.data.records import Continuation, Example
 from zerogen.data.words import holds_words, words
 from zerogen.errors import UserError
+from zerogen.generation.demonstrations import copied
 from zerogen.support.doors import call, load
 
 
@@ -123,10 +124,15 @@ def holds(text: str, answer: str) -> bool:
 
 
 def parse_and_filter(
-    row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter
+    row: Example, continuation: Continuation, rule: ParseConfig, filters: Filter, before: str = ""
 ) -> tuple[Example, str | None]:
-    """Parse a continuation into `row` and filter it; return the row with its text, and the reject reason or None."""
+    """Parse a continuation into `row` and filter it; return the row with its text, and the reject reason or None.
+
+    before: the demonstrations, of which a text must be no copy.
+    """
     text, reason = parse(continuation, rule)
     counters = {label: round(value, 5) for label, value in continuation.counter_logprob.items()}
     row = replace(row, text=text, logprob=round(continuation.logprob, 5), counter_logprob=counters)
+    if reason is None and copied(text, before):
+        reason = "copied"
     return row, reason or filters.reason(row)

@@ -17,11 +17,12 @@ from zerogen.data.records import Answer, Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.answers import AnsweredContexts
 from zerogen.generation.contexts import Contexts, GivenContexts, chunk_size
-from zerogen.generation.demonstrations import ROUND, chooser, end_of_round
+from zerogen.generation.demonstrations import ROUND, Demonstrations, end_of_round
 from zerogen.generation.filters import Filter, parse_and_filter
 from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.generation.sources import given_contexts
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
+from zerogen.support.doors import is_own
 from zerogen.support.progress import Progress
 
 
@@ -39,6 +40,7 @@ class Generator:
     contexts: the contexts of the task, None for a task without.
     demonstrations: what chooses the text before each prompt, see `zerogen.generation.demonstrations`. A chunk is shown
         the rows of the rounds before its own, so that its rows do not depend on how many are written in parallel.
+    unlabelled: the texts that demonstrations of them are drawn from.
     """
 
     def __init__(
@@ -52,10 +54,13 @@ class Generator:
         context_journal: Journal | None = None,
         context_source: Callable[[], GivenContexts | AnsweredContexts] | None = None,
         demonstrations: str = "none",
+        unlabelled: Sequence[Example] = (),
     ) -> None:
         check_decoding(decoding)
         check_filter(filters)
         check_debias(task.debias)
+        shown = Demonstrations.of(demonstrations)
+        shown.require(unlabelled)
         if not task.prompts:
             raise UserError(
                 f"task '{task.name}': prompts is empty; setting=zerogen needs one for each of {', '.join(task.labels)}"
@@ -70,7 +75,7 @@ class Generator:
         self.context_journal = context_journal if context_journal is not None else Journal()
         self.context_source = context_source or partial(given_contexts, task, seed)
         self.filter = Filter(filters, self.journal.rows(), task.min_words, paired=task.kind != "classification")
-        self.shows, self.choose = demonstrations != "none", chooser(demonstrations)
+        self.shows, self.demonstrations, self.unlabelled = demonstrations != "none", shown, unlabelled
 
     @cached_property
     def contexts(self) -> Contexts | GivenContexts | AnsweredContexts | None:
@@ -116,8 +121,9 @@ class Generator:
 
     def check(self) -> None:
         """Raise `UserError` if a prompt leaves the PLM no room, or if contexts or answers are missing."""
-        for label in self.task.labels:
-            self.request(Example("", "", label))
+        drafts = [Example("", "", label) for label in self.task.labels]
+        for draft, before in zip(drafts, self._before(0, drafts), strict=True):
+            self.request(draft, before)
         if self.contexts is not None:
             self.contexts.check()
 
@@ -172,9 +178,10 @@ class Generator:
         plm = self.plm()
         stop = min(start + plm.parallel, end_of_round(start)) if self.shows else start + plm.parallel
         chunks = [self.drafts(index, progress) for index in range(start, stop)]
+        shown = [self._before(index, drafts) for index, drafts in enumerate(chunks, start)]
         request_lists = [
-            [self.request(draft, before) for draft, before in zip(drafts, self._before(index, drafts), strict=True)]
-            for index, drafts in enumerate(chunks, start)
+            [self.request(draft, before) for draft, before in zip(drafts, befores, strict=True)]
+            for drafts, befores in zip(chunks, shown, strict=True)
         ]
         chunk_requests = [
             ChunkRequest(
@@ -192,27 +199,46 @@ class Generator:
             "requests of this chunk", sum(len(chunk.requests) for chunk in chunk_requests), "requests"
         ) as advance:
             for index, output in enumerate(plm.write(chunk_requests, advance), start):
-                cut = sum(was_cut for _, was_cut in request_lists[index - start])
-                yield self._to_chunk(index, chunks[index - start], chunk_requests[index - start].requests, output, cut)
+                place = index - start
+                cut = sum(was_cut for _, was_cut in request_lists[place])
+                yield self._to_chunk(index, chunks[place], shown[place], chunk_requests[place].requests, output, cut)
 
     def _before(self, index: int, drafts: Sequence[Example]) -> list[str]:
-        """Return the demonstrations of a chunk's rows, from the rows of the rounds before."""
+        """Return the demonstrations of a chunk's rows, from unlabelled texts or from the rows of the rounds before."""
         if not self.shows:
             return [""] * len(drafts)
-        rows = [row for chunk in self.journal.chunks[: end_of_round(index) - ROUND] for row in chunk.rows]
+        earlier = [row for chunk in self.journal.chunks[: end_of_round(index) - ROUND] for row in chunk.rows]
+        rows = self.unlabelled if self.demonstrations.unlabelled else earlier
         random = Random(derive(self.seed, "demonstrations", index))
-        return [self.choose(draft, rows, self.task, random) for draft in drafts]
+        befores = [self.demonstrations.before(draft, rows, self.task, random) for draft in drafts]
+        return befores if is_own(self.demonstrations.name) else [self._fitting(before) for before in befores]
+
+    def _fitting(self, before: str) -> str:
+        """Return demonstrations without those lines at their end that take more than half of the PLM's positions."""
+        plm, lines = self.plm(), before.splitlines(keepends=True)
+        while lines and len(plm.encode("".join(lines))) > plm.max_positions // 2:
+            lines.pop()
+        return "".join(lines)
 
     def _to_chunk(
-        self, index: int, drafts: Sequence[Example], requests: Sequence[Request], output: ChunkOutput, cut: int
+        self,
+        index: int,
+        drafts: Sequence[Example],
+        shown: Sequence[str],
+        requests: Sequence[Request],
+        output: ChunkOutput,
+        cut: int,
     ) -> Chunk:
-        """Parse and filter what the PLM wrote for a chunk. cut: number of requests whose context was cut."""
+        """Parse and filter what the PLM wrote for a chunk.
+
+        shown: the demonstrations of each row. cut: number of requests whose context was cut.
+        """
         rows: list[Example] = []
         rejects: dict[str, Counter[str]] = {label: Counter() for label in self.task.labels}
         counts: Counter[str] = Counter()
         samples: list[dict[str, Any]] = []
-        for draft, request, continuation in zip(drafts, requests, output.continuations, strict=True):
-            row, reason = parse_and_filter(draft, continuation, self.task.parse, self.filter)
+        for draft, before, request, continuation in zip(drafts, shown, requests, output.continuations, strict=True):
+            row, reason = parse_and_filter(draft, continuation, self.task.parse, self.filter, before)
             label = draft.label
             if reason is None:
                 rows.append(row)

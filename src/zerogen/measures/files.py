@@ -32,6 +32,8 @@ def read_measures(folder: Path, task: str) -> dict[str, Any] | None:
             return None
         if measures["confidence"] is not None:
             measures["confidence"].setdefault("of", "label")
+        measures.setdefault("match", None)  # which is newer than the others
+        measures["asked_for"].setdefault("match", None)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return measures

@@ -1,4 +1,4 @@
-"""Measure synthetic rows: diversity, agreement of their labels with an evaluator, and the PLM's confidence."""
+"""Measure synthetic rows: diversity, likeness to real texts, what an evaluator and the PLM say of labels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified_order
 from zerogen.generation.scores import margin
+from zerogen.measures.match import describe_match, match
 from zerogen.runs.evaluator import evaluator
 from zerogen.runs.run import Run
 from zerogen.runs.zerogen import confidences_of
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from zerogen.runs.result import Result
     from zerogen.tam.tam import Tam
 
-PARTS = ("diversity", "correctness", "confidence")
+PARTS = ("diversity", "match", "correctness", "confidence")
 
 
 def measure(
@@ -28,7 +29,7 @@ def measure(
     cached_measures: dict[str, Any] | None = None,
     cached_lines: Sequence[dict[str, Any]] = (),
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure rows as the configuration says: diversity, correctness, confidence, and the seconds that each took.
+    """Measure rows as the configuration says: each of `PARTS`, and the seconds that it took.
 
     cached_measures, cached_lines: parts and lines of earlier measures of the same rows, which are not measured again.
     Returns the measures, and a line for each row that was measured: uid and, as far as available, evaluator (its label
@@ -47,6 +48,10 @@ def measure(
     if "diversity" not in cached_measures:
         with _timed(seconds, "diversity"), run.progress.wait("measuring diversity"):
             measures["diversity"] = diversity(rows, config.diversity, config.seed)
+    if "match" not in cached_measures and config.unlabelled:
+        texts = run.unlabelled
+        with _timed(seconds, "match"):
+            measures["match"] = match(run, rows, texts)
     order = stratified_order(rows, config.seed)
     if measures["correctness"] is not None:
         # A line lacks a value that was NaN.
@@ -183,6 +188,8 @@ def describe(measures: dict[str, Any]) -> Iterator[str]:
     if figures:
         yield "; ".join(figures)
     yield from unsaid(diversity)
+    if measures["match"] is not None:
+        yield from describe_match(measures["match"])
     correctness = measures["correctness"]
     if correctness is not None:
         gold = next(iter(correctness["gold"].values()), None)
@@ -206,7 +213,8 @@ def describe(measures: dict[str, Any]) -> Iterator[str]:
             f"{part['confidence']:.1%}" + (f" ({part['right']['share']:.1%} right)" if "right" in part else "")
             for part in confidence["quarters"]
         ]
+        doubt = "" if confidence["calibration"] else " (the share of right ones has been 15 points lower)"
         yield (
-            f"the PLM's own estimate of right labels: {confidence['estimate']:.1%}; by quarters of its confidence "
+            f"the PLM's mean confidence in the labels: {confidence['estimate']:.1%}{doubt}; by quarters "
             f"{', '.join(parts)}"
         )

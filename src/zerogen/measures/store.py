@@ -13,6 +13,7 @@ from zerogen.data.records import Example
 from zerogen.data.synthetic import load_synthetic, write_jsonl
 from zerogen.errors import UserError
 from zerogen.measures.files import MEASURED_ROWS, MEASURES, read_lines, read_measures
+from zerogen.measures.match import match_settings
 from zerogen.measures.rows import PARTS, measure
 from zerogen.runs.evaluator import evaluator_run
 from zerogen.runs.identity import MEASURES_FORMAT
@@ -37,8 +38,8 @@ def measure_run(run: Run, folder: Path) -> dict[str, Any] | None:
     earlier, cached_lines = _earlier(run, folder, rows)
     if earlier is not None:
         earlier_settings = earlier["asked_for"]
-        # A key that is newer than the file had its default value.
-        defaults = {name: asdict(getattr(Config(), name)) for name in PARTS}
+        # A key that is newer than the file had its default value; a match has no keys of its own.
+        defaults = {name: asdict(getattr(Config(), name)) for name in PARTS if name != "match"} | {"match": {}}
         same = [
             part
             for part in PARTS
@@ -93,6 +94,7 @@ def _measure_settings(run: Run, rows: Sequence[Example]) -> dict[str, Any]:
     name = tokenizer_of(config.diversity.tokenizer, [row.text for row in rows])
     return {
         "diversity": asdict(config.diversity) | {"tokenizer": name},
+        "match": match_settings(run),
         "correctness": asdict(config.correctness) | {"trained": evaluator_run(run).folder().name}
         if has_evaluator
         else None,

@@ -54,6 +54,16 @@ def combined(teachers: Sequence[Scores], priors: Sequence[float]) -> Scores:
     return Combination.fit(teachers, priors).apply(teachers)
 
 
+def agreement(scores: Scores, teacher: Scores, priors: Sequence[float]) -> float:
+    """Return the share of texts of which scores [N, L] and those of a teacher, shifted to the priors, favour one label.
+
+    Where they differ, one is wrong at least, so that the mean of both accuracies is at most (1 + agreement) / 2.
+    Nothing here tells how often both are wrong: estimates that take errors for independent, such as that of Dawid and
+    Skene (1979, https://doi.org/10.2307/2346806), are too high, also where a test of that finds nothing amiss.
+    """
+    return float((scores.argmax(axis=1) == (teacher + offsets(teacher, priors)).argmax(axis=1)).mean())
+
+
 def surest(scores: Scores, priors: Sequence[float], share: float) -> list[tuple[int, int]]:
     """Return (text, label) for about a share of the texts: of each label as many as its prior says.
 

@@ -19,6 +19,7 @@ from zerogen.report.plots import Curve
 from zerogen.runs.result import Result
 from zerogen.runs.settings import PARTS, SETTINGS, UNLABELLED, Setting, recorded_setting
 from zerogen.runs.summaries import read_trend
+from zerogen.support.doors import is_own
 
 # What does not change the figures of a run, or is its seed.
 _IGNORED = {"seed", "seeds", "log_every", "gpu", "processes", "output_dir", "diversity", "correctness", "confidence"}
@@ -60,7 +61,15 @@ class FinishedRun:
     def choices(self) -> dict[str, Any]:
         """What the run's figures depend on but its seed: dotted key to value."""
         left_out = _IGNORED | (PARTS - self.setting.reads)
+        if self.result.setting == "zerogen" and not self.result.rounds and not self._shows_texts:
+            left_out |= UNLABELLED  # which rows were only compared with
         return dict(_flat({key: value for key, value in _completed(self.config).items() if key not in left_out}))
+
+    @property
+    def _shows_texts(self) -> bool:
+        """Whether unlabelled texts may stand before prompts: a function of the user's own is not looked at."""
+        name = self.config.get("demonstrations", Config.demonstrations)
+        return name == "unlabelled" or is_own(name)
 
     def points(self, metric: str) -> dict[int, float]:
         """Return the metric at every size of the trend."""

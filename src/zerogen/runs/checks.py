@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from zerogen.config.rules import check_ensembling
 from zerogen.config.schema import Config, PlmConfig
 from zerogen.errors import UserError
-from zerogen.generation.demonstrations import chooser
+from zerogen.generation.demonstrations import Demonstrations
 from zerogen.generation.filters import Filter
 from zerogen.generation.select import EMBEDDING, needs
 from zerogen.generation.selections import ABOUT_LABELS
@@ -32,7 +32,9 @@ def check_code(configs: Iterable[Config]) -> None:
             check_ensembling(config.trainer, config.task)
         loss_of(config.trainer.loss)
         Filter(config.filter)
-        chooser(config.demonstrations)
+        demonstrations = Demonstrations.of(config.demonstrations)
+        if "demonstrations" in setting_of(config).reads:
+            demonstrations.require(config.unlabelled)
         if config.plm.writer != PlmConfig.writer:  # what opens transformers' models loads torch
             opener(config.plm)
         further_metrics(config.metrics, config.task.kind)

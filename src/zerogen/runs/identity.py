@@ -17,6 +17,7 @@ from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.gold import source_of
 from zerogen.data.unlabelled import GOLD
 from zerogen.generation.answers import provenance
+from zerogen.generation.demonstrations import Demonstrations
 from zerogen.generation.select import EMBEDDING, needs
 from zerogen.runs.settings import setting_of
 from zerogen.support.doors import call, is_own
@@ -50,7 +51,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
         "contexts": _contexts_key(config.task),
         "plm": plm_key(config, device),
         "decoding": changes(config.decoding),
-        **_own("demonstrations", [name for name in [config.demonstrations] if name != "none"]),
+        **_demonstrations_key(config),
         "filter": changes(config.filter) | _own("functions", config.filter.functions),
         "seed": config.seed,
     }
@@ -80,7 +81,9 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
         key["further_scoring"] = task.further_scoring
     if "descriptions" in reads:
         key["descriptions"] = descriptions_of(task)
-    if "unlabelled" in reads and config.unlabelled:
+    # Rows are only compared with the texts where nothing is learned from them; those that prompts show name the pool.
+    learns = config.setting.name != "zerogen" or config.self_training.rounds
+    if "unlabelled" in reads and config.unlabelled and learns:
         key["unlabelled"] = _unlabelled_key(config)
     if "calibration" in reads and config.setting.calibration in CALIBRATIONS_ON_TEXTS:
         way = config.setting.calibration
@@ -217,6 +220,20 @@ def _contexts_key(task: TaskConfig) -> Any:
         files = [digest(gold.folder or ""), gold.package, digest(gold.files.get(split, ""))]
         key["gold"] = {"from": [gold.hub, *files, split], "read": changes(gold, _READING)}
     return key
+
+
+def _demonstrations_key(config: Config) -> dict[str, Any]:
+    """Identify what is shown before prompts; copies of it are rejected, which an earlier version did not do."""
+    name = config.demonstrations
+    if name == Config.demonstrations:
+        return {}
+    texts = {"shown": texts_key(config)} if Demonstrations.of(name).unlabelled else {}
+    return _own("demonstrations", [name]) | {"copies": "rejected"} | texts
+
+
+def texts_key(config: Config) -> list[Any]:
+    """Identify the unlabelled texts of a run by themselves: they lack those that results are reported on."""
+    return [_unlabelled_key(config), _gold_key(config.task)]
 
 
 def _unlabelled_key(config: Config) -> list[Any]:

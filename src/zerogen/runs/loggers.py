@@ -153,7 +153,8 @@ class Wandb(Csv):
             self._run.summary[name] = value
         self._run.summary.update({"n_train": result.n_train, "n_eval": result.n_eval})
         if measures is not None:
-            self._run.summary.update({name: measures[name] for name in ("diversity", "correctness", "confidence")})
+            parts = ("diversity", "match", "correctness", "confidence")
+            self._run.summary.update({name: measures[name] for name in parts})
         artifact = wandb.Artifact(artifact_name(self.folder.name), "run")
         for path in sorted(self.folder.rglob("*")):
             relative = path.relative_to(self.folder)

@@ -133,7 +133,8 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
     from zerogen.tam.vectors import word_list
 
     task, tam = config.task, config.tam
-    _refuse_later(config, f"{_CONFIG} metrics")  # which name no folder
+    measured = "unlabelled unlabelled_column unlabelled_limit" if config.setting.name == "zerogen" else ""
+    _refuse_later(config, f"{_CONFIG} metrics {measured}")  # which name no folder
     if is_own(config.setting.name):
         raise _Later
     _refuse_later(task, f"{_TASK} {_UNREAD}")

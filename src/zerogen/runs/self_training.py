@@ -20,6 +20,7 @@ from zerogen.support.files import append_line, exclusive
 from zerogen.support.hashes import short_hash
 
 if TYPE_CHECKING:
+    from zerogen.metrics.priors import Scores
     from zerogen.plm.protocol import Writer
 
 TEACHERS = ("prompting", "similarity", "tam")
@@ -34,7 +35,7 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
     added to `outcome`.
     """
     from zerogen.metrics.priors import log_scores
-    from zerogen.metrics.pseudo_labels import combined, surest
+    from zerogen.metrics.pseudo_labels import agreement, combined, surest
 
     task, settings = run.config.task, run.config.self_training
     texts, priors = run.unlabelled, priors_of(task)
@@ -48,12 +49,9 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
         embedder = open_embedder(run)
         with run.stage("similarity"):
             teachers["similarity"] = log_scores(similar(embedder, run, texts), task.labels)
+    if "tam" in settings.teachers:
+        teachers["tam"] = _tam_scores(run, outcome)
     for number in range(1, settings.rounds + 1):
-        if "tam" in settings.teachers:
-            assert outcome.tam is not None
-            with run.stage("teach"):
-                predictions = outcome.tam.predict(outcome.tam.inputs_of(texts), progress=run.progress)
-            teachers["tam"] = log_scores(predictions, task.labels)
         scores = combined(list(teachers.values()), priors)
         chosen = surest(scores, priors, settings.share)
         if not chosen:
@@ -66,11 +64,27 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
             + (f", and {len(rows):,} synthetic rows" if settings.synthetic else "")
         )
         run.train(training, outcome, name=f"round-{number}")
+        learned = _tam_scores(run, outcome)
+        agreements = {name: agreement(learned, its, priors) for name, its in teachers.items()}
         outcome.rounds.append(
             {"round": number, "unlabelled": len(labelled), "synthetic": len(training) - len(labelled)}
-            | {"metrics": outcome.metrics}
+            | {"metrics": outcome.metrics, "agreement": agreements}
         )
         run.progress.say(describe(outcome))
+        said = ", ".join(f"{name} on {share:.1%}" for name, share in agreements.items())
+        run.progress.say(f"it agrees with {said} of the unlabelled texts (all may be wrong about the same ones)")
+        if "tam" in settings.teachers:
+            teachers["tam"] = learned
+
+
+def _tam_scores(run: Run, outcome: Outcome) -> Scores:
+    """Return the log-probabilities [N, L] of labels of the unlabelled texts by the outcome's TAM."""
+    from zerogen.metrics.priors import log_scores
+
+    assert outcome.tam is not None
+    with run.stage("teach"):
+        predictions = outcome.tam.predict(outcome.tam.inputs_of(run.unlabelled), progress=run.progress)
+    return log_scores(predictions, run.config.task.labels)
 
 
 @dataclass(frozen=True)
@@ -152,11 +166,6 @@ def check_self_training(config: Config) -> None:
     """Check that self-training has all that it needs. Raises `UserError`."""
     settings, task = config.self_training, config.task
     if not settings.rounds:
-        if config.unlabelled:
-            raise UserError(
-                f"unlabelled={config.unlabelled}: setting=zerogen reads it for self-training only; set "
-                "self_training.rounds=1, or leave it out"
-            )
         return
     what = f"self_training.rounds={settings.rounds}"
     if not config.train:

@@ -8,9 +8,12 @@ from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from zerogen.config.rules import check_match
+from zerogen.config.schema import Config
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified, stratified_order
 from zerogen.data.synthetic import load_synthetic
+from zerogen.errors import UserError
 from zerogen.generation.contexts import Contexts
 from zerogen.generation.generator import Generator
 from zerogen.generation.pool import Journal, count_rejects, first_outputs, first_per_label, quotas, used_chunks
@@ -47,7 +50,7 @@ def zerogen(run: Run) -> Outcome:
             run.load_scorer(f"select={config.select}")
         if teaches(config, "prompting"):
             run.load_scorer("self_training.teachers=[prompting]")
-    if config.self_training.rounds:  # fail on texts that cannot be read before hours of generation
+    if config.unlabelled:  # fail on texts that cannot be read before hours of generation
         _ = run.unlabelled
     outcome = Outcome()
     rounds = config.self_training.rounds if config.train else 0
@@ -61,12 +64,23 @@ def zerogen(run: Run) -> Outcome:
     return outcome
 
 
+def _check(config: Config) -> None:
+    """Check what is done with unlabelled texts. Raises `UserError`."""
+    check_self_training(config)
+    if config.unlabelled and config.tam.checkpoint:
+        raise UserError(
+            f"unlabelled={config.unlabelled}: is compared with synthetic rows; tam.checkpoint={config.tam.checkpoint} "
+            "is evaluated only, so leave it out"
+        )
+    check_match(config)
+
+
 ZEROGEN = Setting(
     "zerogen",
     zerogen,
     reads=PARTS - {"gold", "descriptions", "further_scoring", "calibration"},
     estimate=estimate,
-    check=check_self_training,
+    check=_check,
     synthetic=True,
 )
 
@@ -162,6 +176,7 @@ class _Pool:
             contexts,
             self.given,
             config.demonstrations,
+            self.run.unlabelled if config.unlabelled else (),
         )
 
 

@@ -19,6 +19,7 @@ from zerogen.estimate import GENERATION, PROBE, Pace, Probe, about, shortened, s
 from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas
 from zerogen.generation.select import EMBEDDING, needs
 from zerogen.metrics.intervals import wilson_interval
+from zerogen.metrics.match import MOST
 from zerogen.runs.calibration import unlabelled_of
 from zerogen.runs.run import Run, rows_to_write, trend_sizes
 from zerogen.runs.self_training import ALL_PROMPTS
@@ -58,10 +59,10 @@ def estimate(probe: Probe) -> None:
             _expect_confidence(probe, rows)
     if rows and EMBEDDING in needs(config.select):
         _expect_embedding(probe, rows, size)
+    if config.unlabelled:  # which are refused here where they cannot be read
+        _expect_match(probe, size)
     if not config.train:
         return
-    if config.self_training.rounds:  # which are refused here where they cannot be read
-        unlabelled_of(probe)
     pace = probe.pace(rows)
     if pace is not None:
         rounds = _expect_teachers(probe, pace, size) if config.self_training.rounds else []
@@ -92,7 +93,8 @@ def _write_texts(probe: Probe) -> TextProbe | None:
     for warning in prompt_warnings(task):
         probe.say_once(warning)
     plm = probe.plm()
-    key = [asdict(task), asdict(config.plm), asdict(config.decoding), asdict(config.filter)]
+    key: list[object] = [asdict(task), asdict(config.plm), asdict(config.decoding), asdict(config.filter)]
+    key += [config.demonstrations, config.unlabelled, config.unlabelled_limit]
     try:
         texts: TextProbe | None = probe.once(["texts", *key], partial(probe_texts, plm, probe.run)) if plm else None
     except Unavailable:  # the contexts of gold rows
@@ -119,7 +121,15 @@ def probe_texts(plm: Writer, run: Run) -> TextProbe:
 
     config = run.config
     small = replace(config.decoding, chunk_size=PROBE)
-    generator = Generator(config.task, lambda: plm, small, config.filter, config.seed)
+    generator = Generator(
+        config.task,
+        lambda: plm,
+        small,
+        config.filter,
+        config.seed,
+        demonstrations=config.demonstrations,
+        unlabelled=run.unlabelled if config.unlabelled else (),
+    )
     chunk = next(generator.extend(rows_to_write(config, config.n)))
     batch, row_bytes = PROBE, 0
     if isinstance(plm, LocalWriter):
@@ -237,9 +247,17 @@ def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
         seconds["prompt"] = probe.once(["teacher", asdict(config.task), asdict(config.plm)], paced) * len(texts)
     if few and "similarity" in settings.teachers:
         seconds["similarity"] = seconds_to_compare(probe, few) * len(texts)
-    if "tam" in settings.teachers:
-        seconds["teach"] = pace.predict * len(texts) * settings.rounds
+    # The TAM of each round is compared with its teachers, of which the first TAM may be one.
+    seconds["teach"] = pace.predict * len(texts) * (settings.rounds + ("tam" in settings.teachers))
     return [round(settings.share * len(texts)) + settings.synthetic * size] * settings.rounds
+
+
+def _expect_match(probe: Probe, size: int) -> None:
+    """Expect rows and unlabelled texts to be embedded; of pairs, it is not known how long that takes."""
+    config, texts = probe.config, unlabelled_of(probe)
+    if texts and config.train and config.tam.kind == "encoder" and config.task.kind == "classification":
+        seconds = seconds_to_compare(probe, some(texts))
+        probe.expected.seconds["match"] = 2 * seconds * min(MOST, size, len(texts))
 
 
 def _expect_evaluator(probe: Probe, rows: Sequence[Example], size: int) -> None:
