@@ -7,7 +7,7 @@ RUNS ?= outputs
 FORMAT ?= terminal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep table test test-long lint format type docs wheel benchmark clean
+.PHONY: help setup demo sweep ablation table test test-long lint format type docs wheel benchmark clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ ifdef DATA_DIR
 	$(BIN)/python -m zerogen -m experiment=sweep task=qnli,rte,squad data_dir='$(DATA_DIR)' $(ARGS)
 endif
 	@$(MAKE) --no-print-directory table
+
+ablation: .venv/ready ## the methods and their parts over three seeds, and how they differ (two hours)
+	$(BIN)/python -m zerogen -m experiment=ablation $(ARGS)
+	@$(BIN)/python -m zerogen.table outputs/ablation --against zerogen --html outputs/ablation/overview.html
 
 table: .venv/ready ## one table over all runs, and outputs/overview.html; RUNS=folders FORMAT=markdown, latex or csv
 	@$(BIN)/python -m zerogen.table $(RUNS) --format $(FORMAT) $(if $(filter terminal,$(FORMAT)),--html $(firstword $(RUNS))/overview.html)
