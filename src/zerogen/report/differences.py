@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zerogen.data.records import AnswerPrediction
-from zerogen.errors import UserError
+from zerogen.errors import UserError, unknown
 from zerogen.metrics import metric_of
 from zerogen.metrics.squad import exact_match
 from zerogen.report.finished import FinishedRun
@@ -97,7 +97,8 @@ def differences(summary: Grid, base: str) -> list[Difference]:
 def _base(rows: Sequence[Row], base: str, task: str) -> Row:
     named = [row for row in rows if base in row.variant] or [row for row in rows if row.setting == base]
     if not named:
-        raise UserError(f"--against {base}: no run on {task} is of that setting or variant")
+        there = dict.fromkeys(name for row in rows for name in (row.setting, *row.variant))
+        raise unknown(f"--against: setting or variant of a run on {task}", base, list(there))
     return min(named, key=lambda row: len(row.variant))
 
 
