@@ -38,7 +38,7 @@ FILES = {
     "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity",
     "metrics": "metric classification squad intervals agreement diversity match priors pseudo_labels",
     "estimate": "",
-    "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost self_training calibration "
+    "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost self_training calibration few_gold "
     "evaluator identity migration store result summaries loggers",
     "measures": "rows match store files",
     "report": "page plots cards finished grid differences overview terminal __main__",

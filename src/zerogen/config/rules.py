@@ -225,8 +225,28 @@ def check(config: Config) -> None:
         indices = config.gpu if isinstance(config.gpu, list) else [config.gpu]
         if not indices or any(type(index) is not int for index in indices) or len(set(indices)) != len(indices):
             raise UserError(f"gpu={config.gpu}: allowed is auto, none, an index such as 0 or a list such as [0,1]")
+    check_gold_rows(config)
     _between("overgenerate", config.overgenerate, "1 or more", 1 <= config.overgenerate < math.inf)
     _between("processes", config.processes, "1 or more", config.processes >= 1)
+
+
+def check_gold_rows(config: Config) -> None:
+    """Check what gold rows a run with synthetic rows may use. Raises `UserError`."""
+    rows, weight = config.gold_rows, config.gold_weight
+    _between("gold_weight", weight, "above 0", 0 < weight < math.inf)
+    if rows is None:
+        if weight != 1:
+            raise UserError(f"gold_weight={weight}: is about gold_rows; set these, or leave it out")
+        return
+    if isinstance(rows, bool) or not isinstance(rows, int | str):
+        raise UserError(f"gold_rows={rows}: allowed is a number of rows or a file")
+    if isinstance(rows, int):
+        _between("gold_rows", rows, "1 or more", rows >= 1)
+        if not config.task.gold:
+            task = config.task.name
+            raise UserError(f"gold_rows={rows}: task '{task}' has no gold data (task.gold); allowed is a file")
+    if not config.train:
+        raise UserError(f"gold_rows={rows}: are trained on; train=false does not train")
 
 
 def check_name(key: str, name: str) -> None:

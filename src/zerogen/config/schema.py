@@ -252,6 +252,11 @@ class Config:
     (rank them), relabel, soft, unigen, weigh, cross_fitted, sungen, fusegen, or your own as [module:function]"""
     overgenerate: float = 1.0
     """setting=zerogen: how many times n rows are generated; of each label, those that select puts first are kept"""
+    gold_rows: Any = None
+    """setting=zerogen: a few gold rows that it may use, a number of the gold training split or a file: half of them are
+    trained on, the others pick the best epoch"""
+    gold_weight: float = 1.0
+    """weight of each of those rows in training, where a synthetic one has 1"""
     limit: int | None = None
     """size of a seeded stratified sample of the training rows (of the synthetic file; in setting=supervised of gold)"""
     eval_limit: int | None = None

@@ -97,6 +97,9 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
             key["prompted"] = prompted_key(config, device)
         if "similarity" in config.self_training.teachers:
             key["descriptions"] = descriptions_of(task)
+    if "gold_rows" in reads and config.gold_rows is not None:
+        rows = config.gold_rows
+        key["gold_rows"] = [rows if isinstance(rows, int) else digest(rows), config.gold_weight]
     if "select" in reads:
         key |= _own("select", config.select) | ({"overgenerate": times} if (times := config.overgenerate) != 1 else {})
         if not config.train and EMBEDDING in needs(config.select):  # the encoder shapes the rows all the same

@@ -11,7 +11,15 @@ from zerogen.errors import UserError
 from zerogen.metrics import OWN, Reported, scalars
 from zerogen.support.files import write_whole
 
-_OPTIONAL = ("selected_from", "own_setting", "further_metrics", "rounds")  # left out where empty
+# Left out where they are empty.
+_OPTIONAL = ("selected_from", "own_setting", "further_metrics", "rounds", "gold_rows", "labels_alone")
+    "selected_from",
+    "own_setting",
+    "further_metrics",
+    "rounds",
+    "gold_rows",
+    "labels_alone",
+)  # left out where empty
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,9 @@ class Result:
     gold rows without a text, by split. asked_for: what distinguishes runs that share a folder. pool: its folder, None
     where nothing was generated. evaluator: it was trained to judge synthetic rows, and nobody asked for its figures.
     selected_from: rows before a selection or self-training, 0 without them. rounds: of self-training, with their rows
-    and metrics. own_setting: what a setting of the user's own reads, and
-    whether its rows are synthetic. further_metrics: by name.
+    and metrics. gold_rows: how many rows of `n_train` are gold ones beside synthetic ones. labels_alone: what models
+    reach that were trained on gold rows alone, with their rows and metrics. own_setting: what a setting of the user's
+    own reads, and whether its rows are synthetic. further_metrics: by name.
     """
 
     setting: str
@@ -58,6 +67,8 @@ class Result:
     own_setting: dict[str, Any] | None = None
     further_metrics: dict[str, Reported] = field(default_factory=dict)
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    gold_rows: int = 0
+    labels_alone: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, said: Any, where: str, folder: Path | None = None) -> Result:

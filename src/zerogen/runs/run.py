@@ -17,6 +17,7 @@ from zerogen.data.records import AnswerPrediction, Example, Prediction, derive
 from zerogen.data.stratified import stratified
 from zerogen.errors import UserError
 from zerogen.metrics import Metric, evaluate, further_metrics, metric_of, scalars
+from zerogen.runs.few_gold import FewGold, few_gold
 from zerogen.runs.identity import describe_plm, describe_weights, pool_key, run_key
 from zerogen.runs.loggers import Log
 from zerogen.runs.migration import former_pool_key, former_run_key
@@ -38,6 +39,7 @@ class Outcome:
     cut: how many prompts held only a part of their context (or text), because the PLM has too few positions.
     trend: one entry per trained TAM: its number of training rows and its metrics.
     titles: what people call the metrics that were asked for beside those of the task's kind.
+    labels_alone: numbers of gold rows, and the metrics of a TAM that was trained on them alone.
     rounds: of self-training, with the numbers of rows and the metrics of each.
     pseudo_labelled: the unlabelled texts that the last round trained on, with the labels that teachers gave them.
     """
@@ -57,6 +59,7 @@ class Outcome:
     cut: int = 0
     tokens: dict[str, int] = field(default_factory=dict)  # written by the PLM, by stage
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    labels_alone: list[dict[str, Any]] = field(default_factory=list)
     pseudo_labelled: list[Example] = field(default_factory=list)
 
 
@@ -123,13 +126,18 @@ class Run:
         from zerogen.data.unlabelled import load_unlabelled
 
         config = self.config
-        reported = {row.content for row in self.gold_evaluated}
+        reported = {row.content for row in [*self.gold_evaluated, *(self.few_gold.rows if self.few_gold else ())]}
         with self.stage("load"), self.progress.wait("reading unlabelled texts"):
             rows, shared = load_unlabelled(str(config.unlabelled), config.unlabelled_column, config.task, reported)
         if shared:
             self.progress.say(f"{shared:,} unlabelled texts were left out, because results are reported on them")
         limit = config.unlabelled_limit
         return rows if limit is None or limit >= len(rows) else stratified(rows, limit, 0)
+
+    @cached_property
+    def few_gold(self) -> FewGold | None:
+        """The gold rows that a setting with synthetic rows may use, None for none."""
+        return few_gold(self.config, {row.content for row in self.gold_evaluated})
 
     @cached_property
     def further_metrics(self) -> dict[str, Metric]:
@@ -212,7 +220,8 @@ class Run:
         """
         from zerogen.tam.fit import fit
 
-        config = self.config
+        config, few = self.config, self.few_gold
+        rows = [*rows, *(few.train if few else ())]
         size = str(outcome.size or len(rows))
         checkpoint = self.folder() / f"training-{size}.ckpt"
         if name:  # its rows depend on more than the size
@@ -229,6 +238,7 @@ class Run:
                 checkpoint=checkpoint,
                 loggers=self.log.training(name or size, checkpoint.is_file()),
                 progress=self.progress,
+                heldout=few.heldout if few else None,
             )
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy
         self.evaluate_tam(outcome, point=not name)

@@ -27,7 +27,7 @@ SETTINGS = {
 PARTS = frozenset({"gold", "plm", "tam", "trainer", "train", "decoding", "filter", "n", "log_every", "limit", "seed"})
 PARTS |= {"demonstrations", "select", "dataset", "dataset_labels", "contexts", "answers"}
 UNLABELLED = frozenset({"unlabelled", "unlabelled_column", "unlabelled_limit"})
-PARTS |= UNLABELLED | {"descriptions", "further_scoring", "calibration", "self_training", "overgenerate"}
+PARTS |= UNLABELLED | {"descriptions", "further_scoring", "calibration", "self_training", "overgenerate", "gold_rows"}
 
 
 def no_estimate(probe: Probe) -> None:
@@ -137,6 +137,7 @@ def check_setting(config: Config) -> None:
     for part, key, value in (
         ("unlabelled", "unlabelled", config.unlabelled),
         ("self_training", "self_training.rounds", config.self_training.rounds),
+        ("gold_rows", "gold_rows", config.gold_rows),
         ("calibration", "setting.calibration", config.setting.calibration in CALIBRATIONS_ON_TEXTS),
     ):
         if value and part not in setting.reads:

@@ -21,6 +21,7 @@ from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_
 from zerogen.generation.select import EMBEDDING, needs, select
 from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
+from zerogen.runs.few_gold import labels_alone
 from zerogen.runs.run import Outcome, Run, describe, rows_to_write, trend_sizes
 from zerogen.runs.self_training import check_self_training, prompted, self_train, teaches
 from zerogen.runs.settings import PARTS, Setting
@@ -42,7 +43,7 @@ def zerogen(run: Run) -> Outcome:
     if config.tam.checkpoint:
         return run.evaluate_checkpoint()
     if config.train:  # fail on missing gold data or a missing TAM before hours of generation
-        _ = run.gold
+        _ = run.gold, run.few_gold
     if config.train or EMBEDDING in needs(config.select):
         run.require_tam()
     if is_own(config.plm.writer):  # only an open one shows whether it can score
@@ -61,6 +62,8 @@ def zerogen(run: Run) -> Outcome:
             run.progress.say(describe(outcome))
     if rounds:
         self_train(run, outcome.rows, outcome)
+    if config.train:
+        labels_alone(run, outcome)
     return outcome
 
 

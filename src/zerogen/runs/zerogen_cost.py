@@ -21,6 +21,7 @@ from zerogen.generation.select import EMBEDDING, needs
 from zerogen.metrics.intervals import wilson_interval
 from zerogen.metrics.match import MOST
 from zerogen.runs.calibration import unlabelled_of
+from zerogen.runs.few_gold import sizes_alone
 from zerogen.runs.run import Run, rows_to_write, trend_sizes
 from zerogen.runs.self_training import ALL_PROMPTS
 from zerogen.runs.similarity import seconds_to_compare, seconds_to_embed
@@ -66,9 +67,23 @@ def estimate(probe: Probe) -> None:
     pace = probe.pace(rows)
     if pace is not None:
         rounds = _expect_teachers(probe, pace, size) if config.self_training.rounds else []
-        probe.expect_training(pace, [*trend_sizes(size, config.log_every), *rounds])
+        probe.expect_training(pace, [*trend_sizes(size, config.log_every), *rounds, *_sizes_alone(probe)])
     if config.correctness.evaluator:
         _expect_evaluator(probe, rows, size)
+
+
+def _sizes_alone(probe: Probe) -> list[int]:
+    """Return the numbers of gold rows that are trained on alone, up to those that the run may use."""
+    try:
+        few = probe.run.few_gold
+    except Unavailable:  # gold data, which is named as missing elsewhere
+        return []
+    if few is None or not probe.evaluated:
+        return []
+    probe.say(f"{len(few.rows):,} gold rows: {len(few.train):,} are trained on, the others pick the best epoch")
+    if few.others:
+        probe.say_once("further gold rows are trained on alone until they are better: that is not counted here")
+    return sizes_alone(len(few.rows))
 
 
 def _require_measures(probe: Probe) -> None:

@@ -55,12 +55,14 @@ def fit(
     checkpoint: Path | None = None,
     loggers: Sequence[Logger] = (),
     progress: Progress | None = None,
+    heldout: Sequence[Example] | None = None,
 ) -> tuple[Tam, FitReport]:
     """Train a fresh TAM for a task on rows and return the weights of its best epoch on held-out rows.
 
     checkpoint: file that training is saved to after every epoch, and goes on from where it is there; the result is that
     of a training that was not interrupted. It must be of the same rows and configuration, and is deleted at the end.
     One that cannot be gone on from is renamed to end in `.damaged`, and training begins again.
+    heldout: rows that pick the best epoch; by default a share of `rows` (`trainer.heldout`).
     loggers: Lightning's; they get loss and learning rate by step, loss and accuracy on the held-out rows by epoch.
     Same rows, configuration and seed give the same weights on the same machine; torch's global random state is left as
     it was. Raises `UserError` when there are no rows, or one has a label that is not the task's or a weight below 0, or
@@ -72,9 +74,9 @@ def fit(
     check_ensembling(trainer, task)
     _check_rows(rows, task, progress)
     device, progress = torch.device(device), progress or Progress()
-    train, heldout = split_heldout(rows, trainer.heldout, seed)
+    train, checked = (rows, heldout) if heldout else split_heldout(rows, trainer.heldout, seed)
     head = head_of(task.kind)
-    training = _Training(train, heldout, head, task, tam, trainer, seed, device, checkpoint, loggers, progress)
+    training = _Training(train, checked, head, task, tam, trainer, seed, device, checkpoint, loggers, progress)
     cuda = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), quiet_lightning():
         try:
@@ -91,7 +93,7 @@ def fit(
     # Predictions after loading are made as they were here.
     model.config.update(head.config(task.labels) | {"zerogen": spec.saved(model.config.model_type)})
     trained = Tam(model.to(device), tokenizer, head.labels(model.config), spec)
-    return trained, FitReport(len(train), len(heldout), best.epoch, best.accuracy)
+    return trained, FitReport(len(train), len(checked), best.epoch, best.accuracy)
 
 
 def require(config: TamConfig, kind: str) -> None:
