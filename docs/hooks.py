@@ -32,14 +32,15 @@ FILES = {
     "": "__init__ __main__ api cli jobs dryrun predict measure table",
     "config": "schema task_schema rules task template bundled yaml_files hydra_files keys",
     "data": "records gold unlabelled tables words stratified synthetic texts predictions",
-    "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias score confidence "
-    "prompting workers module",
-    "generation": "contexts sources answers demonstrations generator filters pool scores select selections weighting",
+    "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias contrast score "
+    "confidence prompting workers module",
+    "generation": "contexts sources answers demonstrations wording generator filters pool scores select selections "
+    "weighting",
     "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity",
     "metrics": "metric classification squad intervals agreement diversity match priors pseudo_labels",
     "estimate": "",
-    "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost self_training calibration few_gold "
-    "evaluator identity migration store result summaries loggers",
+    "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost self_training calibration "
+    "few_gold evaluator identity migration store result summaries loggers",
     "measures": "rows match store files",
     "report": "page plots cards finished grid differences overview terminal __main__",
     "support": "doors console progress process files hashes weights lightning surrogates",

@@ -182,6 +182,8 @@ def test_what_is_not_here_is_named_and_left_out(config: Config, monkeypatch: pyt
     assert "TAM away (nobody/away): not available, not probed" in text
     assert '[bad] A bad "<C>": "' in text
     assert "expected:" not in text
+    worded = replace(config.task, prompts={"bad": "Bad, <A>: <C>", "good": "Good"}, attributes={"length": ["short"]})
+    assert "[bad] Bad, short: <C>" in said(replace(missing, task=worded))
     hub = replace(config.task, gold={"hub": GoldConfig(hub={"path": "nobody/data"})})
     text = said(replace(config, task=hub))
     assert "gold data of toy, validation: not available, not probed" in text

@@ -8,7 +8,14 @@ import datasets
 import pytest
 
 from zerogen.config.schema import DecodingConfig, FilterConfig
-from zerogen.config.task_schema import ContextConfig, DebiasConfig, ParseConfig, StopConfig, TaskConfig
+from zerogen.config.task_schema import (
+    ContextConfig,
+    ContrastConfig,
+    DebiasConfig,
+    ParseConfig,
+    StopConfig,
+    TaskConfig,
+)
 from zerogen.data.records import Example
 from zerogen.data.synthetic import load_synthetic, write_folder
 from zerogen.errors import UserError
@@ -110,6 +117,98 @@ def test_counter_prompts_are_those_of_the_other_labels(task: TaskConfig, gpt2: P
         Generator(replace(task, debias=DebiasConfig(decay=-1)), lambda: gpt2, DECODING, FILTERS, 1)
 
 
+def test_contrast_asks_with_the_counter_prompts_of_self_debiasing(task: TaskConfig, gpt2: Plm) -> None:
+    for one in (task, replace(task, context=None, prompts={"bad": 'Bad: "', "good": 'Good: "'})):
+        debiased, contrasted = replace(one, debias=DebiasConfig(20.0)), replace(one, contrast=ContrastConfig(2.0))
+        generators = [Generator(changed, lambda: gpt2, DECODING, FILTERS, 1) for changed in (debiased, contrasted)]
+        first, second = ([generator.request(draft) for draft in generator.drafts(0)] for generator in generators)
+        assert first == second
+        assert all(request.counters for request, _ in first)
+        rows = generated(contrasted, gpt2, 6)
+        assert all(row.counter_logprob for row in rows)
+        assert {row.text for row in rows} != {row.text for row in generated(one, gpt2, 6)}
+        off = replace(one, contrast=ContrastConfig(1.0, 0.5))
+        assert generated(off, gpt2, 6) == generated(one, gpt2, 6)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "decay", "message"),
+    [
+        (ContrastConfig(-0.5), 0, r"task.contrast.guidance=-0.5: allowed is 0 or more \(1 is off\)"),
+        (ContrastConfig(float("nan")), 0, "task.contrast.guidance=nan: allowed is 0 or more"),
+        (ContrastConfig(2.0, 1.0), 0, "task.contrast.floor=1.0: allowed is 0 <= floor < 1"),
+        (ContrastConfig(2.0, -0.1), 0, "task.contrast.floor=-0.1"),
+        (ContrastConfig(2.0), 20.0, "task.contrast.guidance=2.0: .*task.debias.decay=20.0; allowed with .*decay=0"),
+    ],
+)
+def test_a_contrast_out_of_bounds_is_refused(
+    task: TaskConfig, gpt2: Plm, contrast: ContrastConfig, decay: float, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Generator(replace(task, contrast=contrast, debias=DebiasConfig(decay)), lambda: gpt2, DECODING, FILTERS, 1)
+
+
+@pytest.fixture
+def worded(task: TaskConfig) -> TaskConfig:
+    """A task with two sets of prompts, both with attributes, and with counter-prompts."""
+    task.prompts = {"bad": 'A bad <A> "<C>": "', "good": 'A good <A> "<C>": "'}
+    task.further_prompts = [{"bad": '"<C>" is bad, <A>: "', "good": '"<C>" is good, <A>: "'}]
+    task.attributes = {"length": ["short", "long"], "tone": ["dry", "warm", "mild"]}
+    task.debias.decay = 1.0
+    return task
+
+
+def test_texts_are_asked_for_in_every_wording(worded: TaskConfig, gpt2: Plm) -> None:
+    generator = Generator(worded, lambda: gpt2, replace(DECODING, chunk_size=256), FILTERS, 1)
+    drafts = generator.drafts(2)
+    other, seen = {"bad": "good", "good": "bad"}, Counter[tuple[str, bool, str]]()
+    for draft in drafts:
+        request, _ = generator.request(draft)
+        assert request.counters == {other[draft.label]: request.prompt.replace(draft.label, other[draft.label], 1)}
+        bare = request.prompt.replace(f'"{draft.context}"', "")
+        last = bare.startswith(" is")
+        attributes = bare.removeprefix(f" is {draft.label}, " if last else f"A {draft.label} ").removesuffix(': "')
+        seen[draft.label, last, attributes.strip()] += 1
+    pairs = [f"{length}, {tone}" for length in ("short", "long") for tone in ("dry", "warm", "mild")]
+    assert set(seen) == {(label, last, pair) for label in other for last in (True, False) for pair in pairs}
+    assert max(seen.values()) < 4 * len(drafts) / len(seen)
+
+
+def test_a_wording_depends_on_the_seed_and_the_request_alone(worded: TaskConfig, gpt2: Plm) -> None:
+    def prompts(seed: int, chunk_size: int) -> dict[str, str]:
+        generator = Generator(
+            replace(worded, context=None, prompts={"bad": "Bad <A>", "good": "Good <A>"}, further_prompts=[]),
+            lambda: gpt2,
+            replace(DECODING, chunk_size=chunk_size),
+            FILTERS,
+            seed,
+        )
+        return {f"{one.uid} {one.label}": generator.request(one)[0].prompt for one in generator.drafts(0)}
+
+    assert prompts(1, 64) == prompts(1, 64)
+    values = [dict(sorted(prompts(seed, 64).items())) for seed in (1, 2)]
+    assert [text.split(" ", 1)[1] for text in values[0].values()] != [
+        text.split(" ", 1)[1] for text in values[1].values()
+    ]
+
+
+def test_rows_in_several_wordings_resume(worded: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
+    whole = generated(worded, gpt2, 10)
+    generated(worded, gpt2, 4, tmp_path)
+    assert generated(worded, gpt2, 10, tmp_path) == whole
+
+
+def test_every_wording_is_checked_for_room(worded: TaskConfig, gpt2: Plm) -> None:
+    Generator(worded, lambda: gpt2, DECODING, FILTERS, 1).check()
+    for change, key in (
+        ({"further_prompts": [{"bad": "x " * 80, "good": "<C>"}]}, r"further_prompts\[0\].bad"),
+        ({"attributes": {"length": ["short", "long " * 30]}}, "prompts.bad"),
+    ):
+        generator = Generator(replace(worded, **change), lambda: gpt2, DECODING, FILTERS, 1)
+        with pytest.raises(UserError, match=rf"task 'toy': {key}: .* tokens over its budget"):
+            generator.check()
+
+
 def test_the_first_chunks_are_small_and_no_context_is_left_out(task: TaskConfig, gpt2: Plm) -> None:
     generator = Generator(task, lambda: gpt2, replace(DECODING, chunk_size=200), FILTERS, 1)
     asked = [generator.drafts(index) for index in range(4)]
@@ -138,6 +237,10 @@ def test_a_prompt_without_an_opening_quote_is_named(task: TaskConfig, gpt2: Plm)
     prompts = {"bad": 'Bad: "', "good": "Good: "}
     found = list(prompt_warnings(replace(task, prompts=prompts)))
     assert [doubt.split(" does")[0] for doubt in found] == ["task 'toy': prompts.good"]
+    further = replace(task, further_prompts=[{"bad": 'A: "', "good": 'A: "'}])
+    assert list(prompt_warnings(further)) == [
+        "task 'toy': further_prompts[0].good and further_prompts[0].bad are the same: so will be their texts"
+    ]
     open_ended = replace(task, prompts=prompts, parse=replace(task.parse, stop=[StopConfig("?", True)]))
     assert not list(prompt_warnings(open_ended))
 

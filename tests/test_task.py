@@ -95,12 +95,24 @@ def test_an_unknown_task_names_the_nearest() -> None:
         ({"prompts": {"bad": "a", "good": "<C>", "god": "b"}}, "prompts: 'god' is unknown.*did you mean 'good'"),
         (
             {"prompts": {"bad": "<C>", "good": "<title>"}},
-            "prompts.good: placeholder: '<title>' is unknown; allowed: <C>",
+            "prompts.good: placeholder: '<title>' is unknown; allowed: <A>, <C>",
         ),
         ({"prompts": {"bad": "<X>", "good": "<C>"}}, "'<X>' is unknown"),
         ({"scoring": {"bad": "<X>", "good": "nothing"}}, "scoring.good.*must hold <X>"),
         ({"context": None}, "no context.source or context.prompt"),
         ({"prompts": {"bad": "a", "good": "b"}}, "none of the prompts holds <C>"),
+        ({"further_prompts": [{"bad": "<C>"}]}, r"further_prompts\[0\] has none for label 'good'"),
+        ({"further_prompts": [{"bad": "<C>", "good": "<X>"}]}, r"further_prompts\[0\].good: .*'<X>' is unknown"),
+        ({"further_prompts": [{}]}, "further_prompts: allowed are prompts for each label, beside those of prompts"),
+        (
+            {"prompts": {}, "context": None, "further_prompts": [{"bad": "a", "good": "b"}]},
+            "further_prompts: allowed are prompts for each label, beside those of prompts",
+        ),
+        ({"prompts": {"bad": "<A> <C>", "good": "<C>"}}, "prompts.bad holds <A>, but the task has no attributes"),
+        ({"attributes": {"length": ["short"]}}, "attributes is set, but none of the prompts holds <A>"),
+        ({"attributes": {"length": []}}, r"attributes.length=\[\]: allowed is a list of texts, none blank"),
+        ({"attributes": {"length": ["short", " "]}}, r"attributes.length=\['short', ' '\]: allowed is a list"),
+        ({"scoring": {"bad": "<X>", "good": "<A> <X>"}}, "scoring.good: placeholder: '<A>' is unknown; allowed: <X>"),
         ({"gold": {"own": GoldConfig()}}, "gold.own has no source"),
         ({"gold": {"own": GoldConfig(folder="x", labels={0: "goood"})}}, "labels.0: 'goood' is unknown.*'good'"),
         ({"gold_source": "web"}, "gold_source: 'web' is unknown"),
@@ -109,6 +121,13 @@ def test_an_unknown_task_names_the_nearest() -> None:
 def test_a_wrong_field_is_named(task: TaskConfig, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         normalise_task(replace(task, **change))
+
+
+def test_a_task_with_several_wordings_is_valid(task: TaskConfig) -> None:
+    """One set with `<A>` suffices, and one with `<C>`."""
+    normalise_task(
+        replace(task, further_prompts=[{"bad": "A bad <A>", "good": "A good <A>"}], attributes={"length": ["short"]})
+    )
 
 
 def test_a_task_file_is_read_with_defaults(tmp_path: Path) -> None:

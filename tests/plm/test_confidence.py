@@ -33,6 +33,14 @@ def test_labels_compete_by_the_whole_text(plm: Plm, task: TaskConfig, keep: bool
         assert confidence == pytest.approx(softmax(scores)[row.label], abs=1e-4)
 
 
+def test_the_words_in_which_a_text_was_asked_for_do_not_count(gpt2: Plm, task: TaskConfig) -> None:
+    rows = toy_rows(4)
+    expected = label_confidence(gpt2, task, rows)
+    task.prompts = {label: prompt.replace("A ", "A <A> ") for label, prompt in task.prompts.items()}
+    task.further_prompts, task.attributes = [{"bad": "Bad: <A>", "good": "Good: <A>"}], {"length": ["short"]}
+    assert label_confidence(gpt2, task, rows) == expected
+
+
 def test_an_answer_is_as_sure_as_its_mean_token(plm: Plm) -> None:
     task = TaskConfig(
         name="asked",

@@ -24,8 +24,9 @@ from transformers import (
 
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.config.schema import DecodingConfig
-from zerogen.config.task_schema import DebiasConfig
+from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
+from zerogen.plm.contrast import Contrast
 from zerogen.plm.cuda_graph import GraphedStep
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, Slots
@@ -78,14 +79,18 @@ def test_sampling_depends_on_the_seed_alone(plm: Plm) -> None:
     assert first != plm.generate(requests(PROMPTS), DecodingConfig(batch_size=4), NEVER, 20, seed=6)
 
 
-@pytest.mark.parametrize("counters", [0, 2])
-def test_a_row_does_not_depend_on_the_rows_beside_it(plm: Plm, counters: int) -> None:
+@pytest.mark.parametrize(
+    ("counters", "debias"), [(0, DebiasConfig()), (2, DebiasConfig(decay=20.0)), (2, ContrastConfig(1.5))]
+)
+def test_a_row_does_not_depend_on_the_rows_beside_it(
+    plm: Plm, counters: int, debias: DebiasConfig | ContrastConfig
+) -> None:
     """Nor on the slot it is decoded in, on when it is begun, or on how many steps pass between two looks at it."""
     asked = [
         Request(str(i), prompt, counters={str(k): PROMPTS[(i + 1 + k) % 9] for k in range(counters)})
         for i, prompt in enumerate(PROMPTS * 3)
     ]
-    stops, debias = [Stop("e"), Stop(" ")], DebiasConfig(decay=20.0)
+    stops = [Stop("e"), Stop(" ")]
     for decoding in (DecodingConfig(top_p=0.6), DecodingConfig(temperature=0.7, top_k=20), DecodingConfig(top_k=1)):
         every = [
             plm.generate(asked, replace(decoding, batch_size=size * (1 + counters)), stops, 12, 5, debias)
@@ -153,7 +158,8 @@ class OnMeta(TorchDispatchMode):
 
 def test_a_step_of_static_shapes_asks_nothing_of_the_host(plm: Plm) -> None:
     """Tensors on the meta device have no values: whoever asks for one fails. So would a recording on a GPU."""
-    for sampler in (Sampler(0.9), Sampler(0.9, 20, 0.7, SelfDebiasing(20.0)), Sampler(top_k=1)):
+    debiased, contrasted = Sampler(0.9, 20, 0.7, SelfDebiasing(20.0)), Sampler(0.9, debias=Contrast(1.5))
+    for sampler in (Sampler(0.9), debiased, contrasted, Sampler(top_k=1)):
         for static_shapes in (True, False):
             network = Network(causal_model(plm.network.config.model_type))
             with torch.inference_mode(), network.slot_attention():
@@ -535,18 +541,29 @@ def test_windows_and_soft_caps_are_the_models_own() -> None:
             assert row.text == plm.decode(out[0, ids.shape[1] :].tolist())
 
 
+def debiased(p: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Self-debiasing with a decay of 50, written out after the formula."""
+    q = others.max(0).values
+    return p * torch.maximum(torch.exp(-50 * (q - p).clamp(min=0)), torch.tensor(0.01, dtype=torch.float64))
+
+
+def contrasted(p: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Contrast with a guidance of 2 and a floor of 0.01, written out after the formula."""
+    return torch.where(p >= 0.01 * p.max(), others.mean(0) * (p / others.mean(0)) ** 2, 0)
+
+
 @torch.inference_mode()
-def by_hand(plm: Plm, prompts: Sequence[str], decay: float, tokens: int) -> tuple[str, list[float]]:
-    """Greedy self-debiasing of one row, token by token from whole forwards, written out after the formula."""
+def by_hand(
+    plm: Plm, prompts: Sequence[str], formula: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], tokens: int
+) -> tuple[str, list[float]]:
+    """Greedy decoding of one row with counter-prompts, token by token from whole forwards."""
     model = causal_model(plm.network.config.model_type)
     rows = [plm.encode(prompt) for prompt in prompts]
     written: list[int] = []
     sums = [0.0] * len(rows)
     for _ in range(tokens):
         distributions = [model(torch.tensor([[*row, *written]])).logits[0, -1].double().softmax(-1) for row in rows]
-        p, q = distributions[0], torch.stack(distributions[1:]).max(0).values
-        scaled = p * torch.maximum(torch.exp(-decay * (q - p).clamp(min=0)), torch.tensor(0.01, dtype=torch.float64))
-        token = int((scaled / scaled.sum()).argmax())
+        token = int(formula(distributions[0], torch.stack(distributions[1:])).argmax())
         sums = [total + float(d[token].log()) for total, d in zip(sums, distributions, strict=True)]
         written.append(token)
         if token in plm.eos:
@@ -565,12 +582,36 @@ def test_self_debiasing_follows_the_formula_for_every_row(plm: Plm, slots: int) 
     plain = plm.generate(asked, decoding, NEVER, 12, seed=0)
     for request, row in zip(asked, found, strict=True):
         prompts = [request.prompt, *request.counters.values()]
-        text, scores = by_hand(plm, prompts if request.counters else prompts * 2, 50, 12)
+        text, scores = by_hand(plm, prompts if request.counters else prompts * 2, debiased, 12)
         assert row.text == text
         assert row.logprob == pytest.approx(scores[0], abs=1e-4)
         assert list(row.counter_logprob) == list(request.counters)
         assert list(row.counter_logprob.values()) == pytest.approx(scores[1 : 1 + len(request.counters)], abs=1e-4)
     assert [row.text for row in found] != [row.text for row in plain]
+
+
+@pytest.mark.parametrize("slots", [1, 40])
+@pytest.mark.parametrize("count", [1, 2])
+def test_contrast_follows_the_formula_for_every_row(plm: Plm, count: int, slots: int) -> None:
+    counters = [["The movie", "A bad film"], ["No.", "Yes"], ["x" * 12, "Is this"]]
+    asked = [
+        Request(str(i), PROMPTS[i], counters={str(k): text for k, text in enumerate(counters[i % 3][:count])})
+        for i in range(9)
+    ]
+    decoding, contrast = DecodingConfig(top_k=1, batch_size=slots), ContrastConfig(2.0, 0.01)
+    found = plm.generate(asked, decoding, NEVER, 12, seed=0, debias=contrast)
+    for request, row in zip(asked, found, strict=True):
+        text, scores = by_hand(plm, [request.prompt, *request.counters.values()], contrasted, 12)
+        assert row.text == text
+        assert row.logprob == pytest.approx(scores[0], abs=1e-4)
+        assert list(row.counter_logprob.values()) == pytest.approx(scores[1:], abs=1e-4)
+    assert [row.text for row in found] != [row.text for row in plm.generate(asked, decoding, NEVER, 12, seed=0)]
+
+
+def test_contrast_refuses_requests_of_which_some_have_more_to_contrast_with(gpt2: Plm) -> None:
+    asked = [Request("0", "A", counters={"a": "B", "b": "C"}), Request("1", "A", counters={"a": "B"})]
+    with pytest.raises(ValueError, match="same number of counter-prompts"):
+        gpt2.generate(asked, DecodingConfig(), NEVER, 4, seed=0, debias=ContrastConfig(2.0))
 
 
 def test_counter_prompts_without_decay_only_score(gpt2: Plm) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from zerogen.plm.contrast import Contrast
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.rng import fold_in, uniform
 from zerogen.plm.sampling import Sampler, nucleus, nucleus_probabilities, sorted_nucleus
@@ -96,6 +97,15 @@ def test_a_nan_is_an_error(sampler: Sampler) -> None:
         sampler(logits[:, None], keys_of(0, 2))
 
 
+@pytest.mark.parametrize("top_k", [0, 1])
+@pytest.mark.parametrize("line", [0, 1])
+def test_a_nan_in_a_contrast_is_an_error(top_k: int, line: int) -> None:
+    logits = torch.zeros(2, 2, VOCABULARY)
+    logits[1, line, 3] = torch.nan
+    with pytest.raises(FloatingPointError):
+        Sampler(0.9, top_k, debias=Contrast(2.0))(logits, keys_of(0, 2))
+
+
 def test_a_draw_depends_on_its_logits_and_key_alone() -> None:
     logits = torch.cat([logits_of("flat").expand(30, -1), logits_of("peaked").expand(30, -1)])
     torch.manual_seed(1)
@@ -106,15 +116,30 @@ def test_a_draw_depends_on_its_logits_and_key_alone() -> None:
         assert (token, logprob) == (together[i], logprobs[i])
 
 
+def expected_scores(effect: SelfDebiasing | Contrast, p: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The formula, written out: p [V] after a prompt, others [K, V] after its counter-prompts, all in float64."""
+    if isinstance(effect, SelfDebiasing):
+        return (p * (-effect.decay * (others.amax(0) - p).clamp(min=0)).exp().clamp(min=0.01)).log()
+    scores = others.mean(0) * (p / others.mean(0)) ** effect.guidance
+    return torch.where(p < effect.floor * p.max(), 0.0, scores).log()
+
+
 @pytest.mark.parametrize(
-    "sampler", [Sampler(0.9, debias=SelfDebiasing(20.0)), Sampler(1.0, 3, 0.7, SelfDebiasing(5.0))]
+    "sampler",
+    [
+        Sampler(0.9, debias=SelfDebiasing(20.0)),
+        Sampler(1.0, 3, 0.7, SelfDebiasing(5.0)),
+        Sampler(0.9, debias=Contrast(1.5)),
+        Sampler(1.0, debias=Contrast(3.0, 0.01)),
+        Sampler(1.0, debias=Contrast(0.5, 0.0)),
+        Sampler(1.0, 3, 0.7, Contrast(2.0, 0.1)),
+    ],
 )
-def test_a_debiased_draw_has_the_distribution_of_the_formula(sampler: Sampler) -> None:
+def test_a_draw_with_counter_prompts_has_the_distribution_of_the_formula(sampler: Sampler) -> None:
     noisy = torch.randn(2, VOCABULARY, generator=torch.Generator().manual_seed(3))
     logits = torch.stack([logits_of("peaked"), *(logits_of("peaked") + noisy)])
     p, *others = logits.double().softmax(-1)
-    wanted = (torch.stack(others).amax(0) - p).clamp(min=0)
-    scores = (p * (-sampler.debias.decay * wanted).exp().clamp(min=0.01)).log() / sampler.temperature
+    scores = expected_scores(sampler.debias, p, torch.stack(others)) / sampler.temperature
     if sampler.top_k:
         scores[scores < scores.topk(sampler.top_k).values[-1]] = -torch.inf
     expected = nucleus_probabilities(scores[None], sampler.top_p)[0]
@@ -125,13 +150,40 @@ def test_a_debiased_draw_has_the_distribution_of_the_formula(sampler: Sampler) -
     assert total_variation(biased, expected) > noise(expected)
 
 
+@pytest.mark.parametrize("counters", [1, 2])
+@pytest.mark.parametrize("guidance", [0.0, 0.7, 1.5, 20.0])
+@pytest.mark.parametrize("floor", [0.0, 0.001, 0.5])
+def test_a_contrast_is_that_of_the_formula(counters: int, guidance: float, floor: float) -> None:
+    logits = torch.randn(20, 1 + counters, VOCABULARY, generator=torch.Generator().manual_seed(5)) * 3
+    found = Contrast(guidance, floor)(logits).double().softmax(-1)
+    for row, (p, *others) in zip(found, logits.double().softmax(-1), strict=True):
+        expected = expected_scores(Contrast(guidance, floor), p, torch.stack(others)).softmax(-1)
+        torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-3)
+        assert torch.equal(row > 0, p >= floor * p.max()) or guidance == 20  # whose least probable tokens underflow
+
+
+def test_a_guidance_of_1_is_off_to_the_last_bit() -> None:
+    logits = torch.randn(50, 3, VOCABULARY, generator=torch.Generator().manual_seed(5)) * 3
+    off = SelfDebiasing()(logits)
+    assert torch.equal(Contrast(1.0, 0.5)(logits), off)
+    assert torch.equal(Contrast(3.0)(logits[:, :1]), off)  # and there is nothing to contrast with
+    assert not torch.equal(Contrast(1.01)(logits), off)
+
+
 @pytest.mark.parametrize(
     "sampler",
-    [Sampler(0.4), Sampler(0.9), Sampler(1.0), Sampler(top_k=1), Sampler(0.8, 3, 0.5, SelfDebiasing(20.0))],
+    [
+        Sampler(0.4),
+        Sampler(0.9),
+        Sampler(1.0),
+        Sampler(top_k=1),
+        Sampler(0.8, 3, 0.5, SelfDebiasing(20.0)),
+        Sampler(0.8, debias=Contrast(2.0, 0.1)),
+    ],
 )
 def test_attempts_end_in_the_draw_of_a_call(sampler: Sampler) -> None:
     generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(400, 1 if not sampler.debias.decay else 3, VOCABULARY, generator=generator) * 3
+    logits = torch.randn(400, 1 if sampler.debias == SelfDebiasing() else 3, VOCABULARY, generator=generator) * 3
     keys = keys_of(4, 400)
     expected, expected_logprobs = sampler(logits, keys)
     tries = torch.zeros(400, dtype=torch.long)

@@ -17,7 +17,7 @@ import torch
 
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.config.schema import DecodingConfig, FilterConfig, PlmConfig
-from zerogen.config.task_schema import DebiasConfig, StopConfig, TaskConfig
+from zerogen.config.task_schema import ContrastConfig, DebiasConfig, StopConfig, TaskConfig
 from zerogen.data.records import Example, Request, Stop
 from zerogen.errors import ChildFailed
 from zerogen.generation.contexts import Contexts
@@ -54,7 +54,7 @@ def chunks(count: int) -> list[ChunkRequest]:
             12,
             index,
             DecodingConfig(batch_size=4),
-            DebiasConfig(10.0),
+            ContrastConfig(2.0) if index % 2 else DebiasConfig(10.0),
         )
         for index in range(count)
     ]
@@ -212,6 +212,9 @@ def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig
     decoding = DecodingConfig(top_p=1.0, batch_size=8, chunk_size=32)
     filters = FilterConfig(min_words=1, patience=64, min_acceptance=0.2)
     task.parse.stop = [StopConfig("e"), StopConfig("i")]  # often: contexts run out first, and come again
+    task.prompts = {"bad": 'A bad <A> "<C>": "', "good": 'A good <A> "<C>": "'}
+    task.further_prompts = [{"bad": '"<C>" is <A> bad: "', "good": '"<C>" is <A> good: "'}]
+    task.attributes = {"length": ["short", "long"]}
 
     def generated(writer: object, n: int) -> tuple[list[Example], Generator]:
         generator = Generator(task, lambda: writer, decoding, filters, 3, Journal(), Journal())  # type: ignore[arg-type, return-value]

@@ -110,3 +110,18 @@ def test_prompts_stand_in_the_card_as_they_are(made: Made) -> None:
     text = dataset_card(run)
     assert r'`` "A \"<C>\" | `tick`:\n\n" ``' in text
     assert "9 texts were asked for, as many as it took; rejected were 3 (too short)" in text
+
+
+def test_a_card_has_every_wording_and_says_of_counter_prompts(made: Made) -> None:
+    run = changed(read_run(made.folder), plm="tiny", weights={"plm": "tiny@1"}, requests=9)
+    task = run.config["task"]
+    assert "counter_logprob" not in dataset_card(run) and "`<A>`" not in dataset_card(run)
+    task["further_prompts"] = [{"bad": "Bad, <A>:"}]
+    task["attributes"], task["contrast"] = {"length": ["short", "long|er"]}, {"guidance": 1.5, "floor": 0.001}
+    text = dataset_card(run)
+    assert '- bad: `` "Bad, <A>:" ``' in text
+    assert "`<A>` is one value of each of these" in text and r"- length: short; long\|er" in text
+    assert "`counter_logprob` the same after the prompts of the other labels" in text
+    for later in ("further_prompts", "attributes", "contrast"):  # as an earlier version wrote it
+        del task[later]
+    assert "counter_logprob" not in dataset_card(run)

@@ -13,6 +13,7 @@ from zerogen.config.task import override
 from zerogen.runs.identity import changes, pool_key
 from zerogen.runs.migration import former_pool_key, former_run_key
 from zerogen.runs.run import Run
+from zerogen.support.hashes import short_hash
 
 CPU = torch.device("cpu")
 
@@ -85,6 +86,20 @@ def test_folders_of_version_0_1_go_on_being_used(
     new_pool.mkdir()
     new_folder.mkdir()
     assert (run.pool_folder(), run.folder()) == (new_pool, new_folder)
+
+
+def test_how_texts_are_asked_for_names_the_pool() -> None:
+    tasks = [config("sst2", "zerogen") for _ in range(6)]
+    plain, contrasted, floored, further, worded, reordered = (one.task for one in tasks)
+    contrasted.contrast.guidance = 1.5
+    floored.contrast.guidance, floored.contrast.floor = 1.5, 0.1
+    further.further_prompts = [dict(further.prompts)]
+    worded.attributes = {"length": ["short", "long"], "tone": ["dry", "warm"]}
+    reordered.attributes = dict(reversed(worded.attributes.items()))
+    assert not {"contrast", "further_prompts", "attributes"} & set(pool_key(tasks[0], CPU)["task"])
+    assert len({short_hash(pool_key(one, CPU)) for one in tasks}) == len(tasks)
+    assert [former_pool_key(one, CPU) is None for one in tasks] == [False, *[True] * 5]
+    assert plain.contrast.guidance == 1
 
 
 def test_what_sets_a_later_key_is_in_no_folder_of_version_0_1() -> None:

@@ -20,7 +20,7 @@ from zerogen.config.schema import (
     TamConfig,
     TrainerConfig,
 )
-from zerogen.config.task_schema import DebiasConfig, TaskConfig
+from zerogen.config.task_schema import TaskConfig
 from zerogen.errors import UserError, unknown
 from zerogen.support.files import LONGEST_NAME
 
@@ -49,10 +49,19 @@ def check_decoding(decoding: DecodingConfig) -> None:
     _between("decoding.chunk_size", decoding.chunk_size, "1 or more", decoding.chunk_size >= 1)
 
 
-def check_debias(debias: DebiasConfig) -> None:
-    """Check the bounds of self-debiasing. Raises `UserError`."""
+def check_counters(task: TaskConfig) -> None:
+    """Check the bounds of self-debiasing and of contrast, and that not both are on. Raises `UserError`."""
+    debias, contrast = task.debias, task.contrast
     _between("task.debias.decay", debias.decay, "0 (off) or more", debias.decay >= 0)
     _between("task.debias.epsilon", debias.epsilon, "0 <= epsilon <= 1", 0 <= debias.epsilon <= 1)
+    guidance, floor = contrast.guidance, contrast.floor
+    _between("task.contrast.guidance", guidance, "0 or more (1 is off)", 0 <= guidance < math.inf)
+    _between("task.contrast.floor", floor, "0 <= floor < 1", 0 <= floor < 1)
+    if debias.decay and guidance != 1:
+        raise UserError(
+            f"task.contrast.guidance={guidance}: takes the place of self-debiasing, and task.debias.decay="
+            f"{debias.decay}; allowed with task.debias.decay=0"
+        )
 
 
 def check_filter(filters: FilterConfig) -> None:
@@ -189,7 +198,7 @@ def check(config: Config) -> None:
     """Check what a type cannot say. Raises `UserError` naming the key, the value and what is allowed."""
     check_decoding(config.decoding)
     check_filter(config.filter)
-    check_debias(config.task.debias)
+    check_counters(config.task)
     check_trainer(config.trainer)
     check_tam(config.tam)
     check_measures(config)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zerogen.config.rules import check_name
 from zerogen.config.schema import FILE_ENDINGS, SPLITS
-from zerogen.config.task_schema import GoldConfig, TaskConfig
+from zerogen.config.task_schema import ContrastConfig, DebiasConfig, GoldConfig, TaskConfig
 from zerogen.config.template import placeholders, render
 from zerogen.config.yaml_files import texts_of
 from zerogen.errors import UserError, nearest, unknown
@@ -63,6 +63,18 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
         task.answers = answers
 
 
+def prompts_of(task: TaskConfig) -> dict[str, dict[str, str]]:
+    """Return every set of prompts after which texts are written, by its key in the task."""
+    return {"prompts": task.prompts} | {f"further_prompts[{i}]": more for i, more in enumerate(task.further_prompts)}
+
+
+def counters_of(task: TaskConfig) -> DebiasConfig | ContrastConfig | None:
+    """Return what the other labels' prompts do to a text while it is written, None where they do nothing."""
+    if task.contrast.guidance != 1:
+        return task.contrast
+    return task.debias if task.debias.decay else None
+
+
 def descriptions_of(task: TaskConfig) -> dict[str, list[str]]:
     """Return sentences that describe each label: those of the task, else its scoring prompt, else its prompt.
 
@@ -109,12 +121,9 @@ def normalise_task(task: TaskConfig) -> None:
     _check_labels(task, where)
     context = {"C"} if task.kind != "classification" else set[str]()
     answer = {"Y"} if task.kind == "qa" else set[str]()
-    _check_prompts(task, where, "prompts", task.prompts, context | answer, {"C"} | answer)
-    _check_prompts(task, where, "scoring", task.scoring, {"X"}, {"X"} | context)
-    for number, prompts in enumerate(task.further_scoring):
-        _check_prompts(task, where, f"further_scoring[{number}]", prompts, {"X"}, {"X"} | context)
-    if task.further_scoring and (not task.scoring or not all(task.further_scoring) or task.kind == "qa"):
-        raise UserError(f"{where}: further_scoring: allowed are prompts for each label, beside those of scoring")
+    _check_sets(task, where, "prompts", [task.prompts, *task.further_prompts], context | answer, {"A", "C"} | answer)
+    _check_sets(task, where, "scoring", [task.scoring, *task.further_scoring], {"X"}, {"X"} | context)
+    _check_attributes(task, where)
     _check_descriptions(task, where)
     _check_priors(task, where)
     _check_context(task, where)
@@ -131,12 +140,28 @@ def _check_labels(task: TaskConfig, where: str) -> None:
             raise UserError(f"{where}: labels={task.labels}: question answering has none; leave them out")
         if task.answers not in ANSWERS:
             raise unknown(f"{where}: answers", task.answers, ANSWERS)
-        if task.debias.decay:
-            raise UserError(f"{where}: debias.decay={task.debias.decay}: needs labels; question answering has none")
+        for key, value, off in (
+            ("debias.decay", task.debias.decay, 0),
+            ("contrast.guidance", task.contrast.guidance, 1),
+        ):
+            if value != off:
+                raise UserError(f"{where}: {key}={value}: needs labels; question answering has none")
     elif len(task.labels) < 2 or len(set(task.labels)) != len(task.labels):
         raise UserError(f"{where}: labels={task.labels}: allowed is a list of two or more different names")
     elif blank := [label for label in task.labels if not label.strip()]:
         raise UserError(f"{where}: labels={task.labels}: '{blank[0]}' is blank; allowed are names")
+
+
+def _check_sets(
+    task: TaskConfig, where: str, field: str, sets: list[dict[str, str]], needed: set[str], allowed: set[str]
+) -> None:
+    """Check the prompts of a field and those of its further sets, which question answering has none of."""
+    first, *further = sets
+    _check_prompts(task, where, field, first, needed, allowed)
+    for number, prompts in enumerate(further):
+        _check_prompts(task, where, f"further_{field}[{number}]", prompts, needed, allowed)
+    if further and (not first or not all(further) or task.kind == "qa"):
+        raise UserError(f"{where}: further_{field}: allowed are prompts for each label, beside those of {field}")
 
 
 def _check_prompts(
@@ -161,8 +186,22 @@ def _check_prompts(
         if needed - names:
             missing = " and ".join(f"<{name}>" for name in sorted(needed - names))
             raise UserError(f"{where}: {field}.{label}: '{prompt}' must hold {missing}")
-        if field == "prompts" and "C" in names and task.context is None:
+        if "C" in names and task.context is None and "scoring" not in field:
             raise UserError(f"{where}: {field}.{label} holds <C>, but the task has no context.source or context.prompt")
+        if "A" in names and not task.attributes:
+            raise UserError(f"{where}: {field}.{label} holds <A>, but the task has no attributes")
+
+
+def _check_attributes(task: TaskConfig, where: str) -> None:
+    for name, values in task.attributes.items():
+        if not values or not all(value.strip() for value in values):
+            raise UserError(f"{where}: attributes.{name}={values}: allowed is a list of texts, none blank")
+    if task.attributes and not _any_holds(task, "A"):
+        raise UserError(f"{where}: attributes is set, but none of the prompts holds <A>")
+
+
+def _any_holds(task: TaskConfig, name: str) -> bool:
+    return any(name in placeholders(prompt) for prompts in prompts_of(task).values() for prompt in prompts.values())
 
 
 def _check_descriptions(task: TaskConfig, where: str) -> None:
@@ -203,7 +242,7 @@ def _check_context(task: TaskConfig, where: str) -> None:
         raise UserError(f"{where}: context.source=gold: none of its gold sources has a context column")
     if task.context.per_label < 1 or task.context.max_new_tokens < 1:
         raise UserError(f"{where}: context.per_label and context.max_new_tokens: allowed is 1 or more")
-    if not any("C" in placeholders(prompt) for prompt in task.prompts.values()):
+    if not _any_holds(task, "C"):
         raise UserError(f"{where}: context is set, but none of the prompts holds <C>")
 
 

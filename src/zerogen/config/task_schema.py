@@ -47,6 +47,15 @@ class DebiasConfig:
 
 
 @dataclass
+class ContrastConfig:
+    guidance: float = 1.0
+    """Contrast (classifier-free guidance): above 1, tokens that the label's own prompt favours over those of the other
+    labels become more probable the more it does, by their ratio to the power of guidance - 1; 1 is off."""
+    floor: float = 0.001
+    """Tokens whose probability after the own prompt is below this share of the most probable token's are not drawn."""
+
+
+@dataclass
 class HoldoutConfig:
     rows: int = 1000
     """Number of unique texts moved from the training split to the validation split, those of a context together."""
@@ -100,8 +109,14 @@ class TaskConfig:
     labels: list[str] = field(default_factory=list)
     """Label names; their order defines the integer `Y` of exported rows. Not for question answering."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """Map from label to the prompt after which the PLM writes a text X of that label; may contain `<C>`. In question
-    answering there is one, `question`, with `<C>` and the answer `<Y>`."""
+    """Map from label to the prompt after which the PLM writes a text X of that label; may contain `<C>` and `<A>`. In
+    question answering there is one, `question`, with `<C>` and the answer `<Y>`."""
+    further_prompts: list[dict[str, str]] = field(default_factory=list)
+    """Further sets of prompts, each a map from label to prompt: for each text the seed draws one of all sets, and
+    counter-prompts are of the same set. Not for question answering."""
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    """Map from the name of an attribute, such as `length`, to its values: for each text the seed draws a value of every
+    attribute, and they replace `<A>` in its prompt and counter-prompts, joined by commas."""
     scoring: dict[str, str] = field(default_factory=dict)
     """Map from label to the prompt that setting=prompting scores once it is filled; must contain `<X>`, may contain
     `<C>`. In question answering there is one, `question`, after which the PLM writes the answer."""
@@ -119,6 +134,8 @@ class TaskConfig:
     """Where a generated text ends."""
     debias: DebiasConfig = field(default_factory=DebiasConfig)
     """Self-debiasing of the generated text, with the other labels' prompts as counter-prompts."""
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    """Contrast of the generated text with the other labels' prompts, in place of self-debiasing."""
     max_new_tokens: int = 40
     """Maximum number of tokens of a generated text."""
     max_length: int = 128

@@ -1,4 +1,4 @@
-"""Prompt templates: fill `<C>` (context), `<X>` (text) and `<Y>` (answer), shortened to a token budget."""
+"""Prompt templates: fill `<C>` context, `<X>` text, `<Y>` answer, `<A>` attributes, cut to a token budget."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def placeholders(template: str) -> list[str]:
 def render(template: str, values: Mapping[str, str]) -> str:
     """Fill all placeholders in one pass, so that a `<X>` inside a value stays unchanged."""
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def without_attributes(template: str) -> str:
+    """Return a template without `<A>` and the space after it: `A <A> film` becomes `A film`."""
+    return template.replace("<A> ", "").replace("<A>", "")
 
 
 def shortened(

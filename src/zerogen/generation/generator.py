@@ -9,9 +9,10 @@ from functools import cached_property, partial
 from random import Random
 from typing import Any
 
-from zerogen.config.rules import check_debias, check_decoding, check_filter, check_size
+from zerogen.config.rules import check_counters, check_decoding, check_filter, check_size
 from zerogen.config.schema import DecodingConfig, FilterConfig
-from zerogen.config.task_schema import TaskConfig
+from zerogen.config.task import counters_of
+from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import render, shortened
 from zerogen.data.records import Answer, Example, Request, Stop, derive
 from zerogen.errors import UserError
@@ -21,6 +22,7 @@ from zerogen.generation.demonstrations import ROUND, Demonstrations, end_of_roun
 from zerogen.generation.filters import Filter, parse_and_filter
 from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.generation.sources import given_contexts
+from zerogen.generation.wording import Wording, draw_wording, longest_wordings
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
 from zerogen.support.doors import is_own
 from zerogen.support.progress import Progress
@@ -58,7 +60,7 @@ class Generator:
     ) -> None:
         check_decoding(decoding)
         check_filter(filters)
-        check_debias(task.debias)
+        check_counters(task)
         shown = Demonstrations.of(demonstrations)
         shown.require(unlabelled)
         if not task.prompts:
@@ -121,9 +123,11 @@ class Generator:
 
     def check(self) -> None:
         """Raise `UserError` if a prompt leaves the PLM no room, or if contexts or answers are missing."""
-        drafts = [Example("", "", label) for label in self.task.labels]
-        for draft, before in zip(drafts, self._before(0, drafts), strict=True):
-            self.request(draft, before)
+        plm, drafts = self.plm(), [Example("", "", label) for label in self.task.labels]
+        shown = self._before(0, drafts)
+        for wording in longest_wordings(self.task, lambda text: len(plm.encode(text))):
+            for draft, before in zip(drafts, shown, strict=True):
+                self._request(draft, wording, before)
         if self.contexts is not None:
             self.contexts.check()
 
@@ -153,18 +157,23 @@ class Generator:
 
         before: the demonstrations. Raises `UserError` for a prompt that is too long for the PLM.
         """
+        return self._request(draft, draw_wording(self.task, self.seed, draft.uid), before)
+
+    def _request(self, draft: Example, wording: Wording, before: str = "") -> tuple[Request, bool]:
         plm, task = self.plm(), self.task
-        others = [label for label in task.labels if label != draft.label] if task.debias.decay else []
-        templates = {label: task.prompts[label] for label in [draft.label, *others]}
+        others = [label for label in task.labels if label != draft.label] if counters_of(task) else []
+        templates = {label: wording.prompts[label] for label in [draft.label, *others]}
         budget = plm.max_positions - task.max_new_tokens - (len(plm.encode(before)) if before else 0)
-        values = {"C": draft.context or "", "Y": "".join(answer.text for answer in draft.answers)}
+        values = {"A": wording.attributes, "C": draft.context or ""}
+        values["Y"] = "".join(answer.text for answer in draft.answers)
         around = [(answer.start, answer.start + len(answer.text)) for answer in draft.answers] or [(0, 0)]
         try:
             context = shortened(list(templates.values()), values, "C", budget, plm.encode, plm.decode, around[0])
         except ValueError as error:
+            beside = f"max_new_tokens={task.max_new_tokens}{' and demonstrations' * bool(before)}"
             raise UserError(
-                f"task '{task.name}': prompts.{draft.label}: {error}, which is what the {plm.max_positions} positions "
-                f"of {plm.name} leave beside max_new_tokens={task.max_new_tokens}{' and demonstrations' * bool(before)}"
+                f"task '{task.name}': {wording.key}.{draft.label}: {error}, which is what the {plm.max_positions} "
+                f"positions of {plm.name} leave beside {beside}"
             ) from error
         prompts = {label: before + render(template, {**values, "C": context}) for label, template in templates.items()}
         prompt = prompts.pop(draft.label)
@@ -191,7 +200,7 @@ class Generator:
                 self.task.max_new_tokens,
                 derive(self.seed, "texts", index),
                 self.decoding,
-                self.task.debias,
+                counters_of(self.task) or DebiasConfig(),
             )
             for index, requests in enumerate(request_lists, start)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from zerogen.config.task import prompts_of
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import load_gold, read_contexts
 from zerogen.errors import UserError
@@ -38,14 +39,13 @@ def prompt_warnings(task: TaskConfig) -> Iterator[str]:
     """Yield warnings: prompts whose texts end only by chance, equal prompts, answers not found as in the paper."""
     if task.kind == "qa" and task.answers == "auto" and chosen(task.answers) == "rules":
         yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"
-    if all(stop.text == '"' for stop in task.parse.stop):
-        for label in task.labels:
-            if not task.prompts[label].endswith('"'):
+    for key, prompts in prompts_of(task).items():
+        for place, label in enumerate(task.labels):
+            if all(stop.text == '"' for stop in task.parse.stop) and not prompts[label].endswith('"'):
                 yield (
-                    f"task '{task.name}': prompts.{label} does not end in an opening quote (\"): the PLM has no "
+                    f"task '{task.name}': {key}.{label} does not end in an opening quote (\"): the PLM has no "
                     "reason to write the closing quote that ends a text; for another one set parse.stop"
                 )
-    for place, label in enumerate(task.labels):
-        for other in task.labels[:place]:
-            if task.prompts[label] == task.prompts[other]:
-                yield f"task '{task.name}': prompts.{label} and prompts.{other} are the same: so will be their texts"
+            for other in task.labels[:place]:
+                if prompts[label] == prompts[other]:
+                    yield f"task '{task.name}': {key}.{label} and {key}.{other} are the same: so will be their texts"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from zerogen.config.task_schema import TaskConfig
-from zerogen.config.template import render, shortened
+from zerogen.config.template import render, shortened, without_attributes
 from zerogen.data.records import Example
 from zerogen.plm.prompting import softmax
 from zerogen.plm.protocol import Scorer
@@ -24,10 +24,11 @@ def label_probabilities(
     """Return the probability of every label of each row, given its text: softmax over labels of log p(text | prompt).
 
     The log-probability is summed over the tokens of the text and the first stop string, after the prompt that asks for
-    texts of a label; all labels count as equally frequent. For a question, whose label stands for its answer, it is
-    the mean token's probability of the answer after the scoring prompt. None where there is nothing to compare: a
-    single label, or questions without a scoring prompt or an answer. A text or context that is too long is cut, at the
-    same place for all labels.
+    texts of a label; all labels count as equally frequent. In whatever words a text was asked for, that is the prompt
+    in `task.prompts`, without attributes, which are the same for all labels. For a question, whose label stands for its
+    answer, it is the mean token's probability of the answer after the scoring prompt. None where there is nothing to
+    compare: a single label, or questions without a scoring prompt or an answer. A text or context that is too long is
+    cut, at the same place for all labels.
     """
     progress = progress or Progress()
     if task.kind == "qa":
@@ -42,7 +43,7 @@ def label_probabilities(
         return None
     stop = task.parse.stop[0]
     ending = "" if stop.keep else stop.text
-    templates = [task.prompts[label] + "<X>" for label in task.labels]
+    templates = [without_attributes(task.prompts[label]) + "<X>" for label in task.labels]
     values = [{"C": row.context or "", "X": row.text + ending} for row in rows]
     by_label = _scores(plm, templates, values, [(0, 0)] * len(rows), "X", True, progress)
     return [softmax(dict(zip(task.labels, scores, strict=True))) for scores in by_label]

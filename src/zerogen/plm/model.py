@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from zerogen.config.schema import DecodingConfig
-from zerogen.config.task_schema import DebiasConfig
+from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
-from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, Slots, decode
 from zerogen.plm.network import MISFITS, Network
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, longest_row
 from zerogen.plm.rng import fold_in
-from zerogen.plm.sampling import Sampler
+from zerogen.plm.sampling import Sampler, effect_of
 from zerogen.plm.score import logprobs
 from zerogen.support.progress import Progress
 
@@ -140,7 +139,7 @@ class Plm(Codec):
         stops: Sequence[Stop],
         max_new_tokens: int,
         seed: int,
-        debias: DebiasConfig | None = None,
+        debias: DebiasConfig | ContrastConfig | None = None,
         on_row: Callable[[int], None] = lambda rows: None,
     ) -> list[Continuation]:
         """Continue the prompt of every request until one of `stops`, end-of-text or `max_new_tokens`.
@@ -148,11 +147,12 @@ class Plm(Codec):
         Returns one continuation per request, in their order. A row's draws depend only on `seed` and the row's place
         in `requests`. `debias` says what the requests' counter-prompts do. `on_row` is called with 1 as each row ends,
         and with a negative number when rows have to be written again. Raises ValueError when a prompt leaves no room
-        for `max_new_tokens`.
+        for `max_new_tokens`, and when it is to be contrasted with fewer counter-prompts than another.
         """
         if not requests:
             return []
-        debias = debias or DebiasConfig()
+        if isinstance(debias, ContrastConfig) and len({len(request.counters) for request in requests}) > 1:
+            raise ValueError(f"{self.name}: contrast: every request needs the same number of counter-prompts")
         encoded = self._encode_all(requests)
         # Equal prompts side by side are read once, and the cache grows as late as possible.
         order = sorted(range(len(encoded)), key=lambda i: (max(map(len, encoded[i])), encoded[i]))
@@ -163,9 +163,8 @@ class Plm(Codec):
                 f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions"
             )
         keys = fold_in(torch.full((len(order),), seed % (1 << 63), device=self.device), self._ids(order))
-        sampler = Sampler(
-            decoding.top_p, decoding.top_k, decoding.temperature, SelfDebiasing(debias.decay, debias.epsilon)
-        )
+        effect = effect_of(debias or DebiasConfig())
+        sampler = Sampler(decoding.top_p, decoding.top_k, decoding.temperature, effect)
         cached = self.cached and capacity <= self.network.window
         static_shapes = self.static_shapes and cached and sampler.settles
         if static_shapes:
@@ -197,7 +196,7 @@ class Plm(Codec):
         encoded = []
         for request in requests:
             own, *counters = [self.encode(prompt) for prompt in (request.prompt, *request.counters.values())]
-            # A prompt as its own counter-prompt changes nothing: it pads requests that have fewer than others.
+            # A prompt as its own counter-prompt does not debias: it pads requests that have fewer than others.
             encoded.append([own, *counters, *[own] * (most - len(counters))])
         return encoded
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from zerogen.config.schema import DecodingConfig
-from zerogen.config.task_schema import DebiasConfig
+from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
 from zerogen.support.progress import Progress
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ChunkRequest:
     """A chunk of requests. What is written for it depends on its fields alone, on the same kind of machine.
 
-    name: unique within a pool. seed: of all draws.
+    name: unique within a pool. seed: of all draws. debias: what the requests' counter-prompts do.
     """
 
     name: str
@@ -28,7 +28,7 @@ class ChunkRequest:
     max_new_tokens: int
     seed: int
     decoding: DecodingConfig
-    debias: DebiasConfig
+    debias: DebiasConfig | ContrastConfig
 
 
 @dataclass(frozen=True, slots=True)

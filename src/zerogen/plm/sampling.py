@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zerogen.config.task_schema import ContrastConfig, DebiasConfig
+from zerogen.plm.contrast import Contrast
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.rng import fold_in, uniform
 
@@ -33,7 +35,7 @@ class Sampler:
     top_p: float = 1.0
     top_k: int = 0
     temperature: float = 1.0
-    debias: SelfDebiasing = field(default_factory=SelfDebiasing)
+    debias: SelfDebiasing | Contrast = field(default_factory=SelfDebiasing)
 
     def __call__(self, logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Draw from logits [B, 1 + K, V], those after a prompt and after its K counter-prompts.
@@ -98,6 +100,13 @@ class Sampler:
             kth = scores.topk(self.top_k, dim=-1).values[:, -1:]
             scores = scores.masked_fill(scores < kth, -torch.inf)
         return scores
+
+
+def effect_of(config: DebiasConfig | ContrastConfig) -> SelfDebiasing | Contrast:
+    """Return what counter-prompts do to a distribution."""
+    if isinstance(config, ContrastConfig):
+        return Contrast(config.guidance, config.floor)
+    return SelfDebiasing(config.decay, config.epsilon)
 
 
 def row_groups(logits: Tensor) -> Iterator[slice]:

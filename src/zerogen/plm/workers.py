@@ -25,7 +25,7 @@ import pytorch_lightning as pl
 import torch
 
 from zerogen.config.schema import DecodingConfig, PlmConfig
-from zerogen.config.task_schema import DebiasConfig
+from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
 from zerogen.errors import ChildFailed
 from zerogen.plm.open import open_plm
@@ -113,7 +113,8 @@ class Inbox:
 def _request(fields: dict[str, Any]) -> ChunkRequest:
     fields["requests"] = [Request(**request) for request in fields["requests"]]
     fields["stops"] = [Stop(**stop) for stop in fields["stops"]]
-    fields["decoding"], fields["debias"] = DecodingConfig(**fields["decoding"]), DebiasConfig(**fields["debias"])
+    fields["decoding"] = DecodingConfig(**fields["decoding"])
+    fields["debias"] = (ContrastConfig if "guidance" in fields["debias"] else DebiasConfig)(**fields["debias"])
     return ChunkRequest(**fields)
 
 

@@ -51,7 +51,7 @@ def dataset_card(run: FinishedRun) -> str:
         rows=rows,
         counts=counts,
         measures=read_measures(run.folder, run.task),
-        counters=bool(run.config["task"]["debias"]["decay"]),
+        counters=_has_counters(run.config["task"]),
     )
 
 
@@ -104,6 +104,11 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
         "trainer": run.config["trainer"],
         "context_file": file,
     }
+
+
+def _has_counters(task: dict[str, Any]) -> bool:
+    """Tell whether texts were written with counter-prompts; earlier versions had no contrast."""
+    return bool(task["debias"]["decay"]) or task.get("contrast", {}).get("guidance", 1) != 1
 
 
 def _category(run: FinishedRun) -> str:

@@ -72,10 +72,16 @@ def write_report(folder: Path) -> Path:
         rows=len(rows),
         shown=len(shown),
         labels=[label for label in config["task"]["labels"] if any(row["label"] == label for row in rows)],
-        data=embedded({"rows": shown, "prompts": config["task"]["prompts"]}),
+        data=embedded({"rows": shown, "prompts": _prompts(config["task"])}),
     )
     write_whole(page, folder / "report.html")
     return folder / "report.html"
+
+
+def _prompts(task: dict[str, Any]) -> dict[str, str]:
+    """Return label to the prompt that its texts were written after, none where it varied from text to text."""
+    prompts: dict[str, str] = task["prompts"]
+    return {} if task.get("further_prompts") or task.get("attributes") else prompts
 
 
 def template(name: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from zerogen.config.rules import check_ensembling
 from zerogen.config.schema import Config, PlmConfig
+from zerogen.config.task import counters_of
 from zerogen.errors import UserError
 from zerogen.generation.demonstrations import Demonstrations
 from zerogen.generation.filters import Filter
@@ -56,7 +57,10 @@ def _check_select(config: Config) -> None:
         raise UserError(f"select=[{about[0]}]: is about labels; task '{task.name}' is {task.kind}")
     if "confidence" in scores and not comparable(task):
         raise UserError(f"select={config.select}: needs the PLM's confidence; task '{task.name}' has no scoring prompt")
-    if "margin" in scores and not config.dataset and not task.debias.decay:
-        raise UserError(f"select={config.select}: needs margins, which only task.debias.decay above 0 gives")
+    if "margin" in scores and not config.dataset and not counters_of(task):
+        raise UserError(
+            f"select={config.select}: needs margins, which only task.debias.decay above 0 or a task.contrast.guidance "
+            "other than 1 gives"
+        )
     if EMBEDDING in scores:
         check_embeddable(f"select={config.select}:", config)

@@ -34,7 +34,8 @@ PROMPTED_FORMAT = 1  # raise it when PROMPTING gives the same texts other probab
 MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other measures
 
 # What of a task shapes the texts that the PLM writes, beside contexts and answers.
-_WRITING = ("name", "kind", "labels", "prompts", "parse", "debias", "max_new_tokens", "min_words")
+_PROMPTING = ("prompts", "further_prompts", "debias", "contrast")
+_WRITING = ("name", "kind", "labels", *_PROMPTING, "parse", "max_new_tokens", "min_words")
 # What of a task shapes what a TAM learns from given rows, and what is reported of it.
 _LEARNING = ("kind", "labels", "order", "answer_tokens")
 # What of a task a setting of the user's own may read, beside contexts, answers and gold data.
@@ -47,7 +48,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
     """Return all that shapes generated rows, and not `n`."""
     return {
         "format": POOL_FORMAT,
-        "task": changes(config.task, _WRITING),
+        "task": changes(config.task, _WRITING) | _attributes_key(config.task),
         "contexts": _contexts_key(config.task),
         "plm": plm_key(config, device),
         "decoding": changes(config.decoding),
@@ -121,10 +122,15 @@ def _own_setting_key(config: Config, reads: Collection[str]) -> dict[str, Any]:
     return {
         "code": fingerprint_of_door(config.setting.name),
         "setting": changes(config.setting),
-        "task": changes(config.task, _ANY),
+        "task": changes(config.task, _ANY) | _attributes_key(config.task),
         "contexts": _contexts_key(config.task) if {"contexts", "answers"} & set(reads) else None,
         "limit": config.limit if "limit" in reads else None,
     }
+
+
+def _attributes_key(task: TaskConfig) -> dict[str, Any]:
+    """Identify attributes by their order, too, in which prompts hold them; the keys of a dictionary are sorted."""
+    return {"attributes": list(task.attributes.items())} if task.attributes else {}
 
 
 def _own(key: str, names: Sequence[str]) -> dict[str, Any]:

@@ -13,13 +13,6 @@ from zerogen.support.files import write_whole
 
 # Left out where they are empty.
 _OPTIONAL = ("selected_from", "own_setting", "further_metrics", "rounds", "gold_rows", "labels_alone")
-    "selected_from",
-    "own_setting",
-    "further_metrics",
-    "rounds",
-    "gold_rows",
-    "labels_alone",
-)  # left out where empty
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from zerogen.errors import Unavailable
 from zerogen.estimate import GENERATION, PROBE, Pace, Probe, about, shortened, some
 from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas
 from zerogen.generation.select import EMBEDDING, needs
+from zerogen.generation.wording import draw_wording
 from zerogen.metrics.intervals import wilson_interval
 from zerogen.metrics.match import MOST
 from zerogen.runs.calibration import unlabelled_of
@@ -116,8 +117,10 @@ def _write_texts(probe: Probe) -> TextProbe | None:
         texts = None
     if texts is None:
         for label in task.labels:
-            for values in _values(task, config.seed):
-                probe.say_once(f"[{label}] {shortened(render(task.prompts[label], values))}")
+            for number, values in enumerate(_values(task, config.seed)):
+                wording = draw_wording(task, config.seed, str(number))
+                filled = render(wording.prompts[label], {**values, "A": wording.attributes})
+                probe.say_once(f"[{label}] {shortened(filled)}")
         return None
     asked, accepted = sum(texts.chunk.asked.values()), len(texts.chunk.rows)
     probe.say_once(first_outputs(texts.chunk, task.labels))
