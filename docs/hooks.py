@@ -36,7 +36,8 @@ FILES = {
     "confidence prompting workers module",
     "generation": "contexts sources answers demonstrations wording generator filters pool scores select selections "
     "weighting",
-    "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity",
+    "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity "
+    "shift",
     "metrics": "metric classification squad intervals agreement diversity match priors pseudo_labels",
     "estimate": "",
     "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost self_training calibration "

@@ -1,5 +1,7 @@
 """SIMILARITY labels texts by descriptions alone, and calibration shifts labels to priors."""
 
+import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,15 @@ from tests.conftest import toy_rows
 from zerogen.config.schema import Config, SettingConfig, TamConfig
 from zerogen.config.task import descriptions_of, normalise_task
 from zerogen.config.task_schema import TaskConfig
+from zerogen.data.gold import load_gold
+from zerogen.data.unlabelled import load_unlabelled
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
+from zerogen.runs.checks import check_code
 from zerogen.runs.result import Result
 from zerogen.runs.store import read_predictions
 from zerogen.tam.similarity import Embedder
+from zerogen.tam.tam import load_tam
 
 
 @pytest.fixture
@@ -71,6 +77,41 @@ def test_labels_are_as_frequent_as_the_priors_say(tiny_config: Config, tmp_path:
     estimated = run_one(replace(config, setting=SettingConfig(setting, calibration="em")), Console(quiet=True))
     other = replace(config, setting=SettingConfig(setting, calibration="em"), task=replace(config.task, priors={}))
     assert run_one(other, Console(quiet=True)).folder == estimated.folder  # which does not ask for priors
+
+
+@pytest.mark.parametrize("kind", ["encoder", "lstm"])
+def test_a_trained_model_is_shifted_in_its_weights(tiny_config: Config, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(row.text for row in toy_rows(240)[120:]))
+    rows = [{"X": row.text, "label": row.label} for row in toy_rows(120)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer = replace(tiny_config.trainer, lr=5e-3, epochs=6)  # which tells texts apart
+    config = replace(tiny_config, dataset=str(tmp_path / "rows.jsonl"), trainer=trainer, dataset_labels={})
+    config = replace(config, unlabelled=str(tmp_path / "texts.txt"))
+    reported = {row.content for row in load_gold(config.task, "validation")}
+    texts = [row.text for row in load_unlabelled(str(config.unlabelled), None, config.task, reported)[0]]
+    if kind == "lstm":
+        config = replace(config, tam=TamConfig("lstm", kind="lstm", embedding=8, hidden=8))
+    plain = run_one(config, Console(quiet=True))
+    tasks = [replace(config.task, priors=priors) for priors in ({}, {"bad": 0.8, "good": 0.2})]
+    calibrated = replace(config, setting=SettingConfig("zerogen", calibration="priors"))
+    half, most = (run_one(replace(calibrated, task=task), Console(quiet=True)) for task in tasks)
+    assert len({result.folder for result in (plain, half, most)}) == 3
+    before, *after = (load_tam(result.folder).predict(texts) for result in (plain, half, most))
+    for predictions, share in zip(after, (0.5, 0.8), strict=True):
+        assert sum(one.label == "bad" for one in predictions) == pytest.approx(share * len(texts), abs=6)
+        odds = [
+            [math.log(one.probabilities["bad"] / one.probabilities["good"]) for one in found]
+            for found in (before, predictions)
+        ]
+        moved = [new - old for old, new in zip(*odds, strict=True)]
+        assert max(moved) - min(moved) < 0.2  # the same for all texts
+
+
+def test_only_what_fits_a_model_calibrates_it(tiny_config: Config) -> None:
+    with pytest.raises(UserError, match=r"setting.calibration=prior: .*setting=zerogen trains a TAM"):
+        check_code([replace(tiny_config, setting=SettingConfig("zerogen", calibration="prior"))])
+    with pytest.raises(UserError, match="setting.calibration=priors: needs texts without labels"):
+        check_code([replace(tiny_config, setting=SettingConfig("zerogen", calibration="priors"))])
 
 
 def test_an_lstm_has_no_encoder_to_compare_with(tiny_config: Config) -> None:

@@ -140,8 +140,9 @@ class SettingConfig:
     follows it, given what precedes it."""
     calibration: str = "none"
     """What is done to the scores of labels. `prior`: subtract the log-probability of the prompt without a text
-    (PROMPTING). With `unlabelled` texts: `priors` shifts the scores of labels so that the texts have them as often as
-    task.priors says; `em` so that they have them as often as expectation maximisation estimates. `none`: nothing."""
+    (PROMPTING). With `unlabelled` texts: `priors` shifts the scores of labels (of a trained TAM in its weights) so
+    that the texts have them as often as task.priors says; `em` so that they have them as often as expectation
+    maximisation estimates. `none`: nothing."""
     prompts: str = "first"
     """PROMPTING: score by `first`, the prompts of task.scoring alone, or `all`, those of task.further_scoring too,
     whose scores are averaged."""

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from zerogen.config.keys import keys_of
-from zerogen.config.schema import Config
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config
 from zerogen.errors import UserError, unknown
 from zerogen.report.plots import Curve
 from zerogen.runs.result import Result
@@ -61,7 +61,9 @@ class FinishedRun:
     def choices(self) -> dict[str, Any]:
         """What the run's figures depend on but its seed: dotted key to value."""
         left_out = _IGNORED | (PARTS - self.setting.reads)
-        if self.result.setting == "zerogen" and not self.result.rounds and not self._shows_texts:
+        calibrated = (self.config.get("setting") or {}).get("calibration", "none") in CALIBRATIONS_ON_TEXTS
+        learned = self.result.rounds or calibrated or self._shows_texts
+        if self.result.setting == "zerogen" and not learned:
             left_out |= UNLABELLED  # which rows were only compared with
         return dict(_flat({key: value for key, value in _completed(self.config).items() if key not in left_out}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config
 from zerogen.config.task import priors_of
@@ -10,6 +11,9 @@ from zerogen.data.records import Example, Prediction
 from zerogen.errors import Unavailable, UserError
 from zerogen.estimate import Probe
 from zerogen.runs.run import Run
+
+if TYPE_CHECKING:
+    from zerogen.tam.tam import Tam
 
 
 def calibrated(
@@ -21,30 +25,58 @@ def calibrated(
 
     predict: predicts other rows in the same ways.
     """
-    from zerogen.metrics.priors import averaged, estimated_priors, log_scores, offsets, predictions_of, shifted
+    from zerogen.metrics.priors import averaged, log_scores, predictions_of, shifted
     from zerogen.metrics.pseudo_labels import Combination
 
     way, labels = run.config.setting.calibration, run.config.task.labels
     if way not in CALIBRATIONS_ON_TEXTS:
         return averaged(sets, labels)
     texts = predict(run.unlabelled)
-    priors = priors_of(run.config.task)
-    if way == "em":
-        priors, shift = estimated_priors(averaged(texts, labels), labels, [1 / len(labels)] * len(labels))
-    said = ", ".join(f"{label} {share:.1%}" for label, share in zip(labels, priors, strict=True))
-    run.progress.say(f"labels are shifted so that of {len(texts[0]):,} unlabelled texts these shares have them: {said}")
+    shift = shift_of(run, averaged(texts, labels))
     if way == "priors" and len(sets) > 1:  # each set is shifted and scaled by itself
-        fitted = Combination.fit([log_scores(one, labels) for one in texts], priors)
+        fitted = Combination.fit([log_scores(one, labels) for one in texts], priors_of(run.config.task))
         return predictions_of(fitted.apply([log_scores(one, labels) for one in sets]), labels)
-    if way == "priors":
-        shift = offsets(log_scores(texts[0], labels), priors)
-    return shifted(averaged(sets, labels), dict(zip(labels, shift.tolist(), strict=True)))
+    return shifted(averaged(sets, labels), shift)
+
+
+def shift_of(run: Run, predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Return what is added to the log-probability of each label, from the predictions of the unlabelled texts."""
+    from zerogen.metrics.priors import estimated_priors, log_scores, offsets
+
+    way, labels = run.config.setting.calibration, run.config.task.labels
+    if way == "em":
+        priors, shift = estimated_priors(predictions, labels, [1 / len(labels)] * len(labels))
+    else:
+        priors = priors_of(run.config.task)
+        shift = offsets(log_scores(predictions, labels), priors)
+    said = ", ".join(f"{label} {share:.1%}" for label, share in zip(labels, priors, strict=True))
+    run.progress.say(
+        f"labels are shifted so that of {len(predictions):,} unlabelled texts these shares have them: {said}"
+    )
+    return dict(zip(labels, shift.tolist(), strict=True))
+
+
+def calibrate_tam(run: Run, tam: Tam) -> None:
+    """Shift the labels of a trained TAM in its weights, where the configuration calibrates on unlabelled texts."""
+    from zerogen.tam.shift import shift_labels
+
+    if run.config.setting.calibration not in CALIBRATIONS_ON_TEXTS:
+        return
+    with run.stage("calibrate"):
+        inputs = tam.inputs_of(run.unlabelled)
+        shift_labels(tam, shift_of(run, tam.predict(inputs, progress=run.progress)), inputs[0])
 
 
 def check_calibration(config: Config) -> None:
     """Check that there is what a calibration needs. Raises `UserError`."""
     way = config.setting.calibration
-    if config.unlabelled and way not in CALIBRATIONS_ON_TEXTS:
+    synthetic = config.setting.name == "zerogen"  # which has other uses for them
+    if synthetic and way == "prior":
+        raise UserError(
+            "setting.calibration=prior: subtracts what a PLM says without a text; setting=zerogen trains a TAM; "
+            "allowed are none, priors and em"
+        )
+    if config.unlabelled and not synthetic and way not in CALIBRATIONS_ON_TEXTS:
         ways = " or ".join(CALIBRATIONS_ON_TEXTS)
         raise UserError(
             f"unlabelled={config.unlabelled}: setting={config.setting.name} reads it for calibration only; set "

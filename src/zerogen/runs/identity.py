@@ -83,10 +83,11 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
     if "descriptions" in reads:
         key["descriptions"] = descriptions_of(task)
     # Rows are only compared with the texts where nothing is learned from them; those that prompts show name the pool.
-    learns = config.setting.name != "zerogen" or config.self_training.rounds
+    calibrates = "calibration" in reads and config.setting.calibration in CALIBRATIONS_ON_TEXTS
+    learns = config.setting.name != "zerogen" or config.self_training.rounds or calibrates
     if "unlabelled" in reads and config.unlabelled and learns:
         key["unlabelled"] = _unlabelled_key(config)
-    if "calibration" in reads and config.setting.calibration in CALIBRATIONS_ON_TEXTS:
+    if calibrates:
         way = config.setting.calibration
         key |= {"calibration": way} | ({"priors": priors_of(task)} if way == "priors" else {})
     if "seed" in reads:

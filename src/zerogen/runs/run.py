@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from zerogen.plm.protocol import Scorer, Writer
     from zerogen.tam.tam import Tam
 
+    Adjust = Callable[["Run", Tam], None]
+
 
 @dataclass
 class Outcome:
@@ -213,16 +215,15 @@ class Run:
         with self.stage("load"), self.progress.wait(f"loading {self.config.tam.name}"):
             require(self.config.tam, self.config.task.kind)
 
-    def train(self, rows: Sequence[Example], outcome: Outcome, name: str = "") -> None:
+    def train(self, rows: Sequence[Example], outcome: Outcome, name: str = "", adjust: Adjust | None = None) -> None:
         """Train a fresh TAM on rows, evaluate it on gold data, and record both in `outcome`.
 
-        name: of a training that is no point of the trend.
+        name: of a training that is no point of the trend. adjust: changes the TAM before it is evaluated.
         """
         from zerogen.tam.fit import fit
 
         config, few = self.config, self.few_gold
-        rows = [*rows, *(few.train if few else ())]
-        size = str(outcome.size or len(rows))
+        rows, size = [*rows, *(few.train if few else ())], str(outcome.size or len(rows))
         checkpoint = self.folder() / f"training-{size}.ckpt"
         if name:  # its rows depend on more than the size
             content = short_hash([[row.uid, row.label] for row in rows])
@@ -240,6 +241,8 @@ class Run:
                 progress=self.progress,
                 heldout=few.heldout if few else None,
             )
+        if adjust:
+            adjust(self, outcome.tam)
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy
         self.evaluate_tam(outcome, point=not name)
 

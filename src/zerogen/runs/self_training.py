@@ -13,6 +13,7 @@ from zerogen.config.schema import Config, SettingConfig
 from zerogen.config.task import priors_of
 from zerogen.data.records import Example, Prediction
 from zerogen.errors import UserError, unknown
+from zerogen.runs.calibration import calibrate_tam
 from zerogen.runs.identity import prompted_key
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.similarity import check_similarity, open_embedder, similar
@@ -63,7 +64,7 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
             f"round {number}: {len(labelled):,} of {len(texts):,} unlabelled texts, labelled by {', '.join(teachers)}"
             + (f", and {len(rows):,} synthetic rows" if settings.synthetic else "")
         )
-        run.train(training, outcome, name=f"round-{number}")
+        run.train(training, outcome, f"round-{number}", calibrate_tam)
         learned = _tam_scores(run, outcome)
         agreements = {name: agreement(learned, its, priors) for name, its in teachers.items()}
         outcome.rounds.append(

@@ -21,6 +21,7 @@ from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_
 from zerogen.generation.select import EMBEDDING, needs, select
 from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
+from zerogen.runs.calibration import calibrate_tam, check_calibration
 from zerogen.runs.few_gold import labels_alone
 from zerogen.runs.run import Outcome, Run, describe, rows_to_write, trend_sizes
 from zerogen.runs.self_training import check_self_training, prompted, self_train, teaches
@@ -58,7 +59,7 @@ def zerogen(run: Run) -> Outcome:
     for size, rows, last in existing_sets(run) if config.dataset else generated_sets(run, outcome):
         outcome.size, outcome.rows, outcome.n_train = size, rows, len(rows)
         if config.train and not (last and rounds and not teaches(config, "tam")):
-            run.train(rows, outcome)
+            run.train(rows, outcome, adjust=calibrate_tam)
             run.progress.say(describe(outcome))
     if rounds:
         self_train(run, outcome.rows, outcome)
@@ -70,6 +71,7 @@ def zerogen(run: Run) -> Outcome:
 def _check(config: Config) -> None:
     """Check what is done with unlabelled texts. Raises `UserError`."""
     check_self_training(config)
+    check_calibration(config)
     if config.unlabelled and config.tam.checkpoint:
         raise UserError(
             f"unlabelled={config.unlabelled}: is compared with synthetic rows; tam.checkpoint={config.tam.checkpoint} "
@@ -81,7 +83,7 @@ def _check(config: Config) -> None:
 ZEROGEN = Setting(
     "zerogen",
     zerogen,
-    reads=PARTS - {"gold", "descriptions", "further_scoring", "calibration"},
+    reads=PARTS - {"gold", "descriptions", "further_scoring"},
     estimate=estimate,
     check=_check,
     synthetic=True,

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS
 from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render
 from zerogen.data.records import Example
@@ -68,7 +69,10 @@ def estimate(probe: Probe) -> None:
     pace = probe.pace(rows)
     if pace is not None:
         rounds = _expect_teachers(probe, pace, size) if config.self_training.rounds else []
-        probe.expect_training(pace, [*trend_sizes(size, config.log_every), *rounds, *_sizes_alone(probe)])
+        trained = [*trend_sizes(size, config.log_every), *rounds]
+        probe.expect_training(pace, [*trained, *_sizes_alone(probe)])
+        if config.setting.calibration in CALIBRATIONS_ON_TEXTS:
+            probe.expected.seconds["calibrate"] = pace.predict * len(unlabelled_of(probe)) * len(trained)
     if config.correctness.evaluator:
         _expect_evaluator(probe, rows, size)
 
