@@ -132,8 +132,8 @@ def test_rows_of_a_file_are_learned_from_together_with_unlabelled_texts(config: 
             "reads it for calibration only",
         ),
         (
-            {"setting": SettingConfig("zerogen", calibration="em")},
-            "setting.calibration=em: setting=zerogen does not read",
+            {"setting": SettingConfig("supervised", calibration="em"), **NOTHING},
+            "setting.calibration=em: setting=supervised does not read",
         ),
         ({"setting": SettingConfig("similarity")}, "self_training.rounds=2: setting=similarity does not read"),
         ({"setting": SettingConfig("similarity", scope="text"), **NOTHING}, "setting.scope=text: is about prompts"),
