@@ -196,3 +196,12 @@ def test_forks_hold_rows_that_share_at_least_half() -> None:
     (fork,) = forks(rows, range(len(rows)))
     assert (fork.length, sorted(fork.members), fork.tokens) == (3, [0, 1, 3], 3 + 1 + 2 + 1)
     assert not forks(rows, [2, 4])
+
+
+def test_what_saves_more_is_read_once(plm: Plm) -> None:
+    beginning, texts = random_rows([6])[0], random_rows([30] * 9)
+    rows = [beginning + text + [ending] for text in texts for ending in (3, 4)]
+    with inputs_of(plm) as seen:
+        found = scored(plm, rows, [1] * len(rows), 1024)
+    assert sum(lines for lines, _ in seen) == len(texts)  # each text once, not the short beginning of all
+    assert found == pytest.approx([by_own_forward(plm, row, 1) for row in rows], abs=1e-4)

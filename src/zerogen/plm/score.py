@@ -87,6 +87,35 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
     return next(differ, min(len(first), len(second)))
 
 
+def _plan(rows: Sequence[Sequence[int]], batch_tokens: int) -> tuple[list[tuple[int, list[int]]], list[Fork]]:
+    """Return (length of a common beginning, indices) of the rows to read after it, 0 for none, and the forks.
+
+    Of a long beginning that a few rows share and a short one that many do, the one is read once that saves more.
+    """
+
+    def groups_of(among: Sequence[int]) -> list[tuple[int, list[int]]]:
+        found = [(length, [among[i] for i in part]) for length, part in shared_prefixes([rows[i] for i in among])]
+        # Reading a long beginning once pays for two rows.
+        return [(n, members) for n, members in found if len(members) >= (2 if n > batch_tokens else _FEW)]
+
+    def without(taken: Iterable[Sequence[int]]) -> list[int]:
+        grouped = {i for members in taken for i in members}
+        return [i for i in range(len(rows)) if i not in grouped]
+
+    def forks_of(among: Sequence[int]) -> list[Fork]:
+        return [fork for fork in forks(rows, among) if fork.tokens <= batch_tokens]
+
+    groups, trees = groups_of(range(len(rows))), forks_of(range(len(rows)))
+    by_group = sum(length * (len(members) - 1) for length, members in groups)
+    by_tree = sum(sum(len(rows[i]) for i in tree.members) - tree.tokens for tree in trees)
+    if by_tree > by_group:
+        groups = groups_of(without(tree.members for tree in trees))
+    else:
+        trees = forks_of(without(members for _, members in groups))
+    alone = without([*(members for _, members in groups), *(tree.members for tree in trees)])
+    return [*groups, *([(0, alone)] if alone else [])], trees
+
+
 @torch.inference_mode()
 def logprobs(
     network: Network,
@@ -104,18 +133,7 @@ def logprobs(
         size: the memory for it grows with its length, not with the square of it.
     advance: called with the number of tokens read since the last call, not counting the first of each row.
     """
-    groups = []
-    if cached:
-        for length, members in shared_prefixes(rows):
-            # Reading a long beginning once pays for two rows.
-            if len(members) >= (2 if length > batch_tokens else _FEW):
-                groups.append((length, members))
-    grouped = {i for _, members in groups for i in members}
-    alone = [i for i in range(len(rows)) if i not in grouped]
-    trees = [tree for tree in forks(rows, alone) if tree.tokens <= batch_tokens] if cached else []
-    grouped |= {i for tree in trees for i in tree.members}
-    if alone := [i for i in alone if i not in grouped]:
-        groups.append((0, alone))
+    groups, trees = _plan(rows, batch_tokens) if cached else ([(0, list(range(len(rows))))], [])
     with network.slot_attention() if cached else nullcontext():
         yield from _read_forks(network, rows, begins, trees, batch_tokens, advance)
         for length, members in groups:
