@@ -61,6 +61,13 @@ def test_each_round_trains_on_the_surest_half_and_on_the_synthetic_rows(config: 
     assert {path.name for path in (result.folder / "training").iterdir()} == {"20", "round-1", "round-2"}
     alone = result_of(replace(config, self_training=SelfTrainingConfig(1, ["prompting"], 0.25, synthetic=False)))
     assert [(one["unlabelled"], one["synthetic"]) for one in alone.rounds] == [(70, 0)]
+
+
+def test_synthetic_rows_are_added_where_few_texts_are_labelled(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = replace(config, self_training=SelfTrainingConfig(1, ["similarity"], 0.25, synthetic="auto"))
+    assert result_of(auto).rounds[0]["synthetic"] == 20
+    monkeypatch.setattr("zerogen.runs.self_training.ENOUGH_LABELLED", 70)
+    assert result_of(replace(auto, seed=9)).rounds[0]["synthetic"] == 0
     assert {path.name for path in (alone.folder / "training").iterdir()} == {"round-1"}  # nobody asks a first TAM
 
 
@@ -137,6 +144,7 @@ def test_rows_of_a_file_are_learned_from_together_with_unlabelled_texts(config: 
         ),
         ({"setting": SettingConfig("similarity")}, "self_training.rounds=2: setting=similarity does not read"),
         ({"setting": SettingConfig("similarity", scope="text"), **NOTHING}, "setting.scope=text: is about prompts"),
+        ({"self_training": SelfTrainingConfig(1, synthetic="some")}, "synthetic=some: allowed is true, false or auto"),
         ({"self_training": SelfTrainingConfig(0, share=0.1)}, "share=0.1: does nothing while self_training.rounds=0"),
         ({"unlabelled": "gold", "unlabelled_column": "x"}, "unlabelled_column=x: is about a file; unlabelled=gold has"),
         ({"train": False}, "self_training.rounds=2: trains; train=false does not"),

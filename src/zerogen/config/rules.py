@@ -165,6 +165,8 @@ def check_unlabelled(config: Config) -> None:
     _between("self_training.share", share, "0 < share <= 1", 0 < share <= 1)
     if limit is not None:
         _between("unlabelled_limit", limit, f"{FEWEST_UNLABELLED} or more", limit >= FEWEST_UNLABELLED)
+    if (synthetic := config.self_training.synthetic) not in (True, False, "auto"):
+        raise UserError(f"self_training.synthetic={synthetic}: allowed is true, false or auto")
     if config.unlabelled == "gold" and config.unlabelled_column is not None:
         raise UserError(f"unlabelled_column={config.unlabelled_column}: is about a file; unlabelled=gold has its own")
     if not rounds:

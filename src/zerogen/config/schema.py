@@ -128,6 +128,7 @@ class FilterConfig:
 
 
 FEWEST_UNLABELLED = 50  # texts of which something can be learned
+ENOUGH_LABELLED = 500  # texts to which self_training.synthetic=auto adds no synthetic rows
 CALIBRATIONS_ON_TEXTS = ("priors", "em")  # which need unlabelled texts
 
 
@@ -158,8 +159,8 @@ class SelfTrainingConfig:
     untrained TAM's encoder) and `tam` (the model of the round before, at first that of the synthetic rows)."""
     share: float = 0.5
     """Share of the unlabelled texts that a round trains on, of each label as many as its prior says."""
-    synthetic: bool = True
-    """Whether it also trains on the synthetic rows."""
+    synthetic: Any = True
+    """Whether it also trains on the synthetic rows: true, false, or `auto`: where fewer than 500 texts are labelled."""
 
 
 TOKENIZERS = ("auto", "13a", "zh", "ja-mecab", "char", "spacy")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerogen.config.schema import Config, SettingConfig
+from zerogen.config.schema import ENOUGH_LABELLED, Config, SettingConfig
 from zerogen.config.task import priors_of
 from zerogen.data.records import Example, Prediction
 from zerogen.errors import UserError, unknown
@@ -59,10 +59,11 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
             raise UserError(f"self_training.share={settings.share}: of {len(texts):,} texts that is not one of a label")
         labelled = [replace(texts[place], label=task.labels[label]) for place, label in chosen]
         outcome.pseudo_labelled = labelled
-        training = [*labelled, *(rows if settings.synthetic else ())]
+        with_synthetic = trains_on_synthetic(run.config, len(labelled))
+        training = [*labelled, *(rows if with_synthetic else ())]
         run.progress.say(
             f"round {number}: {len(labelled):,} of {len(texts):,} unlabelled texts, labelled by {', '.join(teachers)}"
-            + (f", and {len(rows):,} synthetic rows" if settings.synthetic else "")
+            + (f", and {len(rows):,} synthetic rows" if with_synthetic else "")
         )
         run.train(training, outcome, f"round-{number}", calibrate_tam)
         learned = _tam_scores(run, outcome)
@@ -156,6 +157,12 @@ def _stored(path: Path, texts: int, sets: int, labels: int) -> dict[int, _Block]
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return blocks
+
+
+def trains_on_synthetic(config: Config, labelled: int) -> bool:
+    """Tell whether a round trains on the synthetic rows, too, beside a number of labelled texts."""
+    wanted = config.self_training.synthetic
+    return labelled < ENOUGH_LABELLED if wanted == "auto" else bool(wanted)
 
 
 def teaches(config: Config, teacher: str) -> bool:

@@ -25,7 +25,7 @@ from zerogen.metrics.match import MOST
 from zerogen.runs.calibration import unlabelled_of
 from zerogen.runs.few_gold import sizes_alone
 from zerogen.runs.run import Run, rows_to_write, trend_sizes
-from zerogen.runs.self_training import ALL_PROMPTS
+from zerogen.runs.self_training import ALL_PROMPTS, trains_on_synthetic
 from zerogen.runs.similarity import seconds_to_compare, seconds_to_embed
 
 if TYPE_CHECKING:
@@ -271,7 +271,8 @@ def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
         seconds["similarity"] = seconds_to_compare(probe, few) * len(texts)
     # The TAM of each round is compared with its teachers, of which the first TAM may be one.
     seconds["teach"] = pace.predict * len(texts) * (settings.rounds + ("tam" in settings.teachers))
-    return [round(settings.share * len(texts)) + settings.synthetic * size] * settings.rounds
+    labelled = round(settings.share * len(texts))
+    return [labelled + (size if trains_on_synthetic(config, labelled) else 0)] * settings.rounds
 
 
 def _expect_match(probe: Probe, size: int) -> None:
