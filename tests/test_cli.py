@@ -476,6 +476,7 @@ def test_without_words_the_help_and_two_commands_are_shown(
         ("unigen", ["unigen"], 2.0, "cross_entropy", 0),
         ("sungen", ["sungen"], 1.0, "cross_entropy", 0),
         ("fusegen", ["fusegen"], 1.0, "cross_entropy", 0),
+        ("progen", [], 1.0, "cross_entropy", 0),
         ("best", [], 1.0, "cross_entropy", 1),
     ],
 )
