@@ -97,7 +97,7 @@ def test_what_cannot_be_trained_on_is_refused(selection: Callable[..., object] |
 def test_a_selection_says_what_it_needs() -> None:
     assert needs(["all"]) == set()
     with pytest.raises(
-        UserError, match="'al' is unknown; allowed: all, confidence, .*your own module:attribute; did you mean 'all'"
+        UserError, match="'al' is unknown; allowed: all, asked, confidence, .*your own module:attribute; did you mean 'all'"
     ):
         needs(["al"])
 
@@ -105,7 +105,7 @@ def test_a_selection_says_what_it_needs() -> None:
 def test_rows_carry_what_is_known_of_them() -> None:
     row = replace(ROWS[0], logprob=-1.0, counter_logprob={"good": -3.0, "fair": -2.5})
     assert margin(row) == 1.5
-    (scored,) = with_scores([row], FOUND)
+    (scored,) = with_scores([row], FOUND, {})
     assert scored.scores == {
         "margin": 1.5,
         "logprob": -1.0,
@@ -113,7 +113,7 @@ def test_rows_carry_what_is_known_of_them() -> None:
         "confidence/bad": 0.25,
         "confidence/good": 0.75,
     }
-    (plain,) = with_scores([replace(row, counter_logprob={}, logprob=None)], None)
+    (plain,) = with_scores([replace(row, counter_logprob={}, logprob=None)], None, {})
     assert plain.scores == {}
 
 
@@ -157,7 +157,7 @@ def test_weights_are_in_the_dataset(tmp_path: Path) -> None:
 
 
 SCORED = with_scores(
-    [replace(row, logprob=-i / 10, counter_logprob={"other": -0.3}) for i, row in enumerate(ROWS)], FOUND
+    [replace(row, logprob=-i / 10, counter_logprob={"other": -0.3}) for i, row in enumerate(ROWS)], FOUND, {}
 )
 
 
@@ -166,6 +166,14 @@ def test_rankings_put_the_best_rows_first_and_keep_all() -> None:
         ranked = select([name], SCORED, TASK)
         values = [row.scores[name] for row in ranked]
         assert values == sorted(values, reverse=True) and {row.uid for row in ranked} == {row.uid for row in ROWS}
+
+
+def test_asking_labels_rows_anew_and_ranks_them_by_the_lead() -> None:
+    answers = {row.uid: {"bad": 0.0, "good": (i - 3.5) * (-1) ** i} for i, row in enumerate(ROWS)}
+    found = select(["asked"], with_scores(ROWS, None, answers), TASK)
+    leads = [abs(answers[row.uid]["good"]) for row in found]
+    assert leads == sorted(leads, reverse=True) and len(found) == len(ROWS)
+    assert all((row.label == "good") == (answers[row.uid]["good"] > 0) for row in found)
 
 
 def test_relabelling_follows_the_plm() -> None:
@@ -178,7 +186,7 @@ def swayed(sure: float) -> list[Example]:
     by_row = {
         row.uid: {"bad": sure if i % 3 else 1 - sure, "good": 1 - sure if i % 3 else sure} for i, row in enumerate(ROWS)
     }
-    return with_scores(ROWS, Confidences(by_row, 1.0))
+    return with_scores(ROWS, Confidences(by_row, 1.0), {})
 
 
 def test_soft_labels_are_the_plms_probabilities() -> None:
@@ -194,7 +202,7 @@ def test_weights_are_confidences() -> None:
 def test_a_row_without_the_score_is_named() -> None:
     bare = [replace(row, logprob=None, counter_logprob={}) for row in ROWS]
     with pytest.raises(UserError, match="select=margin: needs the score 'margin', which row row-0 does not have"):
-        select(["margin"], with_scores(bare, None), TASK)
+        select(["margin"], with_scores(bare, None, {}), TASK)
 
 
 def test_the_confidence_is_that_in_the_label_that_a_row_has_now() -> None:

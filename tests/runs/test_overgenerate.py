@@ -54,3 +54,24 @@ def test_what_does_not_fit_is_refused(tiny_config: Config, change: dict[str, Any
         changed = replace(tiny_config, **change)
         check(changed)
         check_code([changed])
+
+
+def test_rows_are_labelled_anew_by_asking(tiny_config: Config) -> None:
+    further = [{"bad": "<X> It was bad.", "good": "<X> It was good."}]
+    task = replace(tiny_config.task, further_scoring=further)
+    config = replace(tiny_config, task=task, n=20, overgenerate=2.0, select=["asked"])
+    result = run_one(config, Console(quiet=True))
+    rows = load_synthetic(str(result.folder / "toy-dataset.jsonl"), config.task, {})
+    assert [row.label for row in rows].count("bad") == 10 and len(rows) == 20
+    assert result.pool is not None
+    written = {row.uid: row.label for row in Journal.open(Path(result.pool) / "texts.jsonl").rows()}
+    assert any(written[row.uid] != row.label for row in rows)  # a random PLM knows nothing of labels
+    assert "ask" in result.seconds
+    other = replace(config, task=replace(task, further_scoring=[{"bad": "<X> So bad.", "good": "<X> So good."}]))
+    assert run_one(other, Console(quiet=True)).folder != result.folder
+
+
+def test_nothing_can_be_asked_without_prompts(tiny_config: Config) -> None:
+    bare = replace(tiny_config.task, scoring={}, further_scoring=[])
+    with pytest.raises(UserError, match=r"select=\['asked'\]: asks by scoring prompts; task 'toy' has none"):
+        check_code([replace(tiny_config, task=bare, select=["asked"])])

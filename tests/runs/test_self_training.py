@@ -86,7 +86,7 @@ def test_the_scores_of_texts_are_stored_and_gone_on_from(config: Config, monkeyp
         return real(plm, task, rows, *rest)
 
     monkeypatch.setattr(prompting, "prompt_sets", counted)
-    monkeypatch.setattr("zerogen.runs.self_training._BLOCK", 100)
+    monkeypatch.setattr("zerogen.runs.prompted._BLOCK", 100)
     whole = result_of(replace(config, seed=8))
     assert asked == [100, 100, 80] and whole.seconds["prompt"] > 0 and whole.tokens["prompt"] > 0
     (other,) = set(Path(config.output_dir, "toy").glob("unlabelled_tiny_*/prompting.jsonl")) - {path}

@@ -251,7 +251,8 @@ class Config:
     of unlabelled), or what your own module:function chooses"""
     select: list[str] = field(default_factory=list)
     """setting=zerogen: what selects, relabels or weighs rows before training, in order: confidence, logprob, margin
-    (rank them), relabel, soft, unigen, weigh, cross_fitted, sungen, fusegen, or your own as [module:function]"""
+    (rank them), asked (label and rank them anew by PROMPTING in all ways), relabel, soft, unigen, weigh,
+    cross_fitted, sungen, fusegen, or your own as [module:function]"""
     overgenerate: float = 1.0
     """setting=zerogen: how many times n rows are generated; of each label, those that select puts first are kept"""
     gold_rows: Any = None

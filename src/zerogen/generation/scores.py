@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from zerogen.plm.protocol import Scorer
 
 # Names in `Example.scores`: the confidence in the row's label, and in each label as `confidence/LABEL`; the margin over
-# the counter-prompts, if the row was written with any; the mean log-probability per token.
-SCORES = ("confidence", "margin", "logprob")
+# the counter-prompts, if the row was written with any; the mean log-probability per token; and what PROMPTING says of
+# the row's label in all ways that the task asks, brought to one scale and centred, and of each label as `asked/LABEL`.
+SCORES = ("confidence", "margin", "logprob", "asked")
 _FORMAT = 1  # raise it when the same rows get other confidences
 
 
@@ -111,13 +112,18 @@ def margin(row: Example) -> float | None:
     return row.logprob - max(row.counter_logprob.values())
 
 
-def with_scores(rows: Sequence[Example], confidences: Confidences | None) -> list[Example]:
-    """Return rows with their available scores, by the names in `SCORES`."""
+def with_scores(
+    rows: Sequence[Example], confidences: Confidences | None, answers: Mapping[str, Mapping[str, float]]
+) -> list[Example]:
+    """Return rows with their available scores, by the names in `SCORES`; answers: by uid and label, of `asked`."""
     scored = []
     for row in rows:
         scores = {"margin": margin(row), "logprob": row.logprob}
         if confidences is not None and row.uid in confidences.by_row:
             scores["confidence"] = confidences.of(row)
             scores |= {f"confidence/{label}": p for label, p in confidences.by_row[row.uid].items()}
+        if row.uid in answers:
+            scores["asked"] = answers[row.uid][row.label]
+            scores |= {f"asked/{label}": score for label, score in answers[row.uid].items()}
         scored.append(replace(row, scores={name: value for name, value in scores.items() if value is not None}))
     return scored

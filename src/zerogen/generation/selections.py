@@ -14,7 +14,7 @@ from zerogen.data.records import Example
 from zerogen.data.words import words
 
 # Which have nothing to choose from in question answering.
-ABOUT_LABELS = ("relabel", "soft", "unigen", "cross_fitted", "sungen", "fusegen")
+ABOUT_LABELS = ("asked", "relabel", "soft", "unigen", "cross_fitted", "sungen", "fusegen")
 _SHARPNESS = 0.1  # temperature
 _LEAD = 0.2  # how far above chance UniGen wants the most probable label
 
@@ -22,6 +22,15 @@ _LEAD = 0.2  # how far above chance UniGen wants the most probable label
 def all_rows(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
     """Keep every row as it is."""
     return rows
+
+
+def asked(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
+    """Give each row the label that PROMPTING finds best in all ways that the task asks; rank them by its lead."""
+    ranked = []
+    for row in rows:
+        second, first = sorted((row.scores[f"asked/{label}"], label) for label in task.labels)[-2:]
+        ranked.append((first[0] - second[0], replace(row, label=first[1])))
+    return [row for _, row in sorted(ranked, key=lambda one: -one[0])]
 
 
 def confidence(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
@@ -84,5 +93,6 @@ def _distribution(row: Example, task: TaskConfig) -> dict[str, float]:
 
 
 confidence.needs = relabel.needs = soft.needs = unigen.needs = weigh.needs = ("confidence",)  # type: ignore[attr-defined]
+asked.needs = ("asked",)  # type: ignore[attr-defined]
 margin.needs = ("margin",)  # type: ignore[attr-defined]
 logprob.needs = ("logprob",)  # type: ignore[attr-defined]

@@ -51,10 +51,12 @@ def _check_select(config: Config) -> None:
     scores, setting, task = needs(config.select), setting_of(config), config.task
     if "select" not in setting.reads or config.tam.checkpoint:
         raise UserError(f"select={config.select}: setting={setting.name} trains on no generated rows; leave it out")
-    if config.dataset and "confidence" in scores:
+    if config.dataset and scores & {"confidence", "asked"}:
         raise UserError(f"select={config.select}: needs the PLM's confidence, which rows of a dataset do not have")
     if task.kind == "qa" and (about := [name for name in config.select if name in ABOUT_LABELS]):
         raise UserError(f"select=[{about[0]}]: is about labels; task '{task.name}' is {task.kind}")
+    if "asked" in scores and not task.scoring:
+        raise UserError(f"select={config.select}: asks by scoring prompts; task '{task.name}' has none")
     if "confidence" in scores and not comparable(task):
         raise UserError(f"select={config.select}: needs the PLM's confidence; task '{task.name}' has no scoring prompt")
     if "margin" in scores and not config.dataset and not counters_of(task):

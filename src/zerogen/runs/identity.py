@@ -104,6 +104,8 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
         key["gold_rows"] = [rows if isinstance(rows, int) else digest(rows), config.gold_weight]
     if "select" in reads:
         key |= _own("select", config.select) | ({"overgenerate": times} if (times := config.overgenerate) != 1 else {})
+        if "asked" in needs(config.select):
+            key |= {"asked": prompted_key(config, device), "priors": priors_of(task)}
         if not config.train and EMBEDDING in needs(config.select):  # the encoder shapes the rows all the same
             key["embedded"] = encoder_key(config, device)
     if "dataset" in reads and config.dataset:

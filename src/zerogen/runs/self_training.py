@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from zerogen.config.schema import ENOUGH_LABELLED, Config, SettingConfig
+from zerogen.config.schema import ENOUGH_LABELLED, Config
 from zerogen.config.task import priors_of
-from zerogen.data.records import Example, Prediction
+from zerogen.data.records import Example
 from zerogen.errors import UserError, unknown
 from zerogen.runs.calibration import calibrate_tam
-from zerogen.runs.identity import prompted_key
+from zerogen.runs.prompted import prompted
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.similarity import check_similarity, open_embedder, similar
-from zerogen.support.files import append_line, exclusive
-from zerogen.support.hashes import short_hash
 
 if TYPE_CHECKING:
     from zerogen.metrics.priors import Scores
-    from zerogen.plm.protocol import Writer
 
 TEACHERS = ("prompting", "similarity", "tam")
-ALL_PROMPTS = SettingConfig("prompting", prompts="all")
-_BLOCK = 512  # texts per line of the file of predictions, the unit of resuming
+_PROMPTING = "self_training.teachers=[prompting]"
 
 
 def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
@@ -42,7 +35,7 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
     texts, priors = run.unlabelled, priors_of(task)
     teachers = {}
     if "prompting" in settings.teachers:
-        sets, outcome.tokens["prompt"] = prompted(run, run.open_plm)
+        sets, outcome.tokens["prompt"] = prompted(run, texts, run.open_plm, "prompt", _PROMPTING)
         for number, predictions in enumerate(sets, 1):  # each set of prompts is a teacher of its own
             name = "prompting" if number == 1 else f"prompting {number}"
             teachers[name] = log_scores(predictions, task.labels)
@@ -87,76 +80,6 @@ def _tam_scores(run: Run, outcome: Outcome) -> Scores:
     with run.stage("teach"):
         predictions = outcome.tam.predict(outcome.tam.inputs_of(run.unlabelled), progress=run.progress)
     return log_scores(predictions, run.config.task.labels)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What PROMPTING says of some texts: probabilities [sets of prompts, texts, labels], and what that took."""
-
-    probabilities: list[list[list[float]]]
-    seconds: float
-    tokens: int
-
-
-def prompted(run: Run, plm: Callable[[], Writer]) -> tuple[list[list[Prediction]], int]:
-    """Return PROMPTING's predictions of the unlabelled texts by each set of prompts, and how many tokens were scored.
-
-    They are stored block by block; what is there already is read, and its seconds count as those of this run.
-    """
-    from zerogen.plm.open import as_scorer
-    from zerogen.plm.prompting import prompt_sets
-
-    config, texts = run.config, run.unlabelled
-    name = short_hash([prompted_key(config, run.device), _BLOCK, [row.content for row in texts]])
-    folder = run.task_folder / f"unlabelled_{config.plm.name}_{name}"
-    path = folder / "prompting.jsonl"
-    with exclusive(folder, run.progress):
-        labels, number = config.task.labels, 1 + len(config.task.further_scoring)
-        stored = _stored(path, len(texts), number, len(labels))
-        missing = [start for start in range(0, len(texts), _BLOCK) if start not in stored]
-        if missing:
-            scorer = as_scorer(plm(), config.plm, "self_training.teachers=[prompting]")
-            with run.progress.bar("scoring unlabelled texts", len(texts), "texts") as advance:
-                advance(sum(len(block.probabilities[0]) for block in stored.values()))
-                for start in missing:
-                    begun, tokens = time.perf_counter(), scorer.tokens
-                    sets, _ = prompt_sets(scorer, config.task, texts[start : start + _BLOCK], ALL_PROMPTS)
-                    stored[start] = _Block(
-                        [
-                            [[one.probabilities[label] for label in labels] for one in predictions]
-                            for predictions in sets
-                        ],
-                        round(time.perf_counter() - begun, 3),
-                        scorer.tokens - tokens,
-                    )
-                    append_line(json.dumps({"start": start, **asdict(stored[start])}), path)
-                    advance(len(sets[0]))
-    run.seconds["prompt"] = sum(block.seconds for block in stored.values())
-    by_set = [
-        [
-            Prediction.of(dict(zip(labels, row, strict=True)))
-            for start in sorted(stored)
-            for row in stored[start].probabilities[place]
-        ]
-        for place in range(number)
-    ]
-    return by_set, sum(block.tokens for block in stored.values())
-
-
-def _stored(path: Path, texts: int, sets: int, labels: int) -> dict[int, _Block]:
-    """Read whole blocks by the place of their first text; those of damaged lines are scored again."""
-    blocks: dict[int, _Block] = {}
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            fields = json.loads(line)
-            start, by_set = fields["start"], fields["probabilities"]
-            whole = len(by_set) == sets and all(len(rows) == min(_BLOCK, texts - start) for rows in by_set)
-            shares = [row for rows in by_set for row in rows]
-            if whole and all(len(row) == labels and all(0 <= share <= 1 for share in row) for row in shares):
-                blocks[start] = _Block(by_set, float(fields["seconds"]), int(fields["tokens"]))
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
-    return blocks
 
 
 def trains_on_synthetic(config: Config, labelled: int) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from zerogen.config.rules import check_match
@@ -23,8 +24,9 @@ from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
 from zerogen.runs.calibration import calibrate_tam, check_calibration
 from zerogen.runs.few_gold import labels_alone
+from zerogen.runs.prompted import asked, prompted
 from zerogen.runs.run import Outcome, Run, describe, rows_to_write, trend_sizes
-from zerogen.runs.self_training import check_self_training, prompted, self_train, teaches
+from zerogen.runs.self_training import check_self_training, self_train, teaches
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.similarity import embeddings_of
 from zerogen.runs.zerogen_cost import estimate
@@ -48,7 +50,7 @@ def zerogen(run: Run) -> Outcome:
     if config.train or EMBEDDING in needs(config.select):
         run.require_tam()
     if is_own(config.plm.writer):  # only an open one shows whether it can score
-        if "confidence" in needs(config.select):
+        if needs(config.select) & {"confidence", "asked"}:
             run.load_scorer(f"select={config.select}")
         if teaches(config, "prompting"):
             run.load_scorer("self_training.teachers=[prompting]")
@@ -122,14 +124,14 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
             last = size == sizes[-1]
             if last and len(run.devices) > 1:  # end the other processes, which need not wait while this one scores
                 stack.close()
-            if "confidence" in needs(config.select):
-                rows = selected(run, rows, size, confidences_of(run, stratified_order(rows, config.seed), scorer))
-            else:
-                rows = selected(run, rows, size)
-                if last:
-                    _score_for_measures(run, rows, scorer)
+            scores, wanted = None, needs(config.select)
+            if "confidence" in wanted:
+                scores = confidences_of(run, stratified_order(rows, config.seed), scorer)
+            rows = selected(run, rows, size, scores, asked(run, rows, scorer) if "asked" in wanted else {})
+            if last and scores is None:
+                _score_for_measures(run, rows, scorer)
             if last and teaches(config, "prompting"):
-                prompted(run, scorer)
+                prompted(run, run.unlabelled, scorer, "prompt", "self_training.teachers=[prompting]")
             if last:  # free the PLM's memory while the last TAM trains
                 stack.close()
                 del scorer
@@ -204,9 +206,16 @@ def account(run: Run, outcome: Outcome, generator: Generator, rows: Sequence[Exa
         outcome.tokens[stage] = sum(chunk.tokens for chunk in its)
 
 
-def selected(run: Run, rows: list[Example], size: int, scores: Confidences | None = None) -> list[Example]:
+def selected(
+    run: Run,
+    rows: list[Example],
+    size: int,
+    scores: Confidences | None = None,
+    answers: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> list[Example]:
     """Return the rows to train on: all, or what the selections of the run make of them.
 
+    scores, answers: what the PLM says of labels, as far as a selection needs it, see `ScoreFile` and `asked`.
     Of more rows than `size`, the first of each label in the order of the selections are taken, in their own order.
     """
     config = run.config
@@ -214,7 +223,7 @@ def selected(run: Run, rows: list[Example], size: int, scores: Confidences | Non
         return rows
     embeddings = embeddings_of(run, rows) if EMBEDDING in needs(config.select) else None
     with run.stage("select"):
-        chosen = select(config.select, with_scores(rows, scores), config.task, embeddings)
+        chosen = select(config.select, with_scores(rows, scores, answers), config.task, embeddings)
     if len(rows) > size:
         chosen = list(first_per_label(chosen, quotas(size, config.task.labels)))
         places = {row.uid: place for place, row in enumerate(rows)}

@@ -24,8 +24,9 @@ from zerogen.metrics.intervals import wilson_interval
 from zerogen.metrics.match import MOST
 from zerogen.runs.calibration import unlabelled_of
 from zerogen.runs.few_gold import sizes_alone
+from zerogen.runs.prompted import ALL_PROMPTS
 from zerogen.runs.run import Run, rows_to_write, trend_sizes
-from zerogen.runs.self_training import ALL_PROMPTS, trains_on_synthetic
+from zerogen.runs.self_training import trains_on_synthetic
 from zerogen.runs.similarity import seconds_to_compare, seconds_to_embed
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def estimate(probe: Probe) -> None:
             _expect_texts(probe, texts)
         if rows:
             _expect_confidence(probe, rows)
+    if rows and "asked" in needs(config.select):
+        probe.expected.seconds["ask"] = _seconds_to_ask(probe, some(rows)) * rows_to_write(config, size)
     if rows and EMBEDDING in needs(config.select):
         _expect_embedding(probe, rows, size)
     if config.unlabelled:  # which are refused here where they cannot be read
@@ -242,6 +245,25 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
     probe.expected.seconds["confidence"] = seconds * scored
 
 
+def _seconds_to_ask(probe: Probe, rows: Sequence[Example]) -> float:
+    """Return the seconds that PROMPTING takes for a text in all ways, probed on rows; 0 without a PLM that scores."""
+    from zerogen.plm.prompting import prompt_sets
+    from zerogen.plm.protocol import Scorer
+
+    config, plm = probe.config, probe.plm()
+    if not isinstance(plm, Scorer):
+        return 0.0
+    scorer = plm
+
+    def paced() -> float:
+        started = time.perf_counter()
+        prompt_sets(scorer, config.task, rows, ALL_PROMPTS)
+        return (time.perf_counter() - started) / len(rows)
+
+    seconds: float = probe.once(["teacher", asdict(config.task), asdict(config.plm)], paced)
+    return seconds
+
+
 def _expect_embedding(probe: Probe, rows: Sequence[Example], size: int) -> None:
     config = probe.config
     embedded = sum(rows_to_write(config, one) for one in trend_sizes(size, config.log_every))
@@ -251,22 +273,11 @@ def _expect_embedding(probe: Probe, rows: Sequence[Example], size: int) -> None:
 
 def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
     """Expect teachers to label unlabelled texts; return the number of rows that each round trains on."""
-    from zerogen.plm.prompting import prompt_sets
-    from zerogen.plm.protocol import Scorer
-
     config, settings, seconds = probe.config, probe.config.self_training, probe.expected.seconds
     texts = unlabelled_of(probe)
     few = some(texts)
-    plm = probe.plm() if few and "prompting" in settings.teachers else None
-    if isinstance(plm, Scorer):
-        scorer = plm
-
-        def paced() -> float:
-            started = time.perf_counter()
-            prompt_sets(scorer, config.task, few, ALL_PROMPTS)
-            return (time.perf_counter() - started) / len(few)
-
-        seconds["prompt"] = probe.once(["teacher", asdict(config.task), asdict(config.plm)], paced) * len(texts)
+    if few and "prompting" in settings.teachers:
+        seconds["prompt"] = _seconds_to_ask(probe, few) * len(texts)
     if few and "similarity" in settings.teachers:
         seconds["similarity"] = seconds_to_compare(probe, few) * len(texts)
     # The TAM of each round is compared with its teachers, of which the first TAM may be one.
