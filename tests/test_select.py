@@ -97,7 +97,7 @@ def test_what_cannot_be_trained_on_is_refused(selection: Callable[..., object] |
 def test_a_selection_says_what_it_needs() -> None:
     assert needs(["all"]) == set()
     with pytest.raises(
-        UserError, match="'al' is unknown; allowed: all, asked, confidence, .*your own module:attribute; did you mean 'all'"
+        UserError, match="'al' is unknown; allowed: all, asked, .*your own module:attribute; did you mean 'all'"
     ):
         needs(["al"])
 
