@@ -69,10 +69,18 @@ def latex(table: Cells) -> str:
     )
 
 
-def plain_csv(rows: Sequence[Sequence[str]]) -> str:
-    """Return cells as lines of a CSV file."""
+def differences_csv(found: Sequence[Difference]) -> str:
+    """Return one line per row and task; shares of 1, and seconds."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    names = "setting plm tam variant task metric mean standard_deviation n gain low high seconds"
+    writer.writerow(names.split())
+    for one in found:
+        row, ends = one.row, one.interval or ("", "")
+        models = [row.setting, row.plm, row.tam, json.dumps(row.variant) if row.variant else ""]
+        figures = [one.mean, one.spread, one.seeds, one.gain, *ends, one.seconds]
+        shown = [f"{value:.6f}" if isinstance(value, float) else value for value in figures]
+        writer.writerow([*models, one.task, one.metric, *("" if value is None else value for value in shown)])
     return text.getvalue()
 
 
@@ -136,15 +144,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _print(summary: Grid, found: Sequence[Difference], style: str) -> None:
     """Print the table, or where there are differences these, in a format."""
     if style == "terminal":
-        print_differences(found, make_console()) if found else print_table(summary, make_console())
+        print_differences(found, summary.notes, make_console()) if found else print_table(summary, make_console())
         return
     if style == "csv":
-        print(plain_csv(lines(found)) if found else as_csv(summary), end="")
+        print(differences_csv(found) if found else as_csv(summary), end="")
         return
     table = cells(summary)
     if found:
         compared = lines(found)
-        table = compared, compared[0].index("run") + 1, [DIFFERENCES]
+        table = compared, compared[0].index("run") + 1, [DIFFERENCES, *summary.notes]
     print({"markdown": markdown, "latex": latex}[style](table), end="")
 
 

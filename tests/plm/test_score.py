@@ -34,7 +34,7 @@ def by_own_forward(plm: Plm, row: list[int], begin: int) -> float:
 def scored(plm: Plm, rows: list[list[int]], begins: list[int], tokens: int, cached: bool = True) -> list[float]:
     found = {
         i: total
-        for batch, sums in logprobs(plm.network, rows, begins, cached, tokens)
+        for batch, sums in logprobs(plm.network, rows, begins, cached, tokens, longest_fork=plm.longest_fork)
         for i, total in zip(batch, sums, strict=True)
     }
     return [found[i] for i in range(len(rows))]

@@ -245,18 +245,18 @@ def check_gold_rows(config: Config) -> None:
     """Check what gold rows a run with synthetic rows may use. Raises `UserError`."""
     rows, weight = config.gold_rows, config.gold_weight
     _between("gold_weight", weight, "above 0", 0 < weight < math.inf)
-    if rows is None:
+    if rows is None or rows == 0:
         if weight != 1:
             raise UserError(f"gold_weight={weight}: is about gold_rows; set these, or leave it out")
         return
     if isinstance(rows, bool) or not isinstance(rows, int | str):
         raise UserError(f"gold_rows={rows}: allowed is a number of rows or a file")
     if isinstance(rows, int):
-        _between("gold_rows", rows, "1 or more", rows >= 1)
+        _between("gold_rows", rows, "0 (none) or more", rows >= 0)
         if not config.task.gold:
             task = config.task.name
             raise UserError(f"gold_rows={rows}: task '{task}' has no gold data (task.gold); allowed is a file")
-    if not config.train:
+    if not config.train and not config.tam.checkpoint:
         raise UserError(f"gold_rows={rows}: are trained on; train=false does not train")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -91,7 +90,7 @@ class Demonstrations:
 
 
 def copied(text: str, before: str) -> bool:
-    """Tell whether at least 90 % of the words of a text stand in one line of the demonstrations before its prompt.
+    """Tell whether at least 90 % of the words of a text stand in runs of three that one line before its prompt has.
 
     A text of fewer than five words is a copy where it is in that line as it is, and half of the line or more.
     """
@@ -102,8 +101,18 @@ def copied(text: str, before: str) -> bool:
     if len(own) < _FEWEST:
         within = (line for line in lines if len(line) <= 2 * len(own))
         return any(f" {' '.join(own)} " in f" {' '.join(line)} " for line in within)
-    counts = Counter(own)
-    return any((counts & Counter(line)).total() >= _SHARE * len(own) for line in lines)
+    return any(_in_runs(own, line) >= _SHARE * len(own) for line in lines)
+
+
+def _in_runs(own: Sequence[str], line: Sequence[str]) -> int:
+    """Return how many words stand in runs of three words that are in a line, too."""
+    there = set(_runs(line))
+    return len({place + i for place, run in enumerate(_runs(own)) if run in there for i in range(3)})
+
+
+def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return all runs of three words."""
+    return list(zip(words, words[1:], words[2:], strict=False))
 
 
 def end_of_round(index: int) -> int:

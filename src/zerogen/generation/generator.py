@@ -216,8 +216,9 @@ class Generator:
         """Return the demonstrations of a chunk's rows, from unlabelled texts or from the rows of the rounds before."""
         if not self.shows:
             return [""] * len(drafts)
-        earlier = [row for chunk in self.journal.chunks[: end_of_round(index) - ROUND] for row in chunk.rows]
-        rows = self.unlabelled if self.demonstrations.unlabelled else earlier
+        rows = self.unlabelled
+        if not self.demonstrations.unlabelled:
+            rows = [row for chunk in self.journal.chunks[: end_of_round(index) - ROUND] for row in chunk.rows]
         random = Random(derive(self.seed, "demonstrations", index))
         befores = [self.demonstrations.before(draft, rows, self.task, random) for draft in drafts]
         return befores if is_own(self.demonstrations.name) else [self._fitting(before) for before in befores]

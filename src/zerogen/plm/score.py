@@ -87,7 +87,9 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
     return next(differ, min(len(first), len(second)))
 
 
-def _plan(rows: Sequence[Sequence[int]], batch_tokens: int) -> tuple[list[tuple[int, list[int]]], list[Fork]]:
+def _plan(
+    rows: Sequence[Sequence[int]], batch_tokens: int, longest_fork: int
+) -> tuple[list[tuple[int, list[int]]], list[Fork]]:
     """Return (length of a common beginning, indices) of the rows to read after it, 0 for none, and the forks.
 
     Of a long beginning that a few rows share and a short one that many do, the one is read once that saves more.
@@ -103,7 +105,7 @@ def _plan(rows: Sequence[Sequence[int]], batch_tokens: int) -> tuple[list[tuple[
         return [i for i in range(len(rows)) if i not in grouped]
 
     def forks_of(among: Sequence[int]) -> list[Fork]:
-        return [fork for fork in forks(rows, among) if fork.tokens <= batch_tokens]
+        return [fork for fork in forks(rows, among) if fork.tokens <= longest_fork]
 
     groups, trees = groups_of(range(len(rows))), forks_of(range(len(rows)))
     by_group = sum(length * (len(members) - 1) for length, members in groups)
@@ -124,6 +126,7 @@ def logprobs(
     cached: bool,
     batch_tokens: int,
     advance: Callable[[int], None] = lambda tokens: None,
+    longest_fork: int = 0,
 ) -> Iterator[tuple[list[int], list[float]]]:
     """Yield (indices, sums of the natural-log probabilities of their tokens) for rows of token ids.
 
@@ -132,8 +135,11 @@ def logprobs(
     batch_tokens: tokens read at a time, padding included. A longer row is read alone, when `cached` in blocks of that
         size: the memory for it grows with its length, not with the square of it.
     advance: called with the number of tokens read since the last call, not counting the first of each row.
+    longest_fork: the most tokens that are read as one row in which endings share a beginning; 0 for none.
     """
-    groups, trees = _plan(rows, batch_tokens) if cached else ([(0, list(range(len(rows))))], [])
+    groups, trees = (
+        _plan(rows, batch_tokens, min(batch_tokens, longest_fork)) if cached else ([(0, list(range(len(rows))))], [])
+    )
     with network.slot_attention() if cached else nullcontext():
         yield from _read_forks(network, rows, begins, trees, batch_tokens, advance)
         for length, members in groups:

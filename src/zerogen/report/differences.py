@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SAMPLES = 10_000  # of the bootstrap
+GoldRow = tuple[str, str, str]  # uid, context and text: two sources may number their rows alike
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def lines(found: Sequence[Difference]) -> list[list[str]]:
     several = len({one.task for one in found}) > 1
     table = [["task"] * several + ["run", metric_of(found[0].metric).title, "gain", "interval", "seconds", "times"]]
     base = found[0]
+    names = {task: names_of([one.row for one in found if one.task == task]) for task in {one.task for one in found}}
     for one in found:
         base = one if one.gain is None else base
         spread = "" if one.spread is None else f" ± {100 * one.spread:.1f}"
@@ -58,7 +60,7 @@ def lines(found: Sequence[Difference]) -> list[list[str]]:
         table.append(
             [one.task] * several
             + [
-                name_of(one.row),
+                names[one.task][one.row],
                 f"{100 * one.mean:.1f}{spread} ({one.seeds})",
                 "" if one.gain is None else f"{100 * one.gain:+.1f}",
                 interval,
@@ -69,9 +71,20 @@ def lines(found: Sequence[Difference]) -> list[list[str]]:
     return table
 
 
-def name_of(row: Row) -> str:
-    """Name a row by what tells it from others: its variant, or its setting."""
-    return ", ".join(row.variant) or row.setting
+def names_of(rows: Sequence[Row]) -> dict[Row, str]:
+    """Name rows by what tells them from each other: models where they differ, and the variant or else the setting."""
+    settings, plms, tams = ({getattr(row, part) for row in rows} - {"none"} for part in ("setting", "plm", "tam"))
+    return {
+        row: " ".join(
+            [
+                *([row.setting] if not row.variant or len(settings) > 1 else []),
+                *([row.plm] if len(plms) > 1 and row.plm != "none" else []),
+                *([row.tam] if len(tams) > 1 and row.tam != "none" else []),
+                *([", ".join(row.variant)] if row.variant else []),
+            ]
+        )
+        for row in rows
+    }
 
 
 def differences(summary: Grid, base: str) -> list[Difference]:
@@ -95,7 +108,9 @@ def differences(summary: Grid, base: str) -> list[Difference]:
 
 
 def _base(rows: Sequence[Row], base: str, task: str) -> Row:
-    named = [row for row in rows if base in row.variant] or [row for row in rows if row.setting == base]
+    plain = [row for row in rows if not any(part.startswith("method=") for part in row.variant)]
+    named = [row for row in rows if {base, f"method={base}"} & set(row.variant)]
+    named = named or [row for row in plain if base in (row.setting, f"method={row.setting}")]
     if not named:
         there = dict.fromkeys(name for row in rows for name in (row.setting, *row.variant))
         raise unknown(f"--against: setting or variant of a run on {task}", base, list(there))
@@ -124,9 +139,9 @@ def _compare(
     )
 
 
-def _right(runs: Sequence[FinishedRun]) -> dict[str, float]:
+def _right(runs: Sequence[FinishedRun]) -> dict[GoldRow, float]:
     """Return for each gold row how often runs are right about it."""
-    by_row: dict[str, list[float]] = {}
+    by_row: dict[GoldRow, list[float]] = {}
     for run in runs:
         read = read_predictions(run.folder / "predictions.jsonl")
         if read is None:
@@ -137,18 +152,18 @@ def _right(runs: Sequence[FinishedRun]) -> dict[str, float]:
                 right = max(exact_match(found.text, reference) for reference in references)
             else:
                 right = float(found.label == row.label)
-            by_row.setdefault(row.uid, []).append(right)
-    return {uid: statistics.fmean(values) for uid, values in by_row.items()}
+            by_row.setdefault((row.uid, *row.content), []).append(right)
+    return {row: statistics.fmean(values) for row, values in by_row.items()}
 
 
-def paired(ours: dict[str, float], theirs: dict[str, float]) -> tuple[float, tuple[float, float]]:
+def paired(ours: Mapping[GoldRow, float], theirs: Mapping[GoldRow, float]) -> tuple[float, tuple[float, float]]:
     """Return the mean difference over the rows that both have, and its 95 % interval by bootstrap over these rows."""
     import numpy as np
 
-    shared = [uid for uid in ours if uid in theirs]
+    shared = [row for row in ours if row in theirs]
     if not shared:
         raise UserError("two runs were reported on different gold rows: nothing to compare")
-    each: NDArray[np.float64] = np.array([ours[uid] - theirs[uid] for uid in shared])
+    each: NDArray[np.float64] = np.array([ours[row] - theirs[row] for row in shared])
     values, counts = np.unique(each, return_counts=True)
     # How often each value is drawn is multinomial: as a draw of rows, but without drawing them one by one.
     drawn = np.random.default_rng(0).multinomial(len(each), counts / len(each), _SAMPLES)

@@ -68,12 +68,12 @@ class Grid:
         """Return the columns that a table for people has."""
         return [column for column in self.columns if metric_of(column[1], self.further).in_tables]
 
-    def text(self, row: Row, column: tuple[str, str], plus_minus: str = "±") -> str:
+    def text(self, row: Row, column: tuple[str, str]) -> str:
         """Return a cell in percent as `78.4 ± 0.6 (3)`, empty where there is none."""
         cell = self.cells.get((row, *column))
         if cell is None:
             return ""
-        spread = "" if cell.spread is None else f" {plus_minus} {100 * cell.spread:.1f}"
+        spread = "" if cell.spread is None else f" ± {100 * cell.spread:.1f}"
         return f"{100 * cell.mean:.1f}{spread}" + (f" ({len(cell.seeds)})" if cell.seeds else "")
 
 

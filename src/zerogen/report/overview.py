@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from zerogen.metrics import metric_of
 from zerogen.report.differences import CAPTION as DIFFERENCES
-from zerogen.report.differences import Difference, lines, name_of
+from zerogen.report.differences import Difference, lines, names_of
 from zerogen.report.finished import curve
 from zerogen.report.grid import CAPTION, Grid, Row
 from zerogen.report.page import template
@@ -51,8 +51,9 @@ def _trend(summary: Grid, task: str) -> dict[str, Any] | None:
         runs = summary.runs.get((row, task))
         if runs is None:
             continue
-        if runs[0].setting.grows:
-            curves.append(curve(" ".join(_words(row)), runs, metric))
+        drawn = curve(" ".join(_words(row)), runs, metric)
+        if runs[0].setting.grows and drawn.sizes:  # self-training may have no points
+            curves.append(drawn)
         else:
             levels.append(Level(" ".join(_words(row)), summary.cells[row, task, metric].mean))
     if not any(len(one.sizes) for one in curves):
@@ -64,8 +65,9 @@ def _trend(summary: Grid, task: str) -> dict[str, Any] | None:
 def _differences(found: Sequence[Difference], task: str) -> dict[str, Any]:
     """Return the table and the plot of a task's differences."""
     of_task = [one for one in found if one.task == task]
-    intervals = [(name_of(one.row), one.gain, one.interval) for one in of_task if one.gain is not None and one.interval]
-    base, title = name_of(of_task[0].row), metric_of(of_task[0].metric).title
+    names = names_of([one.row for one in of_task])
+    intervals = [(names[one.row], one.gain, one.interval) for one in of_task if one.gain is not None and one.interval]
+    base, title = names[of_task[0].row], metric_of(of_task[0].metric).title
     figure = svg(interval_figure(intervals, f"{title}: points more than {base}")) if intervals else None
     return {"task": task, "base": base, "metric": title, "lines": lines(of_task), "figure": figure}
 

@@ -87,7 +87,7 @@ def _columns(results: Sequence[Result]) -> Iterator[tuple[str, tuple[str, ...]]]
         yield said.column, (name,)
 
 
-def print_differences(found: Sequence[Difference], console: Console) -> None:
+def print_differences(found: Sequence[Difference], notes: Sequence[str], console: Console) -> None:
     """Print how runs differ from the one that they are compared with."""
     from rich import box
     from rich.table import Table
@@ -103,6 +103,8 @@ def print_differences(found: Sequence[Difference], console: Console) -> None:
     for line in rest:
         table.add_row(*map(Text, line))
     console.print(table)
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
 
 
 def print_table(summary: Grid, console: Console) -> None:

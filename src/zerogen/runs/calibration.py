@@ -39,13 +39,16 @@ def calibrated(
     return shifted(averaged(sets, labels), shift)
 
 
-def shift_of(run: Run, predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Return what is added to the log-probability of each label, from the predictions of the unlabelled texts."""
+def shift_of(run: Run, predictions: Sequence[Prediction], trained: Sequence[float] = ()) -> dict[str, float]:
+    """Return what is added to the log-probability of each label, from the predictions of the unlabelled texts.
+
+    trained: the shares of labels that probabilities stand for; equal ones by default.
+    """
     from zerogen.metrics.priors import estimated_priors, log_scores, offsets
 
     way, labels = run.config.setting.calibration, run.config.task.labels
     if way == "em":
-        priors, shift = estimated_priors(predictions, labels, [1 / len(labels)] * len(labels))
+        priors, shift = estimated_priors(predictions, labels, trained or [1 / len(labels)] * len(labels))
     else:
         priors = priors_of(run.config.task)
         shift = offsets(log_scores(predictions, labels), priors)
@@ -56,15 +59,17 @@ def shift_of(run: Run, predictions: Sequence[Prediction]) -> dict[str, float]:
     return dict(zip(labels, shift.tolist(), strict=True))
 
 
-def calibrate_tam(run: Run, tam: Tam) -> None:
-    """Shift the labels of a trained TAM in its weights, where the configuration calibrates on unlabelled texts."""
+def calibrate_tam(run: Run, tam: Tam, rows: Sequence[Example]) -> None:
+    """Shift the labels of a TAM trained on rows in its weights, where the configuration calibrates on texts."""
     from zerogen.tam.shift import shift_labels
 
     if run.config.setting.calibration not in CALIBRATIONS_ON_TEXTS:
         return
     with run.stage("calibrate"):
         inputs = tam.inputs_of(run.unlabelled)
-        shift_labels(tam, shift_of(run, tam.predict(inputs, progress=run.progress)), inputs[0])
+        weights = [sum(row.weight for row in rows if row.label == label) for label in run.config.task.labels]
+        trained = [weight / sum(weights) for weight in weights] if all(weights) else []
+        shift_labels(tam, shift_of(run, tam.predict(inputs, progress=run.progress), trained), inputs[0])
 
 
 def check_calibration(config: Config) -> None:

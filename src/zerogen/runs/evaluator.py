@@ -49,6 +49,8 @@ def evaluator_run(run: Run) -> Run:
             unlabelled_column=None,
             unlabelled_limit=None,
             self_training=SelfTrainingConfig(),
+            gold_rows=None,
+            gold_weight=1.0,
             train=True,
             command=[],  # the user's command started another run
         ),

@@ -35,15 +35,13 @@ class FewGold:
         return [*self.train, *self.heldout]
 
 
-def few_gold(config: Config, reported: set[tuple[str, str]]) -> FewGold | None:
-    """Read the gold rows that `gold_rows` asks for, without those that are reported on; None where it asks for none.
+def few_gold(config: Config, reported: set[tuple[str, str]]) -> FewGold:
+    """Read the gold rows that `gold_rows` asks for, without those that are reported on.
 
     A number of them is drawn from the gold training split by the seed, stratified by label; half of the rows are
     trained on. Raises `UserError` for rows that cannot be read, and where a label has too few.
     """
     wanted, task = config.gold_rows, config.task
-    if wanted is None:
-        return None
     rows = load_gold(task if isinstance(wanted, int) else _of_file(task, Path(wanted)), "train")
     rows = [row for row in rows if row.content not in reported]
     if isinstance(wanted, int) and wanted > len(rows):

@@ -99,9 +99,8 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
             key["prompted"] = prompted_key(config, device)
         if "similarity" in config.self_training.teachers:
             key["descriptions"] = descriptions_of(task)
-    if "gold_rows" in reads and config.gold_rows is not None:
-        rows = config.gold_rows
-        key["gold_rows"] = [rows if isinstance(rows, int) else digest(rows), config.gold_weight]
+    if "gold_rows" in reads and config.gold_rows:
+        key["gold_rows"] = _few_gold_key(config)
     if "select" in reads:
         key |= _own("select", config.select) | ({"overgenerate": times} if (times := config.overgenerate) != 1 else {})
         if "asked" in needs(config.select):
@@ -244,8 +243,14 @@ def _demonstrations_key(config: Config) -> dict[str, Any]:
 
 
 def texts_key(config: Config) -> list[Any]:
-    """Identify the unlabelled texts of a run by themselves: they lack those that results are reported on."""
-    return [_unlabelled_key(config), _gold_key(config.task)]
+    """Identify the unlabelled texts of a run by themselves: they lack those reported on, and gold rows that it uses."""
+    used = [_few_gold_key(config), config.seed] if config.gold_rows else []
+    return [_unlabelled_key(config), _gold_key(config.task), *used]
+
+
+def _few_gold_key(config: Config) -> list[Any]:
+    rows = config.gold_rows
+    return [rows if isinstance(rows, int) else digest(rows), config.gold_weight]
 
 
 def _unlabelled_key(config: Config) -> list[Any]:

@@ -135,7 +135,8 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
     task, tam = config.task, config.tam
     measured = "unlabelled unlabelled_column unlabelled_limit" if config.setting.name == "zerogen" else ""
     _refuse_later(config, f"{_CONFIG} metrics {measured}")  # which name no folder
-    if is_own(config.setting.name):
+    shifted = config.setting.name == "zerogen" and config.setting.calibration != "none"
+    if is_own(config.setting.name) or shifted:
         raise _Later
     _refuse_later(task, f"{_TASK} {_UNREAD}")
     gold = source_of(task)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zerogen.plm.protocol import Scorer, Writer
     from zerogen.tam.tam import Tam
 
-    Adjust = Callable[["Run", Tam], None]
+    Adjust = Callable[["Run", Tam, Sequence[Example]], None]
 
 
 @dataclass
@@ -124,21 +124,25 @@ class Run:
 
     @cached_property
     def unlabelled(self) -> list[Example]:
-        """The texts of `unlabelled`, without those that results are reported on."""
+        """The texts of `unlabelled`, without those that results are reported on, and without gold rows that it uses."""
         from zerogen.data.unlabelled import load_unlabelled
 
-        config = self.config
-        reported = {row.content for row in [*self.gold_evaluated, *(self.few_gold.rows if self.few_gold else ())]}
+        config, few = self.config, self.few_gold
+        reported = {row.content for row in self.gold_evaluated}
         with self.stage("load"), self.progress.wait("reading unlabelled texts"):
             rows, shared = load_unlabelled(str(config.unlabelled), config.unlabelled_column, config.task, reported)
         if shared:
             self.progress.say(f"{shared:,} unlabelled texts were left out, because results are reported on them")
         limit = config.unlabelled_limit
-        return rows if limit is None or limit >= len(rows) else stratified(rows, limit, 0)
+        rows = rows if limit is None or limit >= len(rows) else stratified(rows, limit, 0)
+        used = {row.content for row in few.rows} if few else set()
+        return [row for row in rows if row.content not in used]
 
     @cached_property
     def few_gold(self) -> FewGold | None:
         """The gold rows that a setting with synthetic rows may use, None for none."""
+        if not self.config.gold_rows or "gold_rows" not in self.setting.reads:
+            return None
         return few_gold(self.config, {row.content for row in self.gold_evaluated})
 
     @cached_property
@@ -242,7 +246,7 @@ class Run:
                 heldout=few.heldout if few else None,
             )
         if adjust:
-            adjust(self, outcome.tam)
+            adjust(self, outcome.tam, rows)
         outcome.n_train, outcome.epoch, outcome.heldout_accuracy = len(rows), report.epoch, report.heldout_accuracy
         self.evaluate_tam(outcome, point=not name)
 
@@ -333,7 +337,7 @@ def describe(outcome: Outcome, evaluator: bool = False) -> str:
         return said + f"{shown} on {len(outcome.predictions):,} gold rows{only}"
     said += "trained; nothing was evaluated, the task has no gold data"
     if outcome.heldout_accuracy is not None:
-        said += f" (it is right about {outcome.heldout_accuracy:.1%} of the held-out synthetic rows)"
+        said += f" (it is right about {outcome.heldout_accuracy:.1%} of the held-out rows, whose labels may be wrong)"
     return said
 
 

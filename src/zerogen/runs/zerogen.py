@@ -1,4 +1,4 @@
-"""ZEROGEN: generate, score, select, and train the TAM on nothing else; gold rows are used for evaluation only."""
+"""ZEROGEN: generate, score, select, and train the TAM; gold rows only evaluate it, unless `gold_rows` asks for some."""
 
 from __future__ import annotations
 
@@ -72,6 +72,16 @@ def zerogen(run: Run) -> Outcome:
 
 def _check(config: Config) -> None:
     """Check what is done with unlabelled texts. Raises `UserError`."""
+    if config.tam.checkpoint:
+        for key, value, usual in (
+            ("gold_rows", config.gold_rows, None),
+            ("self_training.rounds", config.self_training.rounds, 0),
+            ("setting.calibration", config.setting.calibration, "none"),
+        ):
+            if value != usual:
+                raise UserError(
+                    f"{key}={value}: tam.checkpoint={config.tam.checkpoint} is evaluated only; leave it out"
+                )
     check_self_training(config)
     check_calibration(config)
     if config.unlabelled and config.tam.checkpoint:

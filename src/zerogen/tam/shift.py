@@ -18,7 +18,7 @@ def shift_labels(tam: Tam, shift: Mapping[str, float], example: Input) -> None:
 
     Raises `UserError` where the model has no such bias.
     """
-    wanted = _shifted(tam.predict([example])[0], shift)
+    wanted = _shifted(tam.predict([example])[0], dict(zip(shift, _probe(len(shift)), strict=True)))
     names = [
         name
         for name, weights in tam.model.named_parameters()
@@ -27,16 +27,26 @@ def shift_labels(tam: Tam, shift: Mapping[str, float], example: Input) -> None:
     for name in reversed(names):  # the last layer is most often the last one that is defined
         bias = tam.model.get_parameter(name)
         before = bias.detach().clone()
-        with torch.no_grad():
-            bias.add_(torch.tensor([shift[label] for label in tam.labels], device=bias.device))
+        _add(bias, dict(zip(shift, _probe(len(shift)), strict=True)), tam)
         found = tam.predict([example])[0].probabilities
-        if all(abs(found[label] - wanted[label]) <= _CLOSE for label in wanted):
-            return
         with torch.no_grad():
             bias.copy_(before)
+        if all(abs(found[label] - wanted[label]) <= _CLOSE for label in wanted):
+            _add(bias, shift, tam)
+            return
     raise UserError(
         f"setting.calibration: tam.kind={tam.spec.tam}: its last layer has no bias to shift labels by; allowed is none"
     )
+
+
+def _probe(labels: int) -> list[float]:
+    """Return a shift that is large, so that whether it was made shows."""
+    return [3.0 * (-1) ** label for label in range(labels)]
+
+
+def _add(bias: torch.Tensor, shift: Mapping[str, float], tam: Tam) -> None:
+    with torch.no_grad():
+        bias.add_(torch.tensor([shift[label] for label in tam.labels], device=bias.device))
 
 
 def _shifted(prediction: Prediction, shift: Mapping[str, float]) -> dict[str, float]:
