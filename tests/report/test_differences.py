@@ -90,7 +90,7 @@ def test_every_format_and_the_page(runs: Path, style: str, capsys: pytest.Captur
     assert out.index("method=best") < out.index("prompting") < out.rindex("zerogen")
     assert ("-0.300000" in out and "0.600000" in out) if style == "csv" else ("-30.0" in out and "60.0" in out)
     said = page.read_text()
-    assert "films: what makes a difference?" in said and "points more than method=best" in said
+    assert "films: what makes a difference?" in said and "points more than zerogen method=best" in said
 
 
 def test_a_base_must_be_there_and_report_on_the_same_rows(runs: Path) -> None:
