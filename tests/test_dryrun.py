@@ -21,6 +21,7 @@ from zerogen.config.schema import (
     Config,
     CorrectnessConfig,
     PlmConfig,
+    SelfTrainingConfig,
     SettingConfig,
     TamConfig,
     TrainerConfig,
@@ -210,6 +211,23 @@ def test_what_is_there_already_is_not_asked_for_again(config: Config, own_module
     text = said(replace(config, n=100))
     assert "rows are already in" in text
     assert tree(Path(config.output_dir)) == before
+
+
+def test_rows_that_an_earlier_job_writes_are_not_written_again(config: Config) -> None:
+    larger = replace(config, n=config.n + 20, trainer=TrainerConfig(lr=1e-3))
+    alone, (first, second, third) = expected_of(larger)[0], expected_of(config, larger, replace(config, seed=7))
+    assert 0 < second.seconds["generate"] < alone.seconds["generate"]
+    assert third.seconds["generate"] == pytest.approx(first.seconds["generate"])  # of another seed: a pool of its own
+    (again,) = expected_of(config, replace(config, trainer=TrainerConfig(lr=1e-3)))[1:]
+    assert "generate" not in again.seconds
+
+
+def test_unlabelled_texts_are_asked_about_once(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(row.text for row in toy_rows(240)[120:]))
+    trained = SelfTrainingConfig(1, ["prompting"], 0.5)
+    config = replace(config, unlabelled=str(tmp_path / "texts.txt"), self_training=trained)
+    first, second = expected_of(config, replace(config, seed=7))
+    assert first.seconds["prompt"] > 0 and "prompt" not in second.seconds
 
 
 def test_several_jobs_share_probes_and_end_in_a_sum(config: Config) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -65,6 +66,8 @@ class Session:
         self.console = console
         self.scratch = Path()
         self.folders: dict[Path, dict[str, Any]] = {}  # of earlier jobs, and what they asked for
+        self.pools: dict[Path, Counter[str]] = {}  # that earlier jobs will have written, and their rows by label
+        self._first: set[str] = set()
         self._memo: dict[str, Any] = {}
         self._lines: set[str] = set()
         self._lines_of_job: set[str] = set()
@@ -85,6 +88,13 @@ class Session:
         if text not in self._lines:
             self._lines.add(text)
             self.say(text)
+
+    def first(self, key: Any) -> bool:
+        """Tell whether a job is the first to ask for what `key` names, and so takes the time for it."""
+        name = json.dumps(key, sort_keys=True, default=str)
+        known = name in self._first
+        self._first.add(name)
+        return not known
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what `make` returned, or raise what it raised, when it was first called for this key."""

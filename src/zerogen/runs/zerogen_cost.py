@@ -206,6 +206,8 @@ def _lacking(probe: Probe) -> dict[str, int]:
     if any(rows.values()):
         there = sum(min(rows[label], quota[label]) for label in quota)
         probe.say(f"{there:,} rows are already in {folder} (seed {config.seed})")
+    rows |= probe.session.pools.get(folder, Counter())
+    probe.session.pools[folder] = rows | Counter(quota)
     return {label: max(0, quota[label] - rows[label]) for label in quota}
 
 
@@ -276,7 +278,8 @@ def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
     config, settings, seconds = probe.config, probe.config.self_training, probe.expected.seconds
     texts = unlabelled_of(probe)
     few = some(texts)
-    if few and "prompting" in settings.teachers:
+    scored = [config.task.name, config.unlabelled, config.unlabelled_limit, asdict(config.plm)]
+    if few and "prompting" in settings.teachers and probe.session.first(["prompt", *scored]):
         seconds["prompt"] = _seconds_to_ask(probe, few) * len(texts)
     if few and "similarity" in settings.teachers:
         seconds["similarity"] = seconds_to_compare(probe, few) * len(texts)
