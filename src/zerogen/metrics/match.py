@@ -133,42 +133,21 @@ def told_apart(first: Vectors, second: Vectors, seed: int) -> float:
     """
     import numpy as np
 
+    from zerogen.generation.weighting import fit_head, folds
+
     vectors = np.concatenate([first, second])
-    sides = np.repeat([1.0, 0.0], [len(first), len(second)])
-    folds = np.concatenate([_folds(len(one), derive(seed, "match", side)) for side, one in enumerate((first, second))])
+    sides = np.repeat([1, 0], [len(first), len(second)])
+    fold_of = folds(sides, _FOLDS, derive(seed, "match"))
     areas = []
     for fold in range(_FOLDS):
-        seen, unseen = folds != fold, folds == fold
+        seen, unseen = fold_of != fold, fold_of == fold
         centre = vectors[seen].mean(axis=0)
         spread = np.sqrt(((vectors[seen] - centre) ** 2).sum(axis=1).mean()) or 1.0
-        scaled = (vectors - centre) / spread
-        scores = scaled[unseen] @ _direction(scaled[seen], sides[seen])
+        scaled = np.column_stack([(vectors - centre) / spread, np.ones(len(vectors))])
+        head = fit_head(scaled[seen], sides[seen], 2, np.ones(int(seen.sum())))
+        scores = scaled[unseen] @ (head[:, 1] - head[:, 0])
         areas.append(area(scores[sides[unseen] == 1], scores[sides[unseen] == 0]))
     return float(np.mean(areas))
-
-
-def _folds(count: int, seed: int) -> NDArray[np.int64]:
-    import numpy as np
-
-    places = np.arange(count) % _FOLDS
-    return np.random.default_rng(seed).permutation(places)
-
-
-def _direction(vectors: Vectors, sides: Vectors) -> Vectors:
-    """Return the weights [D] of logistic regression (without its intercept, which ranks nothing otherwise)."""
-    import numpy as np
-    from scipy.optimize import minimize
-
-    x = np.column_stack([vectors, np.ones(len(vectors))])
-
-    def loss(weights: Vectors) -> tuple[float, Vectors]:
-        z = x @ weights
-        error = 1 / (1 + np.exp(-z)) - sides
-        ridge = np.append(weights[:-1], 0.0)  # a penalty of 1, on vectors of root mean square 1
-        return float((np.logaddexp(0, z) - sides * z).sum() + ridge @ ridge / 2), error @ x + ridge
-
-    found: Vectors = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
-    return found[:-1]
 
 
 def area(above: Vectors, below: Vectors) -> float:

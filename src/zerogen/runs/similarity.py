@@ -99,22 +99,8 @@ def _estimate(probe: Probe) -> None:
         probe.say_once(f"[{label}] is described by: {' / '.join(sentences)}")
     rows = some(probe.gold.get("evaluate", ()))
     if rows:
-        seconds = seconds_to_compare(probe, rows)
+        seconds = seconds_to_embed(probe, rows)
         probe.expected.seconds["similarity"] = seconds * rows_to_predict(probe)
-
-
-def seconds_to_compare(probe: Probe, rows: Sequence[Example]) -> float:
-    """Return the seconds that a text takes, probed on rows."""
-
-    def probed() -> float:
-        embedder = open_embedder(probe.run)
-        started = time.perf_counter()
-        similar(embedder, probe.run, rows)
-        return (time.perf_counter() - started) / len(rows)
-
-    config = probe.config
-    seconds: float = probe.once(["similarity", config.task.name, asdict(config.tam)], probed)
-    return seconds
 
 
 def seconds_to_embed(probe: Probe, rows: Sequence[Example]) -> float:

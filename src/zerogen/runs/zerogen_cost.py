@@ -27,7 +27,7 @@ from zerogen.runs.few_gold import sizes_alone
 from zerogen.runs.prompted import ALL_PROMPTS
 from zerogen.runs.run import Run, rows_to_write, trend_sizes
 from zerogen.runs.self_training import trains_on_synthetic
-from zerogen.runs.similarity import seconds_to_compare, seconds_to_embed
+from zerogen.runs.similarity import seconds_to_embed
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
@@ -282,7 +282,7 @@ def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
     if few and "prompting" in settings.teachers and probe.session.first(["prompt", *scored]):
         seconds["prompt"] = _seconds_to_ask(probe, few) * len(texts)
     if few and "similarity" in settings.teachers:
-        seconds["similarity"] = seconds_to_compare(probe, few) * len(texts)
+        seconds["similarity"] = seconds_to_embed(probe, few) * len(texts)
     # The TAM of each round is compared with its teachers, of which the first TAM may be one.
     seconds["teach"] = pace.predict * len(texts) * (settings.rounds + ("tam" in settings.teachers))
     labelled = round(settings.share * len(texts))
@@ -293,7 +293,7 @@ def _expect_match(probe: Probe, size: int) -> None:
     """Expect rows and unlabelled texts to be embedded; of pairs, it is not known how long that takes."""
     config, texts = probe.config, unlabelled_of(probe)
     if texts and config.train and config.tam.kind == "encoder" and config.task.kind == "classification":
-        seconds = seconds_to_compare(probe, some(texts))
+        seconds = seconds_to_embed(probe, some(texts))
         probe.expected.seconds["match"] = 2 * seconds * min(MOST, size, len(texts))
 
 
