@@ -1,4 +1,4 @@
-"""ZEROGEN: generate, score, select, and train the TAM; gold rows only evaluate it, unless `gold_rows` asks for some."""
+"""ZEROGEN: generate, score, select, train; gold rows only evaluate, unless `gold_rows` asks for some."""
 
 from __future__ import annotations
 
