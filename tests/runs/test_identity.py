@@ -150,3 +150,12 @@ def test_names_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatc
     before = run.folder()
     (tmp_path / "file").write_text("more")
     assert run.folder() == before
+
+
+def test_a_shifted_model_is_in_no_folder_of_version_0_1(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("one text\n")
+    plain = config("sst2", "zerogen")
+    plain.unlabelled = str(tmp_path / "texts.txt")
+    assert former_run_key(plain, CPU) is not None  # rows are only compared with the texts
+    plain.setting.calibration = "priors"
+    assert former_run_key(plain, CPU) is None
