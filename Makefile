@@ -37,7 +37,7 @@ ifdef DATA_DIR
 endif
 	@$(MAKE) --no-print-directory table
 
-ablation: .venv/ready ## the methods and their parts over three seeds, and how they differ (two hours)
+ablation: .venv/ready ## the methods and their parts over three seeds, and how they differ (hours)
 	$(BIN)/python -m zerogen -m experiment=ablation $(ARGS)
 	@$(BIN)/python -m zerogen.table outputs/ablation --against zerogen --html outputs/ablation/overview.html
 

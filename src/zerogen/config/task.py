@@ -48,8 +48,7 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
                 f"data_dir={data_dir}: {folder} holds none of train, validation and test as .jsonl, .csv, .tsv or "
                 ".parquet"
             )
-        local = replace(task.gold[name], hub={}, folder=None, package=None, files=files, splits={}, holdout=None)
-        task.gold, task.gold_source = {"data_dir": local}, None
+        task.gold, task.gold_source = {"data_dir": from_files(task.gold[name], files)}, None
     if contexts is not None:
         if task.context is None:
             raise UserError(f"contexts={contexts}: task '{task.name}' has no context")
@@ -61,6 +60,11 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
         if task.kind != "qa":
             raise UserError(f"answers={answers}: task '{task.name}' is not about question answering")
         task.answers = answers
+
+
+def from_files(gold: GoldConfig, files: dict[str, str]) -> GoldConfig:
+    """Return a gold source with its columns, labels and cleaning, but files by split in place of where it reads."""
+    return replace(gold, hub={}, folder=None, package=None, files=files, splits={}, holdout=None)
 
 
 def prompts_of(task: TaskConfig) -> dict[str, dict[str, str]]:

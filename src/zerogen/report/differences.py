@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerogen.data.records import AnswerPrediction
 from zerogen.errors import UserError, unknown
 from zerogen.metrics import metric_of
-from zerogen.metrics.squad import exact_match
+from zerogen.metrics.squad import best_scores, exact_match
 from zerogen.report.finished import FinishedRun
 from zerogen.report.grid import Grid, Row
 from zerogen.runs.store import read_predictions
@@ -100,10 +100,10 @@ def differences(summary: Grid, base: str) -> list[Difference]:
         metric = next(metric for of, metric in summary.columns if of == task)
         rows = [row for row in summary.rows if (row, task) in summary.runs]
         first = _base(rows, base, task)
-        its = summary.runs[first, task]
-        compared = [_compare(first, first, task, metric, its, its)]
-        compared += [_compare(row, first, task, metric, summary.runs[row, task], its) for row in rows if row != first]
-        found += [compared[0], *sorted(compared[1:], key=lambda one: -one.mean)]
+        # Read once: the base is compared with every other row.
+        right = {run.folder: _right(run) for row in rows for run in summary.runs[row, task]}
+        compared = [_compare(summary, row, first, task, metric, right) for row in rows]
+        found += sorted(compared, key=lambda one: (one.gain is not None, -one.mean))
     return found
 
 
@@ -118,42 +118,35 @@ def _base(rows: Sequence[Row], base: str, task: str) -> Row:
 
 
 def _compare(
-    row: Row, base: Row, task: str, metric: str, runs: Sequence[FinishedRun], others: Sequence[FinishedRun]
+    summary: Grid, row: Row, base: Row, task: str, metric: str, right: Mapping[Path, Mapping[GoldRow, float]]
 ) -> Difference:
-    values = [run.result.metrics[metric] for run in runs]
+    runs, others, cell = summary.runs[row, task], summary.runs[base, task], summary.cells[row, task, metric]
     gain, interval = None, None
     if row != base:
         seeds = {run.result.seed for run in runs} & {run.result.seed for run in others}
         pairs = [[run for run in of if run.result.seed in seeds] or of for of in (runs, others)]
-        gain, interval = paired(*(_right(of) for of in pairs))
-    return Difference(
-        row,
-        task,
-        metric,
-        statistics.fmean(values),
-        statistics.stdev(values) if len(values) > 1 else None,
-        len(values),
-        gain,
-        interval,
-        statistics.fmean(sum(run.result.seconds.values()) for run in runs),
-    )
+        gain, interval = paired(*(_how_often([right[run.folder] for run in of]) for of in pairs))
+    seconds = statistics.fmean(sum(run.result.seconds.values()) for run in runs)
+    return Difference(row, task, metric, cell.mean, cell.spread, len(cell.seeds), gain, interval, seconds)
 
 
-def _right(runs: Sequence[FinishedRun]) -> dict[GoldRow, float]:
+def _how_often(right: Sequence[Mapping[GoldRow, float]]) -> dict[GoldRow, float]:
     """Return for each gold row how often runs are right about it."""
-    by_row: dict[GoldRow, list[float]] = {}
-    for run in runs:
-        read = read_predictions(run.folder / "predictions.jsonl")
-        if read is None:
-            raise UserError(f"{run.folder}: has no predictions.jsonl to compare")
-        for row, found in zip(*read, strict=True):
-            if isinstance(found, AnswerPrediction):
-                references = [answer.text for answer in row.answers] or [""]
-                right = max(exact_match(found.text, reference) for reference in references)
-            else:
-                right = float(found.label == row.label)
-            by_row.setdefault((row.uid, *row.content), []).append(right)
-    return {row: statistics.fmean(values) for row, values in by_row.items()}
+    rows = dict.fromkeys(row for of_run in right for row in of_run)
+    return {row: statistics.fmean(of_run[row] for of_run in right if row in of_run) for row in rows}
+
+
+def _right(run: FinishedRun) -> dict[GoldRow, float]:
+    """Return for each gold row whether a run is right about it."""
+    read = read_predictions(run.folder / "predictions.jsonl")
+    if read is None:
+        raise UserError(f"{run.folder}: has no predictions.jsonl to compare")
+    rows, predictions = read
+    if any(row.answers for row in rows):
+        scores = best_scores(exact_match, rows, predictions)
+    else:
+        scores = [float(found.label == row.label) for row, found in zip(rows, predictions, strict=True)]
+    return {(row.uid, *row.content): score for row, score in zip(rows, scores, strict=True)}
 
 
 def paired(ours: Mapping[GoldRow, float], theirs: Mapping[GoldRow, float]) -> tuple[float, tuple[float, float]]:

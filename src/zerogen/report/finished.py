@@ -174,7 +174,7 @@ def variants(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     different: dict[tuple[str, ...], set[str]] = {}
     of_task: dict[tuple[tuple[str, ...], str], set[str]] = {}
     for models, task in {(models, run.task): None for models, run in zip(kind, runs, strict=True)}:
-        choices_of_task = [run.choices for run in runs if ((*run.models, run.method), run.task) == (models, task)]
+        choices_of_task = [run.choices for of, run in zip(kind, runs, strict=True) if (of, run.task) == (models, task)]
         keys = {
             key
             for choices in choices_of_task

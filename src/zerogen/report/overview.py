@@ -51,8 +51,8 @@ def _trend(summary: Grid, task: str) -> dict[str, Any] | None:
         runs = summary.runs.get((row, task))
         if runs is None:
             continue
-        drawn = curve(" ".join(_words(row)), runs, metric)
-        if runs[0].setting.grows and drawn.sizes:  # self-training may have no points
+        drawn = curve(" ".join(_words(row)), runs, metric) if runs[0].setting.grows else None
+        if drawn is not None and drawn.sizes:  # self-training may have no points
             curves.append(drawn)
         else:
             levels.append(Level(" ".join(_words(row)), summary.cells[row, task, metric].mean))

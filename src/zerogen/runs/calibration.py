@@ -15,6 +15,8 @@ from zerogen.runs.run import Run
 if TYPE_CHECKING:
     from zerogen.tam.tam import Tam
 
+_ASK_NO_PLM = {"similarity": "has no PLM", "zerogen": "trains a TAM"}  # settings that predict by something else
+
 
 def calibrated(
     run: Run,
@@ -74,12 +76,12 @@ def calibrate_tam(run: Run, tam: Tam, rows: Sequence[Example]) -> None:
 
 def check_calibration(config: Config) -> None:
     """Check that there is what a calibration needs. Raises `UserError`."""
-    way = config.setting.calibration
-    synthetic = config.setting.name == "zerogen"  # which has other uses for them
-    if synthetic and way == "prior":
+    way, setting = config.setting.calibration, config.setting.name
+    synthetic = setting == "zerogen"  # which has other uses for them
+    if way == "prior" and setting in _ASK_NO_PLM:
         raise UserError(
-            "setting.calibration=prior: subtracts what a PLM says without a text; setting=zerogen trains a TAM; "
-            "allowed are none, priors and em"
+            f"setting.calibration=prior: subtracts what a PLM says without a text; setting={setting} "
+            f"{_ASK_NO_PLM[setting]}; allowed are none, priors and em"
         )
     if config.unlabelled and not synthetic and way not in CALIBRATIONS_ON_TEXTS:
         ways = " or ".join(CALIBRATIONS_ON_TEXTS)

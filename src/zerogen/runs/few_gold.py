@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import Config
+from zerogen.config.task import from_files
 from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.gold import load_gold, source_of
 from zerogen.data.records import Example
@@ -62,15 +63,7 @@ def _of_file(task: TaskConfig, path: Path) -> TaskConfig:
     if not path.is_file():
         near = nearest(path.name, [file.name for file in path.parent.glob("*") if file.is_file()])
         raise UserError(f"gold_rows={path}: there is no such file; allowed is a number of rows or a file{near}")
-    source = replace(
-        source_of(task) or GoldConfig(),
-        hub={},
-        folder=None,
-        package=None,
-        files={"train": str(path)},
-        splits={},
-        holdout=None,
-    )
+    source = from_files(source_of(task) or GoldConfig(), {"train": str(path)})
     return replace(task, gold={"gold_rows": source}, gold_source=None)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zerogen.config.schema import ENOUGH_LABELLED, Config
 from zerogen.config.task import priors_of
-from zerogen.data.records import Example
+from zerogen.data.records import Example, Prediction
 from zerogen.errors import UserError, unknown
 from zerogen.runs.calibration import calibrate_tam
 from zerogen.runs.prompted import prompted
@@ -17,9 +17,10 @@ from zerogen.runs.similarity import check_similarity, open_embedder, similar
 
 if TYPE_CHECKING:
     from zerogen.metrics.priors import Scores
+    from zerogen.plm.protocol import Writer
 
 TEACHERS = ("prompting", "similarity", "tam")
-_PROMPTING = "self_training.teachers=[prompting]"
+PROMPTING = "self_training.teachers=[prompting]"
 
 
 def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
@@ -35,7 +36,7 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
     texts, priors = run.unlabelled, priors_of(task)
     teachers = {}
     if "prompting" in settings.teachers:
-        sets, outcome.tokens["prompt"] = prompted(run, texts, run.open_plm, "prompt", _PROMPTING)
+        sets, outcome.tokens["prompt"] = ask_teacher(run, run.open_plm)
         for number, predictions in enumerate(sets, 1):  # each set of prompts is a teacher of its own
             name = "prompting" if number == 1 else f"prompting {number}"
             teachers[name] = log_scores(predictions, task.labels)
@@ -80,6 +81,11 @@ def _tam_scores(run: Run, outcome: Outcome) -> Scores:
     with run.stage("teach"):
         predictions = outcome.tam.predict(outcome.tam.inputs_of(run.unlabelled), progress=run.progress)
     return log_scores(predictions, run.config.task.labels)
+
+
+def ask_teacher(run: Run, plm: Callable[[], Writer]) -> tuple[list[list[Prediction]], int]:
+    """Return what PROMPTING says of the unlabelled texts, as `prompted` has it."""
+    return prompted(run, run.unlabelled, plm, "prompt", PROMPTING)
 
 
 def trains_on_synthetic(config: Config, labelled: int) -> bool:

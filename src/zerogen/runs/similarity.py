@@ -85,11 +85,6 @@ def _check(config: Config) -> None:
     for key, value, usual in (("scope", config.setting.scope, "prompt"), ("prompts", config.setting.prompts, "first")):
         if value != usual:
             raise UserError(f"setting.{key}={value}: is about prompts; setting=similarity has none")
-    if config.setting.calibration == "prior":
-        raise UserError(
-            "setting.calibration=prior: subtracts what a PLM says without a text; setting=similarity has no PLM; "
-            "allowed are none, priors and em"
-        )
 
 
 def _estimate(probe: Probe) -> None:

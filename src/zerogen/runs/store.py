@@ -111,7 +111,7 @@ def _result_of(run: Run, outcome: Outcome) -> Result:
         evaluator=run.evaluator,
         selected_from=outcome.size if config.select or outcome.rounds else 0,
         rounds=outcome.rounds,
-        gold_rows=len(few.train) if (few := run.few_gold) and config.train and "gold_rows" in run.setting.reads else 0,
+        gold_rows=len(few.train) if (few := run.few_gold) else 0,
         labels_alone=outcome.labels_alone,
         own_setting=run.setting.record(),
         further_metrics=_reported(further, run.gold if further else (), outcome.predictions, config.task.labels),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from zerogen.config.rules import check_match
@@ -24,9 +23,9 @@ from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
 from zerogen.runs.calibration import calibrate_tam, check_calibration
 from zerogen.runs.few_gold import labels_alone
-from zerogen.runs.prompted import asked, prompted
+from zerogen.runs.prompted import asked
 from zerogen.runs.run import Outcome, Run, describe, rows_to_write, trend_sizes
-from zerogen.runs.self_training import check_self_training, self_train, teaches
+from zerogen.runs.self_training import PROMPTING, ask_teacher, check_self_training, self_train, teaches
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.similarity import embeddings_of
 from zerogen.runs.zerogen_cost import estimate
@@ -53,7 +52,7 @@ def zerogen(run: Run) -> Outcome:
         if needs(config.select) & {"confidence", "asked"}:
             run.load_scorer(f"select={config.select}")
         if teaches(config, "prompting"):
-            run.load_scorer("self_training.teachers=[prompting]")
+            run.load_scorer(PROMPTING)
     if config.unlabelled:  # fail on texts that cannot be read before hours of generation
         _ = run.unlabelled
     outcome = Outcome()
@@ -74,7 +73,7 @@ def _check(config: Config) -> None:
     """Check what is done with unlabelled texts. Raises `UserError`."""
     if config.tam.checkpoint:
         for key, value, usual in (
-            ("gold_rows", config.gold_rows, None),
+            ("gold_rows", config.gold_rows or None, None),
             ("self_training.rounds", config.self_training.rounds, 0),
             ("setting.calibration", config.setting.calibration, "none"),
         ):
@@ -137,11 +136,11 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
             scores, wanted = None, needs(config.select)
             if "confidence" in wanted:
                 scores = confidences_of(run, stratified_order(rows, config.seed), scorer)
-            rows = selected(run, rows, size, scores, asked(run, rows, scorer) if "asked" in wanted else {})
+            rows = selected(run, rows, size, scores, asked(run, rows, scorer) if "asked" in wanted else None)
             if last and scores is None:
                 _score_for_measures(run, rows, scorer)
             if last and teaches(config, "prompting"):
-                prompted(run, run.unlabelled, scorer, "prompt", "self_training.teachers=[prompting]")
+                ask_teacher(run, scorer)
             if last:  # free the PLM's memory while the last TAM trains
                 stack.close()
                 del scorer
@@ -221,7 +220,7 @@ def selected(
     rows: list[Example],
     size: int,
     scores: Confidences | None = None,
-    answers: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    answers: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[Example]:
     """Return the rows to train on: all, or what the selections of the run make of them.
 
@@ -233,7 +232,7 @@ def selected(
         return rows
     embeddings = embeddings_of(run, rows) if EMBEDDING in needs(config.select) else None
     with run.stage("select"):
-        chosen = select(config.select, with_scores(rows, scores, answers), config.task, embeddings)
+        chosen = select(config.select, with_scores(rows, scores, answers or {}), config.task, embeddings)
     if len(rows) > size:
         chosen = list(first_per_label(chosen, quotas(size, config.task.labels)))
         places = {row.uid: place for place, row in enumerate(rows)}

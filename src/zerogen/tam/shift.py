@@ -18,7 +18,8 @@ def shift_labels(tam: Tam, shift: Mapping[str, float], example: Input) -> None:
 
     Raises `UserError` where the model has no such bias.
     """
-    wanted = _shifted(tam.predict([example])[0], dict(zip(shift, _probe(len(shift)), strict=True)))
+    probe = {label: 3.0 * (-1) ** place for place, label in enumerate(shift)}  # large, so that it shows
+    wanted = _shifted(tam.predict([example])[0], probe)
     names = [
         name
         for name, weights in tam.model.named_parameters()
@@ -27,7 +28,7 @@ def shift_labels(tam: Tam, shift: Mapping[str, float], example: Input) -> None:
     for name in reversed(names):  # the last layer is most often the last one that is defined
         bias = tam.model.get_parameter(name)
         before = bias.detach().clone()
-        _add(bias, dict(zip(shift, _probe(len(shift)), strict=True)), tam)
+        _add(bias, probe, tam)
         found = tam.predict([example])[0].probabilities
         with torch.no_grad():
             bias.copy_(before)
@@ -37,11 +38,6 @@ def shift_labels(tam: Tam, shift: Mapping[str, float], example: Input) -> None:
     raise UserError(
         f"setting.calibration: tam.kind={tam.spec.tam}: its last layer has no bias to shift labels by; allowed is none"
     )
-
-
-def _probe(labels: int) -> list[float]:
-    """Return a shift that is large, so that whether it was made shows."""
-    return [3.0 * (-1) ** label for label in range(labels)]
 
 
 def _add(bias: torch.Tensor, shift: Mapping[str, float], tam: Tam) -> None:
