@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +22,18 @@ from zerogen.plm.network import Network
 from zerogen.plm.sampling import token_logprobs
 
 _FEW = 8  # rows for which reading their common beginning apart does not pay
+_T = TypeVar("_T")
 _STATES = 128  # rows of the vocabulary's size that exist at a time
 
 
-def shared_prefixes(rows: Sequence[Sequence[int]], levels: int = 8) -> list[tuple[int, list[int]]]:
+def shared_prefixes(
+    rows: Sequence[Sequence[int]], pays: Callable[[int, int], bool] = lambda length, count: True, levels: int = 8
+) -> list[tuple[int, list[int]]]:
     """Group rows by a common beginning so that the fewest tokens are left to read.
 
     Returns (length of the common beginning, indices of the rows) of each group; every row has at least one token left
-    of its own. levels: how often a group may be split by its next token.
+    of its own. pays: whether to read a beginning of that length for that number of rows; those for which no beginning
+    pays are in no group. levels: how often a group may be split by its next token.
     """
     order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
 
@@ -37,7 +42,8 @@ def shared_prefixes(rows: Sequence[Sequence[int]], levels: int = 8) -> list[tupl
         first, last = rows[members[0]], rows[members[-1]]  # sorted: a beginning of these two is one of all
         common = _common(first, last)
         length = min(common, min(len(rows[i]) for i in members) - 1)
-        whole = length * (len(members) - 1), [(length, members)]
+        saved = length * (len(members) - 1)
+        whole = (saved, [(length, members)]) if pays(length, len(members)) else (0, [])
         if common == len(last) or level == levels:
             return whole
         by_next = groupby(members, key=lambda i: rows[i][common] if common < len(rows[i]) else -1)
@@ -57,12 +63,12 @@ class Fork:
     tokens: int
 
 
-def forks(rows: Sequence[Sequence[int]], among: Sequence[int]) -> list[Fork]:
-    """Group those of rows that begin alike for at least half of their tokens, each with one token of its own at least.
+def forks(rows: Sequence[Sequence[int]]) -> list[Fork]:
+    """Group rows that begin alike for at least half of their tokens, each with one token of its own at least.
 
     Rows that begin as no other one does are in no group.
     """
-    order = sorted(among, key=lambda i: tuple(rows[i]))
+    order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
     found, start = [], 0
     while start < len(order):
         first, stop = rows[order[start]], start + 1
@@ -87,35 +93,54 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
     return next(differ, min(len(first), len(second)))
 
 
-def _plan(
-    rows: Sequence[Sequence[int]], batch_tokens: int, longest_fork: int
-) -> tuple[list[tuple[int, list[int]]], list[Fork]]:
-    """Return (length of a common beginning, indices) of the rows to read after it, 0 for none, and the forks.
+@dataclass(frozen=True)
+class _Group:
+    """Rows to read after a common beginning of a number of tokens, 0 for none: as forks, and one by one."""
 
-    Of a long beginning that a few rows share and a short one that many do, the one is read once that saves more.
+    length: int
+    trees: list[Fork]
+    alone: list[int]
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """What P tokens say of the rows that begin with them.
+
+    sums: of the log-probabilities of its tokens, from each one on, [P + 1]; following: those of the next token, [V].
     """
 
-    def groups_of(among: Sequence[int]) -> list[tuple[int, list[int]]]:
-        found = [(length, [among[i] for i in part]) for length, part in shared_prefixes([rows[i] for i in among])]
-        # Reading a long beginning once pays for two rows.
-        return [(n, members) for n, members in found if len(members) >= (2 if n > batch_tokens else _FEW)]
+    length: int
+    cache: PrefixCache
+    sums: Tensor
+    following: Tensor | None
 
-    def without(taken: Iterable[Sequence[int]]) -> list[int]:
-        grouped = {i for members in taken for i in members}
-        return [i for i in range(len(rows)) if i not in grouped]
+    def predicts(self, rows: Sequence[Sequence[int]], begins: Sequence[int], batch: Sequence[int]) -> Tensor:
+        """Return the sums [n] of the log-probabilities that count, of the prefix and of the token after it."""
+        found = self.sums[[min(begins[i], self.length) for i in batch]]
+        if self.following is None:
+            return found
+        tokens = torch.tensor([rows[i][self.length] for i in batch], device=found.device)
+        count = torch.tensor([begins[i] <= self.length for i in batch], device=found.device)
+        return found + torch.where(count, self.following[tokens], 0.0)
 
-    def forks_of(among: Sequence[int]) -> list[Fork]:
-        return [fork for fork in forks(rows, among) if fork.tokens <= longest_fork]
 
-    groups, trees = groups_of(range(len(rows))), forks_of(range(len(rows)))
-    by_group = sum(length * (len(members) - 1) for length, members in groups)
-    by_tree = sum(sum(len(rows[i]) for i in tree.members) - tree.tokens for tree in trees)
-    if by_tree > by_group:
-        groups = groups_of(without(tree.members for tree in trees))
-    else:
-        trees = forks_of(without(members for _, members in groups))
-    alone = without([*(members for _, members in groups), *(tree.members for tree in trees)])
-    return [*groups, *([(0, alone)] if alone else [])], trees
+def _plan(rows: Sequence[Sequence[int]], batch_tokens: int, longest_fork: int) -> list[_Group]:
+    """Group rows by the beginning that many share, and those of a group by what a few of them share after it."""
+    # Reading a long beginning once pays for two rows.
+    groups = shared_prefixes(rows, lambda length, count: count >= (2 if length > batch_tokens else _FEW))
+    grouped = {i for _, members in groups for i in members}
+    if rest := [i for i in range(len(rows)) if i not in grouped]:
+        groups.append((0, rest))
+    plan = []
+    for length, members in groups:
+        trees = [
+            replace(tree, members=[members[place] for place in tree.members])
+            for tree in forks([rows[i][length:] for i in members])
+            if length + tree.tokens <= longest_fork
+        ]
+        forked = {i for tree in trees for i in tree.members}
+        plan.append(_Group(length, trees, [i for i in members if i not in forked]))
+    return plan
 
 
 @torch.inference_mode()
@@ -137,36 +162,38 @@ def logprobs(
     advance: called with the number of tokens read since the last call, not counting the first of each row.
     longest_fork: the most tokens that are read as one row in which endings share a beginning; 0 for none.
     """
-    groups, trees = (
-        _plan(rows, batch_tokens, min(batch_tokens, longest_fork)) if cached else ([(0, list(range(len(rows))))], [])
+    plan = (
+        _plan(rows, batch_tokens, min(batch_tokens, longest_fork)) if cached else [_Group(0, [], [*range(len(rows))])]
     )
     with network.slot_attention() if cached else nullcontext():
-        yield from _read_forks(network, rows, begins, trees, batch_tokens, advance)
-        for length, members in groups:
-            cache = PrefixCache(network.config.num_hidden_layers)
-            suffix_sums, first = torch.zeros(1), None  # over the ends of the prefix
-            if length:
-                prefix = rows[members[0]][:length]
-                suffix_sums, first = _read_prefix(network, prefix, cache, batch_tokens, len(members), advance)
-            members = sorted(members, key=lambda i: -len(rows[i]))
-            while members:
-                longest = len(rows[members[0]])
-                # After a long beginning fewer rows: their attention scores [B, T, P + T] must not grow with it.
-                size = max(1, batch_tokens**2 // ((longest - length) * max(longest, batch_tokens)))
-                batch, members = members[:size], members[size:]
+        for group in plan:
+            length, members = group.length, [*group.alone, *(i for tree in group.trees for i in tree.members)]
+            prefix = _read_prefix(network, rows[members[0]][:length], batch_tokens, len(members), advance)
+            for trees in _batches(group.trees, [tree.tokens for tree in group.trees], length, batch_tokens):
+                batch, sums = _read_forks(network, rows, begins, trees, prefix, advance)
+                yield batch, (sums + prefix.predicts(rows, begins, batch)).tolist()
+            for batch in _batches(group.alone, [len(rows[i]) - length for i in group.alone], length, batch_tokens):
                 own = [rows[i][length:] for i in batch]
+                longest = max(map(len, own))
                 if cached:
-                    before = cache.copy(grows=longest - length > batch_tokens)
-                    blocks = _read(network, own, before, length, batch_tokens, longest - length - 1)
+                    before = prefix.cache.copy(grows=longest > batch_tokens)
+                    blocks = _read(network, own, before, length, batch_tokens, longest - 1)
                 else:
                     blocks = iter([(0, network.read(own))])
                 starts = torch.tensor([begins[i] - length for i in batch], device=network.device)
                 sums = _sum_blocks(network, own, starts, blocks, advance)
-                sums += suffix_sums[[min(begins[i], length) for i in batch]].to(network.device)
-                if first is not None:
-                    tokens = torch.tensor([row[0] for row in own], device=network.device)
-                    sums += torch.where(starts <= 0, first[tokens], 0.0)
-                yield batch, sums.tolist()
+                yield batch, (sums + prefix.predicts(rows, begins, batch)).tolist()
+
+
+def _batches(items: Sequence[_T], lengths: Sequence[int], before: int, batch_tokens: int) -> Iterator[list[_T]]:
+    """Yield items to read side by side, the longest first; `before` tokens stand before each."""
+    order = sorted(range(len(items)), key=lambda place: -lengths[place])
+    while order:
+        longest = lengths[order[0]]
+        # After a long beginning fewer rows: their attention scores [B, T, P + T] must not grow with it.
+        size = max(1, batch_tokens**2 // (longest * max(before + longest, batch_tokens)))
+        yield [items[place] for place in order[:size]]
+        order = order[size:]
 
 
 def _read_forks(
@@ -174,51 +201,49 @@ def _read_forks(
     rows: Sequence[Sequence[int]],
     begins: Sequence[int],
     trees: Sequence[Fork],
-    batch_tokens: int,
+    prefix: _Prefix,
     advance: Callable[[int], None],
-) -> Iterator[tuple[list[int], list[float]]]:
-    """Yield (indices, sums of log-probabilities) for the rows of trees, which are read side by side."""
-    left = sorted(trees, key=lambda tree: -tree.tokens)
-    while left:
-        batch = left[: max(1, batch_tokens // left[0].tokens)]
-        left = left[len(batch) :]
-        ids: list[list[int]] = []
-        branches: list[list[int]] = []  # 0 for the beginning, else the number of the ending
-        positions: list[list[int]] = []
-        owners: list[int] = []  # place among all members, for each token that counts
-        states_at: list[tuple[int, int]] = []  # what predicts that token
-        targets: list[int] = []
-        members = [i for tree in batch for i in tree.members]
-        owner = {i: place for place, i in enumerate(members)}
-        for line, tree in enumerate(batch):
-            beginning = list(rows[tree.members[0]][: tree.length])
-            ids.append(beginning)
-            branches.append([0] * tree.length)
-            positions.append(list(range(tree.length)))
-            for number, i in enumerate(tree.members, 1):
-                start, row = len(ids[line]), rows[i]
-                ids[line] += row[tree.length :]
-                branches[line] += [number] * (len(row) - tree.length)
-                positions[line] += range(tree.length, len(row))
-                # The token before place n stands at n - 1 in the beginning, and further on after it.
-                for place in range(begins[i], len(row)):
-                    before = place - 1 if place <= tree.length else start + place - 1 - tree.length
-                    owners.append(owner[i])
-                    states_at.append((line, before))
-                    targets.append(row[place])
-        device = network.device
-        states = network.hidden(
-            input_ids=pad_right(ids, device),
-            position_ids=pad_right(positions, device),
-            attention_mask=_tree_mask(pad_right(branches, device)),
-            past_key_values=PrefixCache(network.config.num_hidden_layers, grows=False),
-            use_cache=True,
-        )
-        lines, places = torch.tensor(states_at, device=device).T
-        logp = _token_logprobs(network, states[lines, places], torch.tensor(targets, device=device))
-        sums = torch.zeros(len(members), device=device).index_add_(0, torch.tensor(owners, device=device), logp)
-        advance(sum(len(rows[i]) - 1 for i in members))
-        yield members, sums.tolist()
+) -> tuple[list[int], Tensor]:
+    """Read trees side by side, each as one row after the prefix.
+
+    Returns the indices of their rows, and the sums [n] of the log-probabilities of what stands after the first token.
+    """
+    ids: list[list[int]] = []
+    branches: list[list[int]] = []  # 0 for the beginning, else the number of the ending
+    positions: list[list[int]] = []
+    owners: list[int] = []  # place among all members, for each token that counts
+    states_at: list[tuple[int, int]] = []  # what predicts that token
+    targets: list[int] = []
+    before, members = prefix.length, [i for tree in trees for i in tree.members]
+    owner = {i: place for place, i in enumerate(members)}
+    for line, tree in enumerate(trees):
+        fork = before + tree.length
+        ids.append(list(rows[tree.members[0]][before:fork]))
+        branches.append([0] * tree.length)
+        positions.append(list(range(before, fork)))
+        for number, i in enumerate(tree.members, 1):
+            start, row = len(ids[line]), rows[i]
+            ids[line] += row[fork:]
+            branches[line] += [number] * (len(row) - fork)
+            positions[line] += range(fork, len(row))
+            # The token before place n stands at n - 1 in the beginning, and further on after it.
+            for place in range(max(begins[i], before + 1), len(row)):
+                owners.append(owner[i])
+                states_at.append((line, place - 1 - before if place <= fork else start + place - 1 - fork))
+                targets.append(row[place])
+    device = network.device
+    states = network.hidden(
+        input_ids=pad_right(ids, device),
+        position_ids=pad_right(positions, device),
+        attention_mask=F.pad(_tree_mask(pad_right(branches, device)), (before, 0)),
+        past_key_values=prefix.cache.copy(grows=False),
+        use_cache=True,
+    )
+    lines, places = torch.tensor(states_at, device=device).reshape(-1, 2).T
+    logp = _token_logprobs(network, states[lines, places], torch.tensor(targets, device=device))
+    sums = torch.zeros(len(members), device=device).index_add_(0, torch.tensor(owners, device=device), logp)
+    advance(sum(len(rows[i]) - 1 - before for i in members))
+    return members, sums
 
 
 def _tree_mask(branches: Tensor) -> Tensor:
@@ -259,20 +284,20 @@ def _sum_blocks(
 
 
 def _read_prefix(
-    network: Network, prefix: Sequence[int], cache: PrefixCache, step: int, rows: int, advance: Callable[[int], None]
-) -> tuple[Tensor, Tensor]:
-    """Read the P tokens that a number of rows begin with into a cache.
-
-    Returns the sums of their log-probabilities from each token on, [P + 1], and the next token's, [V].
-    """
-    ids = torch.tensor(prefix)
+    network: Network, tokens: Sequence[int], step: int, rows: int, advance: Callable[[int], None]
+) -> _Prefix:
+    """Read the tokens that a number of rows begin with."""
+    cache = PrefixCache(network.config.num_hidden_layers)
+    if not tokens:
+        return _Prefix(0, cache, torch.zeros(1, device=network.device), None)
+    ids = torch.tensor(tokens)
     parts = []
-    for start, states in _read(network, [prefix], cache, 0, step, len(prefix)):  # [1, T, H]
+    for start, states in _read(network, [tokens], cache, 0, step, len(tokens)):  # [1, T, H]
         targets = ids[start + 1 : start + 1 + states.shape[1]]
-        parts.append(_token_logprobs(network, states[0, : len(targets)], targets).cpu())
+        parts.append(_token_logprobs(network, states[0, : len(targets)], targets))
         advance(rows * states.shape[1])
-    suffix_sums = F.pad(torch.cat(parts).flip(0).cumsum(0).flip(0), (1, 1))
-    return suffix_sums, network.logits(states[0, -1:]).float().log_softmax(-1)[0]
+    sums = F.pad(torch.cat(parts).flip(0).cumsum(0).flip(0), (1, 1))
+    return _Prefix(len(tokens), cache, sums, network.logits(states[0, -1:]).float().log_softmax(-1)[0])
 
 
 def _read(
