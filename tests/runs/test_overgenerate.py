@@ -67,6 +67,8 @@ def test_rows_are_labelled_anew_by_asking(tiny_config: Config) -> None:
     written = {row.uid: row.label for row in Journal.open(Path(result.pool) / "texts.jsonl").rows()}
     assert any(written[row.uid] != row.label for row in rows)  # a random PLM knows nothing of labels
     assert "ask" in result.seconds
+    shown = run_one(replace(config, scoring_demonstrations=2), Console(quiet=True))
+    assert shown.folder != result.folder and shown.seconds["ask"] > result.seconds["ask"]
     other = replace(config, task=replace(task, further_scoring=[{"bad": "<X> So bad.", "good": "<X> So good."}]))
     assert run_one(other, Console(quiet=True)).folder != result.folder
 

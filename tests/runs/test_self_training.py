@@ -36,6 +36,10 @@ def result_of(config: Config) -> Result:
     return run_one(config, Console(quiet=True))
 
 
+def config_folder(config: Config) -> Path:
+    return Path(config.output_dir) / config.task.name
+
+
 def weights(result: Result) -> bytes:
     return (result.folder / "tam" / "model.safetensors").read_bytes()
 
@@ -214,3 +218,27 @@ def test_texts_that_cannot_be_read_are_refused_before_anything_is_written(config
     with pytest.raises(UserError, match="unlabelled=.*nowhere.txt: there is no such file"):
         result_of(replace(config, unlabelled=str(tmp_path / "nowhere.txt")))
     assert not list(Path(config.output_dir).rglob("texts.jsonl"))
+
+
+def test_the_plm_is_asked_again_after_demonstrations(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers = SelfTrainingConfig(rounds=1, teachers=["prompting"])
+    base = result_of(replace(config, self_training=teachers))
+    more = result_of(replace(config, self_training=teachers, scoring_demonstrations=2))
+    assert more.folder != base.folder
+    assert list(more.rounds[0]["agreement"]) == ["prompting", "prompting 2", "prompting 3"]
+    (folder,) = config_folder(config).glob("unlabelled_*")  # what was asked without them is read from there
+    assert sorted(path.name for path in folder.glob("*.jsonl")) == [
+        "demonstrated-1.jsonl",
+        "demonstrated-2.jsonl",
+        "prompting.jsonl",
+    ]
+    before = prompting.demonstrated
+    asked: list[str] = []
+
+    def counted(plm: Any, task: Any, rows: Any, setting: Any, shown: str) -> Any:
+        asked.append(shown)
+        return before(plm, task, rows, setting, shown)
+
+    monkeypatch.setattr(prompting, "demonstrated", counted)
+    last = result_of(replace(config, self_training=teachers, scoring_demonstrations=3, seed=5))
+    assert len(asked) == 1 and list(last.rounds[0]["agreement"])[-1] == "prompting 4"

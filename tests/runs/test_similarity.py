@@ -5,12 +5,14 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
 from tests.conftest import toy_rows
+from zerogen.config.rules import check
 from zerogen.config.schema import Config, SettingConfig, TamConfig
 from zerogen.config.task import descriptions_of, normalise_task
 from zerogen.config.task_schema import TaskConfig
@@ -171,3 +173,35 @@ def test_a_wrong_set_of_prompts_is_named(tiny_config: Config, further: list[dict
     tiny_config.task.further_scoring = further
     with pytest.raises(UserError, match=message):
         normalise_task(tiny_config.task)
+
+
+def test_prompting_takes_demonstrations_from_unlabelled_texts(tiny_config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(row.text for row in toy_rows(200)[100:]))
+    config = replace(tiny_config, setting=SettingConfig("prompting"), unlabelled=str(path), scoring_demonstrations=2)
+    check_code([config])
+    shown = run_one(config, Console(quiet=True))
+    plain = run_one(replace(config, unlabelled=None, scoring_demonstrations=0), Console(quiet=True))
+    assert shown.folder != plain.folder and shown.tokens["prompt"] > 3 * plain.tokens["prompt"]
+    both = replace(config, setting=SettingConfig("prompting", calibration="priors", prompts="all"))
+    assert run_one(both, Console(quiet=True)).folder != shown.folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"setting": SettingConfig("prompting")},
+            "scoring_demonstrations=2: are drawn from texts without labels; set",
+        ),
+        ({}, "scoring_demonstrations=2: nothing asks the PLM; set self_training.rounds with the teacher prompting, or"),
+        ({"scoring_demonstrations": -1}, "scoring_demonstrations=-1: allowed is 0 or more"),
+    ],
+)
+def test_demonstrations_need_texts_and_somebody_who_asks(
+    tiny_config: Config, change: dict[str, Any], message: str
+) -> None:
+    config = replace(tiny_config, **{"scoring_demonstrations": 2} | change)
+    with pytest.raises(UserError, match=message):
+        check(config)
+        check_code([config])

@@ -237,6 +237,7 @@ def check(config: Config) -> None:
         if not indices or any(type(index) is not int for index in indices) or len(set(indices)) != len(indices):
             raise UserError(f"gpu={config.gpu}: allowed is auto, none, an index such as 0 or a list such as [0,1]")
     check_gold_rows(config)
+    _between("scoring_demonstrations", config.scoring_demonstrations, "0 or more", config.scoring_demonstrations >= 0)
     _between("overgenerate", config.overgenerate, "1 or more", 1 <= config.overgenerate < math.inf)
     _between("processes", config.processes, "1 or more", config.processes >= 1)
 

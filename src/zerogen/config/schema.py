@@ -253,6 +253,9 @@ class Config:
     """setting=zerogen: what selects, relabels or weighs rows before training, in order: confidence, logprob, margin
     (rank them), asked (label and rank them anew by PROMPTING in all ways), relabel, soft, unigen, weigh,
     cross_fitted, sungen, fusegen, or your own as [module:function]"""
+    scoring_demonstrations: int = 0
+    """further ways of asking by the last set of scoring prompts, each after one text per label, of those texts that
+    PROMPTING is surest of without (Wan et al. 2023): the unlabelled texts or, for select=[asked], the generated ones"""
     overgenerate: float = 1.0
     """setting=zerogen: how many times n rows are generated; of each label, those that select puts first are kept"""
     gold_rows: Any = None

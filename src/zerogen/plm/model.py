@@ -87,7 +87,7 @@ class Plm(Codec):
 
     @torch.inference_mode()
     def _forks_are_exact(self) -> bool:
-        """Compare scores of rows that are read in pairs, after a beginning that all have, with those of reading each."""
+        """Compare scores of rows read in pairs, after a beginning that all have, with those read each by itself."""
         if not self.cached:
             return False
         size = self.network.config.vocab_size

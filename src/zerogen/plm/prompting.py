@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 from zerogen.config.schema import DecodingConfig, SettingConfig
+from zerogen.config.task import priors_of
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import placeholders, render, shortened
 from zerogen.data.records import AnswerPrediction, Example, Prediction, Request, Stop
@@ -14,6 +16,8 @@ from zerogen.plm.protocol import ChunkRequest, Scorer, Writer
 from zerogen.support.progress import Progress
 
 _ANSWERS_AT_A_TIME = 512
+_SUREST = 0.1  # share of the texts from which demonstrations are drawn
+_SHOWN_WORDS = 50
 
 
 def prompt_labels(
@@ -23,11 +27,13 @@ def prompt_labels(
     setting: SettingConfig | None = None,
     progress: Progress | None = None,
     further: dict[str, str] | None = None,
+    before: str = "",
 ) -> tuple[list[Prediction], int]:
     """Predict the label of each row; return the predictions and how many rows were too long for the PLM.
 
     further: prompts of the labels in place of those of `task.scoring`. Where these begin alike up to the text, the
     mean runs over what follows it: all before is equally probable for every label.
+    before: stands before every prompt, such as `demonstrations`, and is not scored.
 
     The probabilities are the softmax over labels of mean token log-probabilities. The mean runs over the whole filled
     prompt but its first token, as in Ye et al. (2022); with scope=text over the text and what comes after it. With
@@ -50,19 +56,20 @@ def prompt_labels(
     begins: list[int] = []
     cut = 0
     progress = progress or Progress()
+    positions = plm.max_positions - (len(plm.encode(before)) if before else 0)
     try:
         with progress.bar("filling prompts", len(rows), "rows") as advance:
             for row in rows:
                 values = {"C": row.context or "", "X": row.text}
-                shorter = shortened(templates, values, part, plm.max_positions, plm.encode, plm.decode)
+                shorter = shortened(templates, values, part, positions, plm.encode, plm.decode)
                 cut += shorter != values[part]
                 for template in templates:
                     for blank in ({}, {"X": ""}) if prior else ({},):
                         filled = {**values, part: shorter, **blank}
-                        prompts.append(render(template, filled))
+                        prompts.append(before + render(template, filled))
                         rest = template[template.index("<X>") + (len("<X>") if after else 0) :]
                         within = after or setting.scope == "text"
-                        begins.append(len(prompts[-1]) - len(render(rest, filled)) if within else 0)
+                        begins.append(len(prompts[-1]) - len(render(rest, filled)) if within else len(before))
                 advance(1)
         scores = [0.0] * len(prompts)
         for index, score in plm.logprob(prompts, begins=begins, progress=progress):
@@ -98,13 +105,73 @@ def prompt_sets(
     plm: Scorer, task: TaskConfig, rows: Sequence[Example], setting: SettingConfig, progress: Progress | None = None
 ) -> tuple[list[list[Prediction]], int]:
     """Predict the label of each row by each set of scoring prompts; return them, and how many rows were too long."""
-    predictions, cut = prompt_labels(plm, task, rows, setting, progress)
-    sets = [predictions]
-    for prompts in task.further_scoring if setting.prompts == "all" else ():
+    sets, cut = [], 0
+    for prompts in asked_prompts(task, setting):
         predictions, cut_here = prompt_labels(plm, task, rows, setting, progress, prompts)
         sets.append(predictions)
         cut = max(cut, cut_here)
     return sets, cut
+
+
+def demonstrated(
+    plm: Scorer,
+    task: TaskConfig,
+    rows: Sequence[Example],
+    setting: SettingConfig,
+    before: str,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """Predict the label of each row by the last set of scoring prompts that is asked, after demonstrations."""
+    return prompt_labels(plm, task, rows, setting, progress, asked_prompts(task, setting)[-1], before)[0]
+
+
+def asked_prompts(task: TaskConfig, setting: SettingConfig) -> list[dict[str, str] | None]:
+    """Return the sets of scoring prompts that are asked; None stands for that of `task.scoring`."""
+    return [None, *(task.further_scoring if setting.prompts == "all" else ())]
+
+
+def demonstrations(
+    task: TaskConfig,
+    rows: Sequence[Example],
+    sets: Sequence[Sequence[Prediction]],
+    setting: SettingConfig,
+    number: int,
+) -> list[str]:
+    """Return a number of texts to stand before prompts: in each, a filled scoring prompt for every label.
+
+    Universal self-adaptive prompting (Wan et al. 2023, https://arxiv.org/abs/2305.14926), reduced to what labels need:
+    the row of a label is drawn from a tenth of its share of rows by the priors, those where it leads by most in the
+    mean of all sets of predictions. Labels take turns in standing first. The draw is the same for every seed, and that
+    of a larger number begins alike. Only the first 50 words of a text are shown.
+    """
+    import numpy as np
+
+    from zerogen.metrics.priors import log_scores
+    from zerogen.metrics.pseudo_labels import combined
+
+    prompts, priors = asked_prompts(task, setting)[-1] or task.scoring, priors_of(task)
+    scores = combined([log_scores(one, task.labels) for one in sets], priors)
+    surest: list[list[int]] = []
+    for place, prior in enumerate(priors):
+        leads = scores[:, place] - np.delete(scores, place, axis=1).max(axis=1)
+        order = np.argsort(-leads, kind="stable")
+        surest.append(order[: max(1, round(prior * _SUREST * len(rows)))].tolist())
+    found = []
+    for draw in range(number):
+        rng = random.Random(draw)
+        drawn = [rows[rng.choice(places)] for places in surest]
+        filled = [
+            render(prompts[label], {"C": _first_words(row.context or ""), "X": _first_words(row.text)}) + "\n\n"
+            for label, row in zip(task.labels, drawn, strict=True)
+        ]
+        first = draw % len(filled)
+        found.append("".join((*filled[first:], *filled[:first])))
+    return found
+
+
+def _first_words(text: str) -> str:
+    words = text.split()
+    return text if len(words) <= _SHOWN_WORDS else " ".join(words[:_SHOWN_WORDS])
 
 
 def prompt_answers(

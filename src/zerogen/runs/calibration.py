@@ -83,7 +83,8 @@ def check_calibration(config: Config) -> None:
             f"setting.calibration=prior: subtracts what a PLM says without a text; setting={setting} "
             f"{_ASK_NO_PLM[setting]}; allowed are none, priors and em"
         )
-    if config.unlabelled and not synthetic and way not in CALIBRATIONS_ON_TEXTS:
+    shows = config.scoring_demonstrations and setting == "prompting"
+    if config.unlabelled and not synthetic and not shows and way not in CALIBRATIONS_ON_TEXTS:
         ways = " or ".join(CALIBRATIONS_ON_TEXTS)
         raise UserError(
             f"unlabelled={config.unlabelled}: setting={config.setting.name} reads it for calibration only; set "
@@ -96,9 +97,12 @@ def check_calibration(config: Config) -> None:
 
 
 def rows_to_predict(probe: Probe) -> int:
-    """Return how many rows a run that is estimated predicts: those reported on, and those that it calibrates on."""
-    calibrates = probe.config.setting.calibration in CALIBRATIONS_ON_TEXTS
-    return probe.evaluated + (len(unlabelled_of(probe)) if calibrates else 0)
+    """Return how many rows a run that is estimated predicts: those reported on, and the texts that it looks at."""
+    config = probe.config
+    looks = config.setting.calibration in CALIBRATIONS_ON_TEXTS or (
+        config.scoring_demonstrations and "scoring_demonstrations" in probe.run.setting.reads
+    )
+    return probe.evaluated + (len(unlabelled_of(probe)) if looks else 0)
 
 
 def unlabelled_of(probe: Probe) -> list[Example]:

@@ -45,6 +45,7 @@ def evaluator_run(run: Run) -> Run:
             metrics=[],
             select=[],
             overgenerate=1.0,
+            scoring_demonstrations=0,
             unlabelled=None,
             unlabelled_column=None,
             unlabelled_limit=None,

@@ -78,6 +78,8 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
             if "trainer" not in reads and not is_own(config.setting.name):
                 del key["trainer"]
         key["max_length"] = task.max_length
+    if "scoring_demonstrations" in reads and config.scoring_demonstrations:
+        key |= {"scoring_demonstrations": config.scoring_demonstrations, "priors": priors_of(task)}
     if "further_scoring" in reads and config.setting.prompts == "all":
         key["further_scoring"] = task.further_scoring
     if "descriptions" in reads:

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 from zerogen.config.schema import SettingConfig
 from zerogen.config.task import priors_of
+from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example, Prediction
 from zerogen.runs.identity import prompted_key
 from zerogen.runs.run import Run
 from zerogen.support.files import append_line, exclusive
 from zerogen.support.hashes import short_hash
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
-    from zerogen.plm.protocol import Writer
+    from zerogen.plm.protocol import Scorer, Writer
 
 ALL_PROMPTS = SettingConfig("prompting", prompts="all")
 _BLOCK = 512  # texts per line of the file of predictions, the unit of resuming
@@ -38,47 +40,96 @@ def prompted(
 ) -> tuple[list[list[Prediction]], int]:
     """Return PROMPTING's predictions of texts by each set of prompts, and how many tokens were scored.
 
-    They are stored block by block; what is there already is read, and its seconds count as those of this run, as those
-    of a stage. what: asks for them, for errors.
+    With `scoring_demonstrations` those of the last set follow, after demonstrations that are drawn from the texts. All
+    are stored block by block; what is there already is read, and its seconds count as those of this run, as those of a
+    stage. what: asks for them, for errors.
     """
     from zerogen.plm.open import as_scorer
-    from zerogen.plm.prompting import prompt_sets
+    from zerogen.plm.prompting import demonstrated, demonstrations, prompt_sets
 
-    config = run.config
+    config, task = run.config, run.config.task
     name = short_hash([prompted_key(config, run.device), _BLOCK, [row.content for row in texts]])
     folder = run.task_folder / f"unlabelled_{config.plm.name}_{name}"
-    path = folder / "prompting.jsonl"
+    asking = _Asking(run.progress, texts, task.labels, lambda: as_scorer(plm(), config.plm, what))
     with exclusive(folder, run.progress):
-        labels, number = config.task.labels, 1 + len(config.task.further_scoring)
-        stored = _stored(path, len(texts), number, len(labels))
-        missing = [start for start in range(0, len(texts), _BLOCK) if start not in stored]
+        sets = asking.stored(
+            folder / "prompting.jsonl",
+            1 + len(task.further_scoring),
+            "asking by all prompts",
+            lambda scorer, rows: prompt_sets(scorer, task, rows, ALL_PROMPTS)[0],
+        )
+        number = config.scoring_demonstrations
+        shown = demonstrations(task, texts, sets, ALL_PROMPTS, number) if number else []
+
+        def ask_after(before: str) -> Callable[[Scorer, Sequence[Example]], list[list[Prediction]]]:
+            return lambda scorer, rows: [demonstrated(scorer, task, rows, ALL_PROMPTS, before)]
+
+        for draw, before in enumerate(shown, 1):
+            title = f"asking after demonstrations, {draw} of {len(shown)}"
+            sets += asking.stored(folder / f"demonstrated-{draw}.jsonl", 1, title, ask_after(before))
+    run.seconds[stage] = asking.seconds
+    return sets, asking.tokens
+
+
+@dataclass
+class _Asking:
+    """Asks a PLM about texts, and counts the seconds and tokens that it took, now or before."""
+
+    progress: Progress
+    texts: Sequence[Example]
+    labels: Sequence[str]
+    open: Callable[[], Scorer]
+    seconds: float = 0.0
+    tokens: int = 0
+
+    def stored(
+        self,
+        path: Path,
+        number: int,
+        title: str,
+        ask: Callable[[Scorer, Sequence[Example]], Sequence[Sequence[Prediction]]],
+    ) -> list[list[Prediction]]:
+        """Return a number of sets of predictions of the texts from a file, after asking for those that it lacks."""
+        blocks = _stored(path, len(self.texts), number, len(self.labels))
+        missing = [start for start in range(0, len(self.texts), _BLOCK) if start not in blocks]
         if missing:
-            scorer = as_scorer(plm(), config.plm, what)
-            with run.progress.bar("asking by all prompts", len(texts), "texts") as advance:
-                advance(sum(len(block.probabilities[0]) for block in stored.values()))
+            scorer = self.open()
+            with self.progress.bar(title, len(self.texts), "texts") as advance:
+                advance(sum(len(block.probabilities[0]) for block in blocks.values()))
                 for start in missing:
                     begun, tokens = time.perf_counter(), scorer.tokens
-                    sets, _ = prompt_sets(scorer, config.task, texts[start : start + _BLOCK], ALL_PROMPTS)
-                    stored[start] = _Block(
-                        [
-                            [[one.probabilities[label] for label in labels] for one in predictions]
-                            for predictions in sets
-                        ],
-                        round(time.perf_counter() - begun, 3),
-                        scorer.tokens - tokens,
-                    )
-                    append_line(json.dumps({"start": start, **asdict(stored[start])}), path)
+                    sets = ask(scorer, self.texts[start : start + _BLOCK])
+                    probabilities = [
+                        [[one.probabilities[label] for label in self.labels] for one in its] for its in sets
+                    ]
+                    seconds = round(time.perf_counter() - begun, 3)
+                    blocks[start] = _Block(probabilities, seconds, scorer.tokens - tokens)
+                    append_line(json.dumps({"start": start, **asdict(blocks[start])}), path)
                     advance(len(sets[0]))
-    run.seconds[stage] = sum(block.seconds for block in stored.values())
-    by_set = [
-        [
-            Prediction.of(dict(zip(labels, row, strict=True)))
-            for start in sorted(stored)
-            for row in stored[start].probabilities[place]
+        self.seconds += sum(block.seconds for block in blocks.values())
+        self.tokens += sum(block.tokens for block in blocks.values())
+        return [
+            [
+                Prediction.of(dict(zip(self.labels, row, strict=True)))
+                for start in sorted(blocks)
+                for row in blocks[start].probabilities[place]
+            ]
+            for place in range(number)
         ]
-        for place in range(number)
-    ]
-    return by_set, sum(block.tokens for block in stored.values())
+
+
+def seconds_to_ask(
+    scorer: Scorer, task: TaskConfig, rows: Sequence[Example], setting: SettingConfig, number: int
+) -> float:
+    """Return the seconds that PROMPTING takes for a text, also after a number of demonstrations, timed on rows."""
+    from zerogen.plm.prompting import demonstrated, demonstrations, prompt_sets
+
+    started = time.perf_counter()
+    sets, _ = prompt_sets(scorer, task, rows, setting)
+    asked = time.perf_counter()
+    for before in demonstrations(task, rows, sets, setting, min(number, 1)):
+        demonstrated(scorer, task, rows, setting, before)
+    return (asked - started + number * (time.perf_counter() - asked)) / len(rows)
 
 
 def _stored(path: Path, texts: int, sets: int, labels: int) -> dict[int, _Block]:

@@ -11,6 +11,7 @@ from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import as_scorer
 from zerogen.runs.calibration import calibrated, check_calibration, rows_to_predict
+from zerogen.runs.prompted import seconds_to_ask
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
 from zerogen.support.doors import is_own
@@ -48,7 +49,7 @@ def estimate(probe: Probe) -> None:
             filled = render(task.scoring[label], {"X": row.text, "C": row.context or ""})
             probe.say_once(f"[{label}] {shortened(filled)}")
     if scorer is not None and rows:
-        key = ["prompting", task.name, config.plm.model, asdict(config.setting)]
+        key = ["prompting", task.name, config.plm.model, asdict(config.setting), config.scoring_demonstrations]
         seconds = probe.once(key, lambda: _seconds_to_predict(scorer, probe.run, rows))
         probe.expected.seconds["prompt"] = seconds * rows_to_predict(probe)
 
@@ -56,31 +57,39 @@ def estimate(probe: Probe) -> None:
 PROMPTING = Setting(
     "prompting",
     prompting,
-    reads=UNLABELLED | {"plm", "further_scoring", "calibration"},
+    reads=UNLABELLED | {"plm", "further_scoring", "calibration", "scoring_demonstrations"},
     estimate=estimate,
     check=check_calibration,
 )
 
 
 def _seconds_to_predict(plm: Scorer, run: Run, rows: Sequence[Example]) -> float:
-    from zerogen.plm.prompting import prompt_answers, prompt_sets
+    from zerogen.plm.prompting import prompt_answers
 
     task, started = run.config.task, time.perf_counter()
     if task.kind == "qa":
         prompt_answers(plm, task, rows)
-    else:
-        prompt_sets(plm, task, rows, run.config.setting)
-    return (time.perf_counter() - started) / len(rows)
+        return (time.perf_counter() - started) / len(rows)
+    return seconds_to_ask(plm, task, rows, run.config.setting, run.config.scoring_demonstrations)
 
 
 def _predict(
     plm: Scorer, run: Run, rows: Sequence[Example]
 ) -> tuple[Sequence[Prediction] | Sequence[AnswerPrediction], int]:
     """Return a prediction for each row, and how many rows were cut."""
-    from zerogen.plm.prompting import prompt_answers, prompt_sets
+    from zerogen.plm.prompting import demonstrated, demonstrations, prompt_answers, prompt_sets
 
-    task, setting = run.config.task, run.config.setting
+    task, setting, number = run.config.task, run.config.setting, run.config.scoring_demonstrations
     if task.kind == "qa":
         return prompt_answers(plm, task, rows, run.progress)
+    known = prompt_sets(plm, task, run.unlabelled, setting, run.progress)[0] if number else []
+    shown = demonstrations(task, run.unlabelled, known, setting, number) if number else []
+
+    def after_them(texts: Sequence[Example]) -> list[list[Prediction]]:
+        return [demonstrated(plm, task, texts, setting, before, run.progress) for before in shown]
+
+    def asked(texts: Sequence[Example]) -> list[list[Prediction]]:
+        return [*(known or prompt_sets(plm, task, texts, setting, run.progress)[0]), *after_them(texts)]
+
     sets, cut = prompt_sets(plm, task, rows, setting, run.progress)
-    return calibrated(run, sets, lambda texts: prompt_sets(plm, task, texts, setting, run.progress)[0]), cut
+    return calibrated(run, [*sets, *after_them(rows)], asked), cut

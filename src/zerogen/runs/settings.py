@@ -25,7 +25,7 @@ SETTINGS = {
 }
 # The keys that not every setting reads, and `gold`: the gold training rows.
 PARTS = frozenset({"gold", "plm", "tam", "trainer", "train", "decoding", "filter", "n", "log_every", "limit", "seed"})
-PARTS |= {"demonstrations", "select", "dataset", "dataset_labels", "contexts", "answers"}
+PARTS |= {"demonstrations", "scoring_demonstrations", "select", "dataset", "dataset_labels", "contexts", "answers"}
 UNLABELLED = frozenset({"unlabelled", "unlabelled_column", "unlabelled_limit"})
 PARTS |= UNLABELLED | {"descriptions", "further_scoring", "calibration", "self_training", "overgenerate", "gold_rows"}
 

@@ -24,7 +24,7 @@ from zerogen.metrics.intervals import wilson_interval
 from zerogen.metrics.match import MOST
 from zerogen.runs.calibration import unlabelled_of
 from zerogen.runs.few_gold import sizes_alone
-from zerogen.runs.prompted import ALL_PROMPTS
+from zerogen.runs.prompted import ALL_PROMPTS, seconds_to_ask
 from zerogen.runs.run import Run, rows_to_write, trend_sizes
 from zerogen.runs.self_training import trains_on_synthetic
 from zerogen.runs.similarity import seconds_to_embed
@@ -249,20 +249,14 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
 
 def _seconds_to_ask(probe: Probe, rows: Sequence[Example]) -> float:
     """Return the seconds that PROMPTING takes for a text in all ways, probed on rows; 0 without a PLM that scores."""
-    from zerogen.plm.prompting import prompt_sets
     from zerogen.plm.protocol import Scorer
 
     config, plm = probe.config, probe.plm()
     if not isinstance(plm, Scorer):
         return 0.0
-    scorer = plm
-
-    def paced() -> float:
-        started = time.perf_counter()
-        prompt_sets(scorer, config.task, rows, ALL_PROMPTS)
-        return (time.perf_counter() - started) / len(rows)
-
-    seconds: float = probe.once(["teacher", asdict(config.task), asdict(config.plm)], paced)
+    scorer, number = plm, config.scoring_demonstrations
+    key = ["teacher", asdict(config.task), asdict(config.plm), number]
+    seconds: float = probe.once(key, lambda: seconds_to_ask(scorer, config.task, rows, ALL_PROMPTS, number))
     return seconds
 
 
