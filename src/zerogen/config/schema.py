@@ -230,7 +230,7 @@ class Config:
     processes: int = 1
     """number of processes that write texts side by side on a CPU, each with the whole PLM in memory"""
     data_dir: str | None = None
-    """read gold data from DATA_DIR/<task>/{train,validation,test}.{jsonl,csv,parquet} instead of the task's source"""
+    """read gold data from {train,validation,test}.{jsonl,csv,parquet} in DATA_DIR/<task> instead of the task's source"""
     contexts: str | None = None
     """where contexts come from: plm, gold (unlabelled texts of the gold training split) or a file"""
     answers: str | None = None
