@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.conftest import byte_tokenizer, causal_model, toy_rows
 from zerogen.config.schema import Config, DecodingConfig, FilterConfig, PlmConfig
@@ -16,6 +18,7 @@ from zerogen.errors import UserError
 from zerogen.generation.demonstrations import ROUND, copied, of_real_texts, of_the_label
 from zerogen.generation.generator import Generator
 from zerogen.generation.pool import Chunk
+from zerogen.generation.weighting import helpful
 from zerogen.plm.model import Plm
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest
 from zerogen.runs.checks import check_code
@@ -100,6 +103,38 @@ def test_rows_of_the_label_stand_before_half_of_the_later_prompts() -> None:
     shown = [prompt.splitlines()[:-1] for prompt in later]
     assert 0.25 < sum(map(bool, shown)) / len(shown) < 0.75
     assert all(len(lines) == 8 and {line[7:-1] for line in lines} <= of_good for lines in shown if lines)
+
+
+def test_influence_chooses_once_for_each_round_what_its_rows_are_shown() -> None:
+    made, plm = generator("influence")
+    asked: list[list[str]] = []
+
+    def embed(rows: Sequence[Example]) -> dict[str, NDArray[np.float32]]:
+        asked.append([row.uid for row in rows])
+        return {row.uid: np.random.default_rng(i).normal(size=4).astype(np.float32) for i, row in enumerate(rows)}
+
+    made.embed = embed
+    chunks = chunks_of(made, 2 * ROUND + 1)
+    before = [[row.uid for chunk in chunks[: ROUND * number] for row in chunk.rows] for number in (1, 2)]
+    assert asked == before
+    task = made.task
+    rows = [row for chunk in chunks[: 2 * ROUND] for row in chunk.rows]
+    eligible = helpful(rows, task, embed(rows))
+    assert len(eligible) < len(rows)
+    texts = {row.text for row in eligible if row.label == "good"}
+    shown = {
+        line[7:-1]
+        for prompt in plm.prompts[f"texts-{2 * ROUND:06d}"]
+        if prompt.endswith('G: "')
+        for line in prompt.splitlines()[:-1]
+    }
+    assert shown and shown <= texts
+
+
+def test_without_embeddings_nothing_has_influence() -> None:
+    made, _ = generator("influence")
+    with pytest.raises(UserError, match="demonstrations=influence: needs embeddings of rows, and nothing embeds them"):
+        chunks_of(made, ROUND + 1)
 
 
 def test_they_take_at_most_half_of_the_positions_of_the_plm() -> None:

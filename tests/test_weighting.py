@@ -20,6 +20,7 @@ from zerogen.generation.weighting import (
     disputed,
     fit_head,
     folds,
+    helpful,
     out_of_fold,
     outer_gradient,
     outer_loss,
@@ -182,3 +183,17 @@ def test_a_function_of_ones_own_gets_the_vectors_that_it_needs() -> None:
     for lacking, uid in ((None, "row-0"), ({"row-0": vectors["row-0"]}, "row-1")):
         with pytest.raises(UserError, match=f"needs the score 'embedding', which row {uid} does not have"):
             select(name, rows, task, lacking)
+
+
+def test_the_helpful_rows_of_a_label_are_seldom_wrong() -> None:
+    features, labels, true = clusters(600, 4)
+    task = TaskConfig(name="toy", labels=["bad", "good"])
+    rows = [Example(str(i), "text", task.labels[label]) for i, label in enumerate(labels)]
+    embeddings = {row.uid: vector[:-1].astype(np.float32) for row, vector in zip(rows, features, strict=True)}
+    found = helpful(rows, task, embeddings)
+    assert [row for row in rows if row in found] == found and len(found) == 100
+    assert [row.label for row in found].count("bad") == 50
+    wrong = [labels[int(row.uid)] != true[int(row.uid)] for row in found]
+    assert (labels != true).mean() > 0.25 and np.mean(wrong) < 0.05
+    few = [row for row in rows if row.label == "bad"][:9] + [row for row in rows if row.label == "good"][:3]
+    assert helpful(few, task, embeddings) == few

@@ -173,10 +173,9 @@ def test_demonstrations_are_read_and_not_scored(plm: Plm, further: dict[str, str
 
 def test_a_text_is_cut_so_that_demonstrations_fit(gpt2: Plm) -> None:
     task = TaskConfig(name="t", labels=["a", "b"], scoring={"a": 'good: "<X>"', "b": 'bad: "<X>"'})
-    rows = [Example("0", "word " * 4, "a")]
-    most = len(gpt2.encode('good: "' + rows[0].text + '"'))
+    rows = [Example("0", "word " * 20, "a")]
     assert prompt_labels(gpt2, task, rows)[1] == 0
-    assert prompt_labels(gpt2, task, rows, before="x" * (gpt2.max_positions - most + 1))[1] == 1
+    assert prompt_labels(gpt2, task, rows, before="x" * 40 + "\n\n")[1] == 1
 
 
 def test_demonstrations_are_drawn_from_the_surest_texts_of_each_label() -> None:
@@ -197,3 +196,10 @@ def test_demonstrations_are_drawn_from_the_surest_texts_of_each_label() -> None:
             assert part.count("long") == 48
             seen[part.rsplit(" ", 1)[-1]].add(int(part.split()[1]))
     assert seen["right"] <= set(range(94, 100)) and seen["wrong"] <= set(range(4))
+
+
+def test_demonstrations_that_leave_no_room_are_refused(gpt2: Plm) -> None:
+    task = TaskConfig(name="t", labels=["a", "b"], scoring={"a": 'good: "<X>"', "b": 'bad: "<X>"'})
+    before = "x" * (gpt2.max_positions - 10)
+    with pytest.raises(UserError, match="scoring_demonstrations: those of 2 labels take 119 of the 128 tokens"):
+        prompt_labels(gpt2, task, [Example("0", "word", "a")], before=before)

@@ -206,3 +206,19 @@ def test_endings_share_a_text_and_texts_a_beginning(plm: Plm, begin: int) -> Non
         found = scored(plm, rows, [begin] * len(rows), 1024)
     assert sum(lines for lines, _ in seen) == 1 + len(texts)  # the beginning, and each text with both endings after it
     assert found == pytest.approx([by_own_forward(plm, row, begin) for row in rows], abs=1e-4)
+
+
+@pytest.mark.parametrize("labels", [2, 9])
+@pytest.mark.parametrize("beginning", [0, 40])
+def test_a_text_is_read_once_whatever_the_number_of_labels(plm: Plm, labels: int, beginning: int) -> None:
+    first, *texts = random_rows([40] + [20] * 10)
+    rows = [first[:beginning] + text + [3 + label] for text in texts for label in range(labels)]
+    with inputs_of(plm) as seen:
+        found = scored(plm, rows, [beginning + 20] * len(rows), 1024)
+    assert sum(lines for lines, _ in seen) == len(texts) + bool(beginning)
+    assert found == pytest.approx([by_own_forward(plm, row, beginning + 20) for row in rows], abs=1e-4)
+
+
+def test_no_rows_have_no_scores(plm: Plm) -> None:
+    for cached in (False, True):
+        assert list(logprobs(plm.network, [], [], cached, 64)) == []

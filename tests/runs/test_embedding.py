@@ -108,10 +108,23 @@ def test_ensembling_of_questions_is_refused_where_the_trainer_is_read(config: Co
     check_code([replace(config, setting=SettingConfig("prompting"))])
 
 
+def test_the_most_helpful_rows_are_shown(tiny_config: Config) -> None:
+    small = replace(tiny_config.decoding, chunk_size=8)
+    config = replace(tiny_config, n=60, train=False, demonstrations="influence", decoding=small)
+    check_code([config])
+    result = result_of(config)
+    assert result.n_train == 60 and result.seconds["embed"] > 0
+    dtypes = [replace(config, tam=replace(config.tam, dtype=dtype)) for dtype in ("float32", "bfloat16")]
+    assert len({Run(one, [CPU]).pool_folder() for one in dtypes}) == 2
+    with pytest.raises(UserError, match="demonstrations=influence: needs an encoder to embed texts; tam=lstm is lstm"):
+        check_code([replace(config, tam=TamConfig("lstm", kind="lstm"))])
+
+
 def test_a_missing_encoder_is_named_before_anything_is_written(tiny_config: Config) -> None:
-    away = replace(tiny_config, train=False, select=["sungen"], tam=TamConfig("away", model="nobody/away"))
-    with pytest.raises(UserError, match="nobody/away"):
-        result_of(away)
+    away = replace(tiny_config, train=False, tam=TamConfig("away", model="nobody/away"))
+    for config in (replace(away, select=["sungen"]), replace(away, demonstrations="influence")):
+        with pytest.raises(UserError, match="nobody/away"):
+            result_of(config)
     assert not list(Path(away.output_dir).rglob("texts.jsonl"))
 
 

@@ -183,8 +183,11 @@ def test_prompting_takes_demonstrations_from_unlabelled_texts(tiny_config: Confi
     shown = run_one(config, Console(quiet=True))
     plain = run_one(replace(config, unlabelled=None, scoring_demonstrations=0), Console(quiet=True))
     assert shown.folder != plain.folder and shown.tokens["prompt"] > 3 * plain.tokens["prompt"]
-    both = replace(config, setting=SettingConfig("prompting", calibration="priors", prompts="all"))
-    assert run_one(both, Console(quiet=True)).folder != shown.folder
+    found, without = (read_predictions(result.folder / "predictions.jsonl") for result in (shown, plain))
+    assert found is not None and without is not None and found[1] != without[1]
+    calibrated = replace(config, setting=SettingConfig("prompting", calibration="priors"))
+    more = run_one(calibrated, Console(quiet=True))
+    assert more.tokens["prompt"] > shown.tokens["prompt"]  # the texts are asked about after demonstrations, too
 
 
 @pytest.mark.parametrize(
@@ -192,9 +195,10 @@ def test_prompting_takes_demonstrations_from_unlabelled_texts(tiny_config: Confi
     [
         (
             {"setting": SettingConfig("prompting")},
-            "scoring_demonstrations=2: are drawn from texts without labels; set",
+            "scoring_demonstrations=2: draws on texts without labels; set",
         ),
         ({}, "scoring_demonstrations=2: nothing asks the PLM; set self_training.rounds with the teacher prompting, or"),
+        ({"setting": SettingConfig("supervised")}, "scoring_demonstrations=2: setting=supervised does not read it"),
         ({"scoring_demonstrations": -1}, "scoring_demonstrations=-1: allowed is 0 or more"),
     ],
 )

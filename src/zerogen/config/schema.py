@@ -230,7 +230,7 @@ class Config:
     processes: int = 1
     """number of processes that write texts side by side on a CPU, each with the whole PLM in memory"""
     data_dir: str | None = None
-    """read gold data from {train,validation,test}.{jsonl,csv,parquet} in DATA_DIR/<task> instead of the task's source"""
+    """read gold data from {train,validation,test}.{jsonl,csv,parquet} in DATA_DIR/<task>, not from the task's source"""
     contexts: str | None = None
     """where contexts come from: plm, gold (unlabelled texts of the gold training split) or a file"""
     answers: str | None = None
@@ -247,15 +247,15 @@ class Config:
     dataset_labels: Any = None
     """labels of an integer Y in that file, such as {0: positive, 1: negative}"""
     demonstrations: str = "none"
-    """setting=zerogen: what stands before a prompt: none, random (rows of the label accepted so far), unlabelled (texts
-    of unlabelled), or what your own module:function chooses"""
+    """setting=zerogen: what stands before a prompt: none, random (rows of the label accepted so far), influence (of these
+    the most helpful), unlabelled (texts of unlabelled), or what your own module:function chooses"""
     select: list[str] = field(default_factory=list)
     """setting=zerogen: what selects, relabels or weighs rows before training, in order: confidence, logprob, margin
     (rank them), asked (label and rank them anew by PROMPTING in all ways), relabel, soft, unigen, weigh,
     cross_fitted, sungen, fusegen, or your own as [module:function]"""
     scoring_demonstrations: int = 0
-    """further ways of asking by the last set of scoring prompts, each after one text per label, of those texts that
-    PROMPTING is surest of without (Wan et al. 2023): the unlabelled texts or, for select=[asked], the generated ones"""
+    """more ways of asking, with the last set of scoring prompts: each first shows one text per label, of those that
+    PROMPTING is surest of (Wan et al. 2023); from the unlabelled texts or, for select=[asked], the generated ones"""
     overgenerate: float = 1.0
     """setting=zerogen: how many times n rows are generated; of each label, those that select puts first are kept"""
     gold_rows: Any = None

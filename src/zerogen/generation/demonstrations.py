@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Example
@@ -13,14 +13,23 @@ from zerogen.data.words import bare_words
 from zerogen.errors import UserError
 from zerogen.support.doors import call, load
 
+if TYPE_CHECKING:
+    from zerogen.generation.weighting import Embeddings
+
 # A chooser gets the row that is asked for (its text is empty), the rows that it may show, the task, and what it may
 # draw from; it returns the text to put before the prompt, which may be empty. It may show the rows accepted so far, or,
-# where its attribute `shows` is "unlabelled", the unlabelled texts.
+# where its attribute `shows` is "unlabelled", the unlabelled texts. Its attribute `among`, if it has one, is asked once
+# for every round which of the rows it gets: a function of the rows, the task and their embeddings.
 Chooser = Callable[[Example, Sequence[Example], TaskConfig, Random], str]
 
 DEMONSTRATIONS = {
     name: f"zerogen.generation.demonstrations.{attribute}"
-    for name, attribute in {"none": "none", "random": "of_the_label", "unlabelled": "of_real_texts"}.items()
+    for name, attribute in {
+        "none": "none",
+        "random": "of_the_label",
+        "influence": "of_the_helpful",
+        "unlabelled": "of_real_texts",
+    }.items()
 }
 ROUND = 4  # chunks that are shown the same rows, those of the chunks before: so many may be written side by side
 
@@ -37,11 +46,28 @@ def none(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Rand
 
 
 def of_the_label(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
-    """Show up to 8 accepted texts of the label before half of its prompts: ProGen without what it selects them by."""
+    """Show up to 8 accepted texts of the label before half of its prompts, drawn at random."""
     of_label = [row for row in rows if row.label == draft.label]
     if not of_label or random.random() < 0.5:
         return ""
     return _lines(random.sample(of_label, min(_OF_THE_LABEL, len(of_label))))
+
+
+def of_the_helpful(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
+    """Show up to 8 of the 50 accepted texts of the label that help a model most, before half of its prompts.
+
+    As in ProGen (Ye et al. 2022, https://arxiv.org/abs/2210.12329), with the influence of `weighting.helpful`.
+    """
+    return of_the_label(draft, rows, task, random)
+
+
+def _helpful(rows: Sequence[Example], task: TaskConfig, embeddings: Embeddings) -> list[Example]:
+    from zerogen.generation.weighting import helpful  # which loads numpy
+
+    return helpful(rows, task, embeddings)
+
+
+of_the_helpful.among = _helpful  # type: ignore[attr-defined]
 
 
 def of_real_texts(draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
@@ -59,11 +85,15 @@ def _lines(rows: Sequence[Example]) -> str:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """The chooser of a name, checked when called. unlabelled: whether it shows unlabelled texts, not earlier rows."""
+    """The chooser of a name, checked when called.
+
+    unlabelled: whether it shows unlabelled texts, not earlier rows. among: chooses the rows that it gets in a round.
+    """
 
     name: str
     choose: Chooser
     unlabelled: bool
+    among: Callable[[Sequence[Example], TaskConfig, Embeddings], Sequence[Example]] | None = None
 
     @classmethod
     def of(cls, name: str) -> Demonstrations:
@@ -74,12 +104,25 @@ class Demonstrations:
         shows = getattr(choose, "shows", "earlier")
         if shows not in ("earlier", "unlabelled"):
             raise UserError(f"demonstrations={name}: shows={shows!r}: allowed is earlier or unlabelled")
-        return cls(name, choose, shows == "unlabelled")
+        return cls(name, choose, shows == "unlabelled", getattr(choose, "among", None))
 
     def require(self, texts: object) -> None:
         """Raise `UserError` where unlabelled texts are to be shown and there are none."""
         if self.unlabelled and not texts:
             raise UserError(f"demonstrations={self.name}: shows texts without labels; set unlabelled=FILE, or gold")
+
+    def eligible(
+        self, rows: Sequence[Example], task: TaskConfig, embed: Callable[[Sequence[Example]], Embeddings] | None
+    ) -> Sequence[Example]:
+        """Return the rows that are shown in a round, of those accepted before it. Raises `UserError`."""
+        if self.among is None or not rows:
+            return rows
+        if embed is None:
+            raise UserError(f"demonstrations={self.name}: needs embeddings of rows, and nothing embeds them")
+        chosen = call("demonstrations", self.name, self.among, rows, task, embed(rows))
+        if not isinstance(chosen, Sequence) or not all(isinstance(row, Example) for row in chosen):
+            raise UserError(f"demonstrations={self.name}: among returned {type(chosen).__name__}; allowed is rows")
+        return chosen
 
     def before(self, draft: Example, rows: Sequence[Example], task: TaskConfig, random: Random) -> str:
         """Return the text before the prompt of a row. Raises `UserError` where the chooser fails or returns none."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerogen.config.rules import check_counters, check_decoding, check_filter, check_size
 from zerogen.config.schema import DecodingConfig, FilterConfig
@@ -27,6 +27,9 @@ from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
 from zerogen.support.doors import is_own
 from zerogen.support.progress import Progress
 
+if TYPE_CHECKING:
+    from zerogen.generation.weighting import Embeddings
+
 
 class Generator:
     """Writes the synthetic rows of a task, chunk by chunk, into a journal.
@@ -43,6 +46,7 @@ class Generator:
     demonstrations: what chooses the text before each prompt, see `zerogen.generation.demonstrations`. A chunk is shown
         the rows of the rounds before its own, so that its rows do not depend on how many are written in parallel.
     unlabelled: the texts that demonstrations of them are drawn from.
+    embed: returns the vectors of rows, for demonstrations that are chosen by them.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Generator:
         context_source: Callable[[], GivenContexts | AnsweredContexts] | None = None,
         demonstrations: str = "none",
         unlabelled: Sequence[Example] = (),
+        embed: Callable[[Sequence[Example]], Embeddings] | None = None,
     ) -> None:
         check_decoding(decoding)
         check_filter(filters)
@@ -78,6 +83,9 @@ class Generator:
         self.context_source = context_source or partial(given_contexts, task, seed)
         self.filter = Filter(filters, self.journal.rows(), task.min_words, paired=task.kind != "classification")
         self.shows, self.demonstrations, self.unlabelled = demonstrations != "none", shown, unlabelled
+        self.embed = embed
+        # The number of chunks before a round, and the rows it is shown.
+        self._eligible: tuple[int, Sequence[Example]] = (0, [])
 
     @cached_property
     def contexts(self) -> Contexts | GivenContexts | AnsweredContexts | None:
@@ -218,10 +226,17 @@ class Generator:
             return [""] * len(drafts)
         rows = self.unlabelled
         if not self.demonstrations.unlabelled:
-            rows = [row for chunk in self.journal.chunks[: end_of_round(index) - ROUND] for row in chunk.rows]
+            rows = self._rows_before(end_of_round(index) - ROUND)
         random = Random(derive(self.seed, "demonstrations", index))
         befores = [self.demonstrations.before(draft, rows, self.task, random) for draft in drafts]
         return befores if is_own(self.demonstrations.name) else [self._fitting(before) for before in befores]
+
+    def _rows_before(self, chunks: int) -> Sequence[Example]:
+        """Return the rows that a round is shown before which there are a number of chunks."""
+        if self._eligible[0] != chunks:
+            rows = [row for chunk in self.journal.chunks[:chunks] for row in chunk.rows]
+            self._eligible = chunks, self.demonstrations.eligible(rows, self.task, self.embed)
+        return self._eligible[1]
 
     def _fitting(self, before: str) -> str:
         """Return demonstrations without those lines at their end that take more than half of the PLM's positions."""

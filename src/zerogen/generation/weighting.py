@@ -24,6 +24,7 @@ _FOLDS = 5
 _STEPS, _RATE = 100, 0.25  # of Adam, over the weights' logits
 _DECAYS, _TINY = (0.9, 0.999), 1e-8  # of Adam
 _ROUNDS = 5
+_MOST_HELPFUL, _FEWEST = 50, 4
 _FUSEGEN_ROUNDS = 30  # by which its formula divides the number of rows
 
 
@@ -60,6 +61,30 @@ def fusegen(rows: Sequence[Example], task: TaskConfig, embeddings: Embeddings) -
     """Weigh rows down that a head is wrong about; the heaviest come first. See `boosted_weights`."""
     features, labels = _arrays(rows, task, embeddings)
     return _weighed(rows, boosted_weights(features, labels, len(task.labels)))
+
+
+def helpful(rows: Sequence[Example], task: TaskConfig, embeddings: Embeddings) -> list[Example]:
+    """Return the 50 rows of each label that help a head most to be right about the other half of the rows, in order.
+
+    A row helps by its influence, what its weight does to the loss of held-out rows (`outer_gradient`), where ProGen (Ye
+    et al. 2022, https://arxiv.org/abs/2210.12329) approximates that of the whole model. All rows where a label has
+    fewer than 4.
+    """
+    features, labels = _arrays(rows, task, embeddings)
+    classes = len(task.labels)
+    if np.bincount(labels, minlength=classes).min() < _FEWEST:
+        return list(rows)
+    harm = np.zeros(len(rows))
+    halves = folds(labels, 2, _SEED)
+    for half in (halves == 0, halves == 1):
+        weights = np.ones(int(half.sum()))
+        head = fit_head(features[half], labels[half], classes, weights)
+        harm[half] = outer_gradient(features[half], labels[half], weights, head, features[~half], labels[~half])
+    best: list[int] = []
+    for label in range(classes):
+        places = np.flatnonzero(labels == label)
+        best += places[np.argsort(harm[places], kind="stable")][:_MOST_HELPFUL].tolist()
+    return [rows[place] for place in sorted(best)]
 
 
 for _selection in (cross_fitted, sungen, fusegen):

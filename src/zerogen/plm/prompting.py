@@ -17,7 +17,7 @@ from zerogen.support.progress import Progress
 
 _ANSWERS_AT_A_TIME = 512
 _SUREST = 0.1  # share of the texts from which demonstrations are drawn
-_SHOWN_WORDS = 50
+_SHOWN_WORDS, _SHOWN, _SHOWN_IN_ALL = 50, 400, 6000  # words and characters of a text, characters of all
 
 
 def prompt_labels(
@@ -56,7 +56,12 @@ def prompt_labels(
     begins: list[int] = []
     cut = 0
     progress = progress or Progress()
-    positions = plm.max_positions - (len(plm.encode(before)) if before else 0)
+    positions = plm.max_positions - (len(plm.encode(before + "x")) if before else 0)
+    if 4 * positions < plm.max_positions:
+        raise UserError(
+            f"scoring_demonstrations: those of {len(task.labels)} labels take {plm.max_positions - positions:,} of the "
+            f"{plm.max_positions:,} tokens that the PLM reads; allowed is scoring_demonstrations=0"
+        )
     try:
         with progress.bar("filling prompts", len(rows), "rows") as advance:
             for row in rows:
@@ -120,9 +125,9 @@ def demonstrated(
     setting: SettingConfig,
     before: str,
     progress: Progress | None = None,
-) -> list[Prediction]:
-    """Predict the label of each row by the last set of scoring prompts that is asked, after demonstrations."""
-    return prompt_labels(plm, task, rows, setting, progress, asked_prompts(task, setting)[-1], before)[0]
+) -> tuple[list[Prediction], int]:
+    """Predict labels as `prompt_labels` does, by the last set of scoring prompts that is asked after demonstrations."""
+    return prompt_labels(plm, task, rows, setting, progress, asked_prompts(task, setting)[-1], before)
 
 
 def asked_prompts(task: TaskConfig, setting: SettingConfig) -> list[dict[str, str] | None]:
@@ -140,9 +145,10 @@ def demonstrations(
     """Return a number of texts to stand before prompts: in each, a filled scoring prompt for every label.
 
     Universal self-adaptive prompting (Wan et al. 2023, https://arxiv.org/abs/2305.14926), reduced to what labels need:
-    the row of a label is drawn from a tenth of its share of rows by the priors, those where it leads by most in the
-    mean of all sets of predictions. Labels take turns in standing first. The draw is the same for every seed, and that
-    of a larger number begins alike. Only the first 50 words of a text are shown.
+    the row of a label is drawn from a tenth of its share of rows by the priors, those that it wins by most in the mean
+    of all sets of predictions. Labels take turns in standing first. The draw is the same for every seed, and that of a
+    larger number begins alike. Of a text the first 50 words are shown, of that and of its context 400 characters or,
+    with more than 15 labels, fewer.
     """
     import numpy as np
 
@@ -155,13 +161,15 @@ def demonstrations(
     for place, prior in enumerate(priors):
         leads = scores[:, place] - np.delete(scores, place, axis=1).max(axis=1)
         order = np.argsort(-leads, kind="stable")
-        surest.append(order[: max(1, round(prior * _SUREST * len(rows)))].tolist())
+        won = max(1, int((leads > 0).sum()))  # even if it wins none
+        surest.append(order[: min(won, max(1, round(prior * _SUREST * len(rows))))].tolist())
+    most = min(_SHOWN, _SHOWN_IN_ALL // len(task.labels))
     found = []
     for draw in range(number):
         rng = random.Random(draw)
         drawn = [rows[rng.choice(places)] for places in surest]
         filled = [
-            render(prompts[label], {"C": _first_words(row.context or ""), "X": _first_words(row.text)}) + "\n\n"
+            render(prompts[label], {"C": (row.context or "")[:most], "X": _first_words(row.text)[:most]}) + "\n\n"
             for label, row in zip(task.labels, drawn, strict=True)
         ]
         first = draw % len(filled)

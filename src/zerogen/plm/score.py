@@ -2,14 +2,14 @@
 
 Where many do, they are read after it; where a few share most of what they are, such as a text and what may be said of
 it, they are read as one row in which each ending sees the beginning and itself (tree attention, as in SpecInfer, Miao
-et al. 2023, https://arxiv.org/abs/2305.09781).
+et al. 2023, https://arxiv.org/abs/2305.09781). Both happen at once where all rows begin alike, as after demonstrations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
@@ -125,21 +125,26 @@ class _Prefix:
 
 
 def _plan(rows: Sequence[Sequence[int]], batch_tokens: int, longest_fork: int) -> list[_Group]:
-    """Group rows by the beginning that many share, and those of a group by what a few of them share after it."""
-    # Reading a long beginning once pays for two rows.
-    groups = shared_prefixes(rows, lambda length, count: count >= (2 if length > batch_tokens else _FEW))
-    grouped = {i for _, members in groups for i in members}
-    if rest := [i for i in range(len(rows)) if i not in grouped]:
-        groups.append((0, rest))
-    plan = []
-    for length, members in groups:
-        trees = [
-            replace(tree, members=[members[place] for place in tree.members])
-            for tree in forks([rows[i][length:] for i in members])
-            if length + tree.tokens <= longest_fork
-        ]
-        forked = {i for tree in trees for i in tree.members}
-        plan.append(_Group(length, trees, [i for i in members if i not in forked]))
+    """Group rows: the forks after what all rows begin with, and the others by the beginnings that pay."""
+    order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
+    common = min(_common(rows[order[0]], rows[order[-1]]), min(map(len, rows)) - 1) if len(rows) >= _FEW else 0
+    trees = [
+        tree
+        for tree in forks([row[common:] for row in rows])
+        if tree.tokens <= batch_tokens and common + tree.tokens <= longest_fork
+    ]
+    plan = [_Group(common, trees, [])] if trees else []
+    forked = {i for tree in trees for i in tree.members}
+    left = [i for i in range(len(rows)) if i not in forked]
+
+    def pays(length: int, count: int) -> bool:
+        return count >= (2 if length > batch_tokens else _FEW)  # a long one for two rows
+
+    found = shared_prefixes([rows[i] for i in left], pays)
+    plan += [_Group(length, [], [left[place] for place in members]) for length, members in found]
+    grouped = {i for group in plan for i in group.alone}
+    if alone := [i for i in left if i not in grouped]:
+        plan.append(_Group(0, [], alone))
     return plan
 
 
@@ -162,9 +167,9 @@ def logprobs(
     advance: called with the number of tokens read since the last call, not counting the first of each row.
     longest_fork: the most tokens that are read as one row in which endings share a beginning; 0 for none.
     """
-    plan = (
-        _plan(rows, batch_tokens, min(batch_tokens, longest_fork)) if cached else [_Group(0, [], [*range(len(rows))])]
-    )
+    if not rows:
+        return
+    plan = _plan(rows, batch_tokens, longest_fork) if cached else [_Group(0, [], list(range(len(rows))))]
     with network.slot_attention() if cached else nullcontext():
         for group in plan:
             length, members = group.length, [*group.alone, *(i for tree in group.trees for i in tree.members)]
@@ -239,7 +244,7 @@ def _read_forks(
         past_key_values=prefix.cache.copy(grows=False),
         use_cache=True,
     )
-    lines, places = torch.tensor(states_at, device=device).reshape(-1, 2).T
+    lines, places = torch.tensor(states_at, device=device).T
     logp = _token_logprobs(network, states[lines, places], torch.tensor(targets, device=device))
     sums = torch.zeros(len(members), device=device).index_add_(0, torch.tensor(owners, device=device), logp)
     advance(sum(len(rows[i]) - 1 - before for i in members))

@@ -85,10 +85,12 @@ def check_calibration(config: Config) -> None:
         )
     shows = config.scoring_demonstrations and setting == "prompting"
     if config.unlabelled and not synthetic and not shows and way not in CALIBRATIONS_ON_TEXTS:
-        ways = " or ".join(CALIBRATIONS_ON_TEXTS)
+        reads, sets = "calibration", f"setting.calibration={' or '.join(CALIBRATIONS_ON_TEXTS)}"
+        if setting == "prompting":
+            reads, sets = "calibration and demonstrations", f"{sets}, or scoring_demonstrations"
         raise UserError(
-            f"unlabelled={config.unlabelled}: setting={config.setting.name} reads it for calibration only; set "
-            f"setting.calibration={ways}, or leave it out"
+            f"unlabelled={config.unlabelled}: setting={config.setting.name} reads it for {reads} only; set "
+            f"{sets}, or leave it out"
         )
     if way in CALIBRATIONS_ON_TEXTS and not config.unlabelled:
         raise UserError(f"setting.calibration={way}: needs texts without labels; set unlabelled=FILE, or gold")
@@ -97,12 +99,9 @@ def check_calibration(config: Config) -> None:
 
 
 def rows_to_predict(probe: Probe) -> int:
-    """Return how many rows a run that is estimated predicts: those reported on, and the texts that it looks at."""
-    config = probe.config
-    looks = config.setting.calibration in CALIBRATIONS_ON_TEXTS or (
-        config.scoring_demonstrations and "scoring_demonstrations" in probe.run.setting.reads
-    )
-    return probe.evaluated + (len(unlabelled_of(probe)) if looks else 0)
+    """Return how many rows a run that is estimated predicts: those reported on, and those that it calibrates on."""
+    calibrates = probe.config.setting.calibration in CALIBRATIONS_ON_TEXTS
+    return probe.evaluated + (len(unlabelled_of(probe)) if calibrates else 0)
 
 
 def unlabelled_of(probe: Probe) -> list[Example]:

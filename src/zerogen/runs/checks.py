@@ -36,6 +36,8 @@ def check_code(configs: Iterable[Config]) -> None:
         demonstrations = Demonstrations.of(config.demonstrations)
         if "demonstrations" in setting_of(config).reads:
             demonstrations.require(config.unlabelled)
+            if demonstrations.among:
+                check_embeddable(f"demonstrations={config.demonstrations}:", config)
         if config.plm.writer != PlmConfig.writer:  # what opens transformers' models loads torch
             opener(config.plm)
         further_metrics(config.metrics, config.task.kind)
@@ -45,20 +47,20 @@ def check_code(configs: Iterable[Config]) -> None:
 
 def _check_scoring_demonstrations(config: Config) -> None:
     """Check that something asks with demonstrations, and that there are texts to draw them from."""
-    setting, task, teachers = setting_of(config), config.task, config.self_training.teachers
+    setting, task = setting_of(config), config.task
     what = f"scoring_demonstrations={config.scoring_demonstrations}"
     if not config.scoring_demonstrations or "scoring_demonstrations" not in setting.reads:
         return
     if task.kind == "qa":
         raise UserError(f"{what}: is about labels; task '{task.name}' is {task.kind}")
-    trains_itself = config.self_training.rounds and "prompting" in teachers
-    if setting.name == "zerogen" and not trains_itself and "asked" not in needs(config.select):
+    # Other teachers than those of method=best need not be told apart from it.
+    if setting.name == "zerogen" and not config.self_training.rounds and "asked" not in needs(config.select):
         raise UserError(
             f"{what}: nothing asks the PLM; set self_training.rounds with the teacher prompting, or select=[asked], or "
             "leave it out"
         )
     if setting.name == "prompting" and not config.unlabelled:
-        raise UserError(f"{what}: are drawn from texts without labels; set unlabelled=FILE, or gold")
+        raise UserError(f"{what}: draws on texts without labels; set unlabelled=FILE, or gold")
 
 
 def _check_select(config: Config) -> None:

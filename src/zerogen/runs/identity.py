@@ -52,7 +52,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
         "contexts": _contexts_key(config.task),
         "plm": plm_key(config, device),
         "decoding": changes(config.decoding),
-        **_demonstrations_key(config),
+        **_demonstrations_key(config, device),
         "filter": changes(config.filter) | _own("functions", config.filter.functions),
         "seed": config.seed,
     }
@@ -235,13 +235,15 @@ def _contexts_key(task: TaskConfig) -> Any:
     return key
 
 
-def _demonstrations_key(config: Config) -> dict[str, Any]:
+def _demonstrations_key(config: Config, device: torch.device) -> dict[str, Any]:
     """Identify what is shown before prompts; copies of it are rejected, which an earlier version did not do."""
     name = config.demonstrations
     if name == Config.demonstrations:
         return {}
-    texts = {"shown": texts_key(config)} if Demonstrations.of(name).unlabelled else {}
-    return _own("demonstrations", [name]) | {"copies": "rejected"} | texts
+    shown = Demonstrations.of(name)
+    texts = {"shown": texts_key(config)} if shown.unlabelled else {}
+    encoder = {"embedded": encoder_key(config, device)} if shown.among else {}
+    return _own("demonstrations", [name]) | {"copies": "rejected"} | texts | encoder
 
 
 def texts_key(config: Config) -> list[Any]:

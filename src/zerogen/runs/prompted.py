@@ -62,11 +62,12 @@ def prompted(
         shown = demonstrations(task, texts, sets, ALL_PROMPTS, number) if number else []
 
         def ask_after(before: str) -> Callable[[Scorer, Sequence[Example]], list[list[Prediction]]]:
-            return lambda scorer, rows: [demonstrated(scorer, task, rows, ALL_PROMPTS, before)]
+            return lambda scorer, rows: [demonstrated(scorer, task, rows, ALL_PROMPTS, before)[0]]
 
         for draw, before in enumerate(shown, 1):
             title = f"asking after demonstrations, {draw} of {len(shown)}"
-            sets += asking.stored(folder / f"demonstrated-{draw}.jsonl", 1, title, ask_after(before))
+            path = folder / f"demonstrated-{short_hash(before)}.jsonl"  # they depend on the priors, too
+            sets += asking.stored(path, 1, title, ask_after(before))
     run.seconds[stage] = asking.seconds
     return sets, asking.tokens
 
@@ -120,8 +121,8 @@ class _Asking:
 
 def seconds_to_ask(
     scorer: Scorer, task: TaskConfig, rows: Sequence[Example], setting: SettingConfig, number: int
-) -> float:
-    """Return the seconds that PROMPTING takes for a text, also after a number of demonstrations, timed on rows."""
+) -> tuple[float, float]:
+    """Return the seconds that PROMPTING takes for a text, and those after a number of demonstrations, timed on rows."""
     from zerogen.plm.prompting import demonstrated, demonstrations, prompt_sets
 
     started = time.perf_counter()
@@ -129,7 +130,7 @@ def seconds_to_ask(
     asked = time.perf_counter()
     for before in demonstrations(task, rows, sets, setting, min(number, 1)):
         demonstrated(scorer, task, rows, setting, before)
-    return (asked - started + number * (time.perf_counter() - asked)) / len(rows)
+    return (asked - started) / len(rows), number * (time.perf_counter() - asked) / len(rows)
 
 
 def _stored(path: Path, texts: int, sets: int, labels: int) -> dict[int, _Block]:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS
 from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import as_scorer
-from zerogen.runs.calibration import calibrated, check_calibration, rows_to_predict
+from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_of
 from zerogen.runs.prompted import seconds_to_ask
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
@@ -50,8 +51,11 @@ def estimate(probe: Probe) -> None:
             probe.say_once(f"[{label}] {shortened(filled)}")
     if scorer is not None and rows:
         key = ["prompting", task.name, config.plm.model, asdict(config.setting), config.scoring_demonstrations]
-        seconds = probe.once(key, lambda: _seconds_to_predict(scorer, probe.run, rows))
-        probe.expected.seconds["prompt"] = seconds * rows_to_predict(probe)
+        seconds, after = probe.once(key, lambda: _seconds_to_predict(scorer, probe.run, rows))
+        unlabelled = len(unlabelled_of(probe)) if config.unlabelled else 0
+        calibrated = unlabelled if config.setting.calibration in CALIBRATIONS_ON_TEXTS else 0
+        predicted = seconds * (probe.evaluated + unlabelled) + after * (probe.evaluated + calibrated)
+        probe.expected.seconds["prompt"] = predicted
 
 
 PROMPTING = Setting(
@@ -63,13 +67,14 @@ PROMPTING = Setting(
 )
 
 
-def _seconds_to_predict(plm: Scorer, run: Run, rows: Sequence[Example]) -> float:
+def _seconds_to_predict(plm: Scorer, run: Run, rows: Sequence[Example]) -> tuple[float, float]:
+    """Return the seconds for a row, and the further ones after demonstrations."""
     from zerogen.plm.prompting import prompt_answers
 
     task, started = run.config.task, time.perf_counter()
     if task.kind == "qa":
         prompt_answers(plm, task, rows)
-        return (time.perf_counter() - started) / len(rows)
+        return (time.perf_counter() - started) / len(rows), 0.0
     return seconds_to_ask(plm, task, rows, run.config.setting, run.config.scoring_demonstrations)
 
 
@@ -82,14 +87,17 @@ def _predict(
     task, setting, number = run.config.task, run.config.setting, run.config.scoring_demonstrations
     if task.kind == "qa":
         return prompt_answers(plm, task, rows, run.progress)
-    known = prompt_sets(plm, task, run.unlabelled, setting, run.progress)[0] if number else []
-    shown = demonstrations(task, run.unlabelled, known, setting, number) if number else []
-
-    def after_them(texts: Sequence[Example]) -> list[list[Prediction]]:
-        return [demonstrated(plm, task, texts, setting, before, run.progress) for before in shown]
-
-    def asked(texts: Sequence[Example]) -> list[list[Prediction]]:
-        return [*(known or prompt_sets(plm, task, texts, setting, run.progress)[0]), *after_them(texts)]
-
+    of_texts: list[list[Prediction]] = []
+    befores: list[str] = []
+    if number or setting.calibration in CALIBRATIONS_ON_TEXTS:
+        of_texts, _ = prompt_sets(plm, task, run.unlabelled, setting, run.progress)
+    if number:
+        befores = demonstrations(task, run.unlabelled, of_texts, setting, number)
     sets, cut = prompt_sets(plm, task, rows, setting, run.progress)
-    return calibrated(run, [*sets, *after_them(rows)], asked), cut
+    for before in befores:
+        predictions, cut_here = demonstrated(plm, task, rows, setting, before, run.progress)
+        sets.append(predictions)
+        cut = max(cut, cut_here)
+        if setting.calibration in CALIBRATIONS_ON_TEXTS:
+            of_texts.append(demonstrated(plm, task, run.unlabelled, setting, before, run.progress)[0])
+    return calibrated(run, sets, lambda texts: of_texts), cut

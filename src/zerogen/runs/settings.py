@@ -138,6 +138,7 @@ def check_setting(config: Config) -> None:
         ("unlabelled", "unlabelled", config.unlabelled),
         ("self_training", "self_training.rounds", config.self_training.rounds),
         ("gold_rows", "gold_rows", config.gold_rows),
+        ("scoring_demonstrations", "scoring_demonstrations", config.scoring_demonstrations),
         ("calibration", "setting.calibration", config.setting.calibration in CALIBRATIONS_ON_TEXTS),
     ):
         if value and part not in setting.reads:

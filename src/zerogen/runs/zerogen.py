@@ -15,6 +15,7 @@ from zerogen.data.stratified import stratified, stratified_order
 from zerogen.data.synthetic import load_synthetic
 from zerogen.errors import UserError
 from zerogen.generation.contexts import Contexts
+from zerogen.generation.demonstrations import Demonstrations
 from zerogen.generation.generator import Generator
 from zerogen.generation.pool import Journal, count_rejects, first_outputs, first_per_label, quotas, used_chunks
 from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_scores
@@ -46,7 +47,7 @@ def zerogen(run: Run) -> Outcome:
         return run.evaluate_checkpoint()
     if config.train:  # fail on missing gold data or a missing TAM before hours of generation
         _ = run.gold, run.few_gold
-    if config.train or EMBEDDING in needs(config.select):
+    if config.train or EMBEDDING in needs(config.select) or Demonstrations.of(config.demonstrations).among:
         run.require_tam()
     if is_own(config.plm.writer):  # only an open one shows whether it can score
         if needs(config.select) & {"confidence", "asked"}:
@@ -193,6 +194,7 @@ class _Pool:
             self.given,
             config.demonstrations,
             self.run.unlabelled if config.unlabelled else (),
+            partial(embeddings_of, self.run),
         )
 
 

@@ -256,7 +256,7 @@ def _seconds_to_ask(probe: Probe, rows: Sequence[Example]) -> float:
         return 0.0
     scorer, number = plm, config.scoring_demonstrations
     key = ["teacher", asdict(config.task), asdict(config.plm), number]
-    seconds: float = probe.once(key, lambda: seconds_to_ask(scorer, config.task, rows, ALL_PROMPTS, number))
+    seconds: float = probe.once(key, lambda: sum(seconds_to_ask(scorer, config.task, rows, ALL_PROMPTS, number)))
     return seconds
 
 
@@ -273,6 +273,7 @@ def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
     texts = unlabelled_of(probe)
     few = some(texts)
     scored = [config.task.name, config.unlabelled, config.unlabelled_limit, asdict(config.plm)]
+    scored.append(config.scoring_demonstrations)
     if few and "prompting" in settings.teachers and probe.session.first(["prompt", *scored]):
         seconds["prompt"] = _seconds_to_ask(probe, few) * len(texts)
     if few and "similarity" in settings.teachers:
