@@ -247,8 +247,8 @@ class Config:
     dataset_labels: Any = None
     """labels of an integer Y in that file, such as {0: positive, 1: negative}"""
     demonstrations: str = "none"
-    """setting=zerogen: what stands before a prompt: none, random (rows of the label accepted so far), influence (of these
-    the most helpful), unlabelled (texts of unlabelled), or what your own module:function chooses"""
+    """setting=zerogen: what stands before a prompt: none, random (rows of the label accepted so far), influence (of
+    these the most helpful), unlabelled (texts of unlabelled), or what your own module:function chooses"""
     select: list[str] = field(default_factory=list)
     """setting=zerogen: what selects, relabels or weighs rows before training, in order: confidence, logprob, margin
     (rank them), asked (label and rank them anew by PROMPTING in all ways), relabel, soft, unigen, weigh,
