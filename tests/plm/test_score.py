@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    PreTrainedModel,
+)
 
 from tests.conftest import byte_tokenizer, causal_model
 from zerogen.plm.model import Plm
@@ -222,3 +230,37 @@ def test_a_text_is_read_once_whatever_the_number_of_labels(plm: Plm, labels: int
 def test_no_rows_have_no_scores(plm: Plm) -> None:
     for cached in (False, True):
         assert list(logprobs(plm.network, [], [], cached, 64)) == []
+
+
+def other_model(name: str) -> PreTrainedModel:
+    """A random model that places tokens, or hides some of them, in a way of its own."""
+    sizes = {"vocab_size": 320, "max_position_embeddings": 128}
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model: PreTrainedModel
+        if name == "mpt":  # ALiBi: a bias that grows with the distance in the row as it is laid out
+            model = MptForCausalLM(MptConfig(vocab_size=320, d_model=32, n_layers=2, n_heads=4, max_seq_len=128))
+        else:  # GPT-Neo: every other layer sees the last tokens only
+            kinds = [[["global", "local"], 1]]
+            model = GPTNeoForCausalLM(
+                GPTNeoConfig(hidden_size=32, num_layers=2, num_heads=4, attention_types=kinds, window_size=8, **sizes)
+            )
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["mpt", "gpt_neo"])
+def test_models_that_place_tokens_otherwise_have_the_scores_of_rows_read_whole(name: str) -> None:
+    model = other_model(name)
+    plm = Plm(model, byte_tokenizer())
+    beginning, *texts = random_rows([40] + [20] * 5)
+    rows = [beginning + text + ending for text in texts for ending in ([3, 4], [5])]
+    with torch.no_grad():
+        expected = [
+            model(torch.tensor([row])).logits[0, :-1].log_softmax(-1).gather(-1, torch.tensor(row[1:])[:, None])
+            for row in rows
+        ]
+    found = scored(plm, rows, [1] * len(rows), 1024, cached=plm.cached)
+    assert found == pytest.approx([logp.sum().item() for logp in expected], abs=1e-3)

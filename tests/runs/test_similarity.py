@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ from zerogen.config.schema import Config, SettingConfig, TamConfig
 from zerogen.config.task import descriptions_of, normalise_task
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import load_gold
+from zerogen.data.records import Prediction
 from zerogen.data.unlabelled import load_unlabelled
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
+from zerogen.runs import calibration
 from zerogen.runs.checks import check_code
 from zerogen.runs.result import Result
+from zerogen.runs.run import Run
 from zerogen.runs.store import read_predictions
+from zerogen.tam.shift import shift_labels
 from zerogen.tam.similarity import Embedder
-from zerogen.tam.tam import load_tam
+from zerogen.tam.tam import TamSpec, load_tam
 
 
 @pytest.fixture
@@ -108,6 +113,56 @@ def test_a_trained_model_is_shifted_in_its_weights(tiny_config: Config, tmp_path
         ]
         moved = [new - old for old, new in zip(*odds, strict=True)]
         assert max(moved) - min(moved) < 0.2  # the same for all texts
+
+
+def test_probabilities_stand_for_the_shares_of_the_training_rows(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row for row in toy_rows(120) if row.label == "bad"][:45] + [
+        row for row in toy_rows(120) if row.label == "good"
+    ][:15]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"X": r.text, "label": r.label}) + "\n" for r in rows))
+    (tmp_path / "texts.txt").write_text("\n".join(row.text for row in toy_rows(300)[120:]))
+    trained: list[Sequence[float]] = []
+    before = calibration.shift_of
+
+    def noted(run: Run, predictions: Sequence[Prediction], shares: Sequence[float] = ()) -> dict[str, float]:
+        trained.append(shares)
+        return before(run, predictions, shares)
+
+    monkeypatch.setattr(calibration, "shift_of", noted)
+    config = replace(tiny_config, dataset=str(tmp_path / "rows.jsonl"), dataset_labels={})
+    config = replace(config, unlabelled=str(tmp_path / "texts.txt"))
+    run_one(replace(config, setting=SettingConfig("zerogen", calibration="em")), Console(quiet=True))
+    assert trained == [pytest.approx([0.75, 0.25])]
+
+
+class Biased(torch.nn.Module):
+    """Two labels, the bias of whose logits is not the last one of that size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = torch.nn.Linear(2, 2)
+        self.between = torch.nn.Linear(2, 2)
+
+
+def test_labels_are_shifted_by_the_bias_that_shows_in_predictions() -> None:
+    model = Biased()
+
+    class Fake:
+        labels, spec = ["bad", "good"], TamSpec()
+
+        def predict(self, inputs: Sequence[str]) -> list[Prediction]:
+            with torch.no_grad():
+                logits = model.classifier(model.between(torch.ones(2)).tanh())
+            return [Prediction.of(dict(zip(self.labels, logits.softmax(-1).tolist(), strict=True)))]
+
+    fake: Any = Fake()
+    fake.model = model
+    before = [parameter.detach().clone() for parameter in (model.classifier.bias, model.between.bias)]
+    shift_labels(fake, {"bad": 0.5, "good": -0.5}, "text")
+    assert torch.allclose(model.classifier.bias, before[0] + torch.tensor([0.5, -0.5]))
+    assert torch.equal(model.between.bias, before[1])
 
 
 def test_only_what_fits_a_model_calibrates_it(tiny_config: Config) -> None:
