@@ -42,8 +42,9 @@ def write_report(folder: Path) -> Path:
     rows = browser_rows(folder, config, measures is not None)
     shown = sample(rows, _BYTES)
     curves, levels, metric = trend(run)
+    curves = [curve for curve in curves if curve.sizes]  # none of a run that trained on unlabelled texts alone
     disputed = sorted((row for row in rows if row.get("agreement") == 0), key=lambda row: row.get("probability", 0))
-    figure = trend_figure(curves, levels, metric) if curves and any(curve.sizes for curve in curves) else None
+    figure = trend_figure(curves, levels, metric) if curves else None
     if figure is not None:
         png(figure, folder / "trend.png")
     lengths: dict[str, list[int]] = {label: [] for label in config["task"]["labels"]}  # in the task's order
