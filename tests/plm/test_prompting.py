@@ -9,10 +9,10 @@ import torch
 from tests.conftest import causal_model
 from zerogen.config.schema import SettingConfig
 from zerogen.config.task_schema import TaskConfig
-from zerogen.data.records import Example, Prediction
+from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.plm.model import Plm
-from zerogen.plm.prompting import demonstrations, prompt_answers, prompt_labels, prompt_sets, softmax
+from zerogen.plm.prompting import prompt_answers, prompt_labels, prompt_sets, softmax
 from zerogen.support.progress import Progress
 
 PAIRS = TaskConfig(
@@ -176,26 +176,6 @@ def test_a_text_is_cut_so_that_demonstrations_fit(gpt2: Plm) -> None:
     rows = [Example("0", "word " * 20, "a")]
     assert prompt_labels(gpt2, task, rows)[1] == 0
     assert prompt_labels(gpt2, task, rows, before="x" * 40 + "\n\n")[1] == 1
-
-
-def test_demonstrations_are_drawn_from_the_surest_texts_of_each_label() -> None:
-    rows = [Example(str(i), f"text {i} " + "long " * 60, "yes") for i in range(100)]
-    prompts = {"yes": '"<X>" is right', "no": '"<X>" is wrong'}
-    task = TaskConfig(name="t", labels=["yes", "no"], scoring=prompts, priors={"yes": 0.6, "no": 0.4})
-    setting = SettingConfig("prompting")
-    sets = [[Prediction.of({"yes": i / 99, "no": 1 - i / 99}) for i in range(100)]]
-    shown = demonstrations(task, rows, sets, setting, 20)
-    assert shown[:3] == demonstrations(task, rows, sets, setting, 3) and len(set(shown)) > 10
-    seen: dict[str, set[int]] = {"right": set(), "wrong": set()}
-    for draw, before in enumerate(shown):
-        parts = before.split("\n\n")
-        assert [part.rsplit(" ", 1)[-1] for part in parts] == (
-            ["right", "wrong", ""] if draw % 2 == 0 else ["wrong", "right", ""]
-        )
-        for part in parts[:-1]:
-            assert part.count("long") == 48
-            seen[part.rsplit(" ", 1)[-1]].add(int(part.split()[1]))
-    assert seen["right"] <= set(range(94, 100)) and seen["wrong"] <= set(range(4))
 
 
 def test_demonstrations_that_leave_no_room_are_refused(gpt2: Plm) -> None:

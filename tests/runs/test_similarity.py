@@ -18,12 +18,13 @@ from zerogen.config.schema import Config, SettingConfig, TamConfig
 from zerogen.config.task import descriptions_of, normalise_task
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import load_gold
-from zerogen.data.records import Prediction
+from zerogen.data.records import Example, Prediction
 from zerogen.data.unlabelled import load_unlabelled
 from zerogen.errors import UserError
 from zerogen.jobs import run_one
 from zerogen.runs import calibration
 from zerogen.runs.checks import check_code
+from zerogen.runs.prompted import demonstrations
 from zerogen.runs.result import Result
 from zerogen.runs.run import Run
 from zerogen.runs.store import read_predictions
@@ -228,6 +229,26 @@ def test_a_wrong_set_of_prompts_is_named(tiny_config: Config, further: list[dict
     tiny_config.task.further_scoring = further
     with pytest.raises(UserError, match=message):
         normalise_task(tiny_config.task)
+
+
+def test_demonstrations_are_drawn_from_the_surest_texts_of_each_label() -> None:
+    rows = [Example(str(i), f"text {i} " + "long " * 60, "yes") for i in range(100)]
+    prompts = {"yes": '"<X>" is right', "no": '"<X>" is wrong'}
+    task = TaskConfig(name="t", labels=["yes", "no"], scoring=prompts, priors={"yes": 0.6, "no": 0.4})
+    setting = SettingConfig("prompting")
+    sets = [[Prediction.of({"yes": i / 99, "no": 1 - i / 99}) for i in range(100)]]
+    shown = demonstrations(task, rows, sets, setting, 20)
+    assert shown[:3] == demonstrations(task, rows, sets, setting, 3) and len(set(shown)) > 10
+    seen: dict[str, set[int]] = {"right": set(), "wrong": set()}
+    for draw, before in enumerate(shown):
+        parts = before.split("\n\n")
+        assert [part.rsplit(" ", 1)[-1] for part in parts] == (
+            ["right", "wrong", ""] if draw % 2 == 0 else ["wrong", "right", ""]
+        )
+        for part in parts[:-1]:
+            assert part.count("long") == 48
+            seen[part.rsplit(" ", 1)[-1]].add(int(part.split()[1]))
+    assert seen["right"] <= set(range(94, 100)) and seen["wrong"] <= set(range(4))
 
 
 def test_prompting_takes_demonstrations_from_unlabelled_texts(tiny_config: Config, tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 
 from zerogen.config.schema import DecodingConfig, SettingConfig
-from zerogen.config.task import priors_of
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import placeholders, render, shortened
 from zerogen.data.records import AnswerPrediction, Example, Prediction, Request, Stop
@@ -16,8 +14,6 @@ from zerogen.plm.protocol import ChunkRequest, Scorer, Writer
 from zerogen.support.progress import Progress
 
 _ANSWERS_AT_A_TIME = 512
-_SUREST = 0.1  # share of the texts from which demonstrations are drawn
-_SHOWN_WORDS, _SHOWN, _SHOWN_IN_ALL = 50, 400, 6000  # words and characters of a text, characters of all
 
 
 def prompt_labels(
@@ -133,53 +129,6 @@ def demonstrated(
 def asked_prompts(task: TaskConfig, setting: SettingConfig) -> list[dict[str, str] | None]:
     """Return the sets of scoring prompts that are asked; None stands for that of `task.scoring`."""
     return [None, *(task.further_scoring if setting.prompts == "all" else ())]
-
-
-def demonstrations(
-    task: TaskConfig,
-    rows: Sequence[Example],
-    sets: Sequence[Sequence[Prediction]],
-    setting: SettingConfig,
-    number: int,
-) -> list[str]:
-    """Return a number of texts to stand before prompts: in each, a filled scoring prompt for every label.
-
-    Universal self-adaptive prompting (Wan et al. 2023, https://arxiv.org/abs/2305.14926), reduced to what labels need:
-    the row of a label is drawn from a tenth of its share of rows by the priors, those that it wins by most in the mean
-    of all sets of predictions. Labels take turns in standing first. The draw is the same for every seed, and that of a
-    larger number begins alike. Of a text the first 50 words are shown, of that and of its context 400 characters or,
-    with more than 15 labels, fewer.
-    """
-    import numpy as np
-
-    from zerogen.metrics.priors import log_scores
-    from zerogen.metrics.pseudo_labels import combined
-
-    prompts, priors = asked_prompts(task, setting)[-1] or task.scoring, priors_of(task)
-    scores = combined([log_scores(one, task.labels) for one in sets], priors)
-    surest: list[list[int]] = []
-    for place, prior in enumerate(priors):
-        leads = scores[:, place] - np.delete(scores, place, axis=1).max(axis=1)
-        order = np.argsort(-leads, kind="stable")
-        won = max(1, int((leads > 0).sum()))  # even if it wins none
-        surest.append(order[: min(won, max(1, round(prior * _SUREST * len(rows))))].tolist())
-    most = min(_SHOWN, _SHOWN_IN_ALL // len(task.labels))
-    found = []
-    for draw in range(number):
-        rng = random.Random(draw)
-        drawn = [rows[rng.choice(places)] for places in surest]
-        filled = [
-            render(prompts[label], {"C": (row.context or "")[:most], "X": _first_words(row.text)[:most]}) + "\n\n"
-            for label, row in zip(task.labels, drawn, strict=True)
-        ]
-        first = draw % len(filled)
-        found.append("".join((*filled[first:], *filled[:first])))
-    return found
-
-
-def _first_words(text: str) -> str:
-    words = text.split()
-    return text if len(words) <= _SHOWN_WORDS else " ".join(words[:_SHOWN_WORDS])
 
 
 def prompt_answers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from zerogen.config.schema import SettingConfig
 from zerogen.config.task import priors_of
 from zerogen.config.task_schema import TaskConfig
+from zerogen.config.template import render
 from zerogen.data.records import Example, Prediction
 from zerogen.runs.identity import prompted_key
 from zerogen.runs.run import Run
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from zerogen.plm.protocol import Scorer, Writer
 
 ALL_PROMPTS = SettingConfig("prompting", prompts="all")
+_SUREST = 0.1  # share of the texts from which demonstrations are drawn
+_SHOWN_WORDS, _SHOWN, _SHOWN_IN_ALL = 50, 400, 6000  # words and characters of a text, characters of all
 _BLOCK = 512  # texts per line of the file of predictions, the unit of resuming
 
 
@@ -45,7 +49,7 @@ def prompted(
     stage. what: asks for them, for errors.
     """
     from zerogen.plm.open import as_scorer
-    from zerogen.plm.prompting import demonstrated, demonstrations, prompt_sets
+    from zerogen.plm.prompting import demonstrated, prompt_sets
 
     config, task = run.config, run.config.task
     name = short_hash([prompted_key(config, run.device), _BLOCK, [row.content for row in texts]])
@@ -119,11 +123,59 @@ class _Asking:
         ]
 
 
+def demonstrations(
+    task: TaskConfig,
+    rows: Sequence[Example],
+    sets: Sequence[Sequence[Prediction]],
+    setting: SettingConfig,
+    number: int,
+) -> list[str]:
+    """Return a number of texts to stand before prompts: in each, a filled scoring prompt for every label.
+
+    Universal self-adaptive prompting (Wan et al. 2023, https://arxiv.org/abs/2305.14926), reduced to what labels need:
+    the row of a label is drawn from a tenth of its share of rows by the priors, those that it wins by most in the mean
+    of all sets of predictions. Labels take turns in standing first. The draw is the same for every seed, and that of a
+    larger number begins alike. Of a text the first 50 words are shown, of that and of its context 400 characters or,
+    with more than 15 labels, fewer.
+    """
+    import numpy as np
+
+    from zerogen.metrics.priors import log_scores
+    from zerogen.metrics.pseudo_labels import combined
+    from zerogen.plm.prompting import asked_prompts
+
+    prompts, priors = asked_prompts(task, setting)[-1] or task.scoring, priors_of(task)
+    scores = combined([log_scores(one, task.labels) for one in sets], priors)
+    surest: list[list[int]] = []
+    for place, prior in enumerate(priors):
+        leads = scores[:, place] - np.delete(scores, place, axis=1).max(axis=1)
+        order = np.argsort(-leads, kind="stable")
+        won = max(1, int((leads > 0).sum()))  # even if it wins none
+        surest.append(order[: min(won, max(1, round(prior * _SUREST * len(rows))))].tolist())
+    most = min(_SHOWN, _SHOWN_IN_ALL // len(task.labels))
+    found = []
+    for draw in range(number):
+        rng = random.Random(draw)
+        drawn = [rows[rng.choice(places)] for places in surest]
+        filled = [
+            render(prompts[label], {"C": (row.context or "")[:most], "X": _first_words(row.text)[:most]}) + "\n\n"
+            for label, row in zip(task.labels, drawn, strict=True)
+        ]
+        first = draw % len(filled)
+        found.append("".join((*filled[first:], *filled[:first])))
+    return found
+
+
+def _first_words(text: str) -> str:
+    words = text.split()
+    return text if len(words) <= _SHOWN_WORDS else " ".join(words[:_SHOWN_WORDS])
+
+
 def seconds_to_ask(
     scorer: Scorer, task: TaskConfig, rows: Sequence[Example], setting: SettingConfig, number: int
 ) -> tuple[float, float]:
     """Return the seconds that PROMPTING takes for a text, and those after a number of demonstrations, timed on rows."""
-    from zerogen.plm.prompting import demonstrated, demonstrations, prompt_sets
+    from zerogen.plm.prompting import demonstrated, prompt_sets
 
     started = time.perf_counter()
     sets, _ = prompt_sets(scorer, task, rows, setting)

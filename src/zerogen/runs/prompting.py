@@ -12,7 +12,7 @@ from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import as_scorer
 from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_of
-from zerogen.runs.prompted import seconds_to_ask
+from zerogen.runs.prompted import demonstrations, seconds_to_ask
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
 from zerogen.support.doors import is_own
@@ -82,7 +82,7 @@ def _predict(
     plm: Scorer, run: Run, rows: Sequence[Example]
 ) -> tuple[Sequence[Prediction] | Sequence[AnswerPrediction], int]:
     """Return a prediction for each row, and how many rows were cut."""
-    from zerogen.plm.prompting import demonstrated, demonstrations, prompt_answers, prompt_sets
+    from zerogen.plm.prompting import demonstrated, prompt_answers, prompt_sets
 
     task, setting, number = run.config.task, run.config.setting, run.config.scoring_demonstrations
     if task.kind == "qa":
