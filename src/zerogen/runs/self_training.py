@@ -108,7 +108,8 @@ def check_self_training(config: Config) -> None:
     if not config.train:
         raise UserError(f"{what}: trains; train=false does not")
     if not config.unlabelled:
-        raise UserError(f"{what}: needs texts without labels; set unlabelled=FILE, or gold")
+        otherwise = " (method=part/asked needs none)" if config.method == "best" else ""
+        raise UserError(f"{what}: needs texts without labels; set unlabelled=FILE, or gold{otherwise}")
     if task.kind == "qa":
         raise UserError(f"{what}: is about labels; task '{task.name}' is {task.kind}")
     for teacher in settings.teachers:
