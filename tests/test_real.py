@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification
 import zerogen
 from zerogen.data.stratified import stratified
 from zerogen.generation.pool import Journal
+from zerogen.plm.model import Plm
 from zerogen.plm.prompting import prompt_labels
 from zerogen.plm.protocol import Scorer
 
@@ -39,6 +40,11 @@ def test_prompting_beats_chance_on_rotten_tomatoes() -> None:
     predictions, _ = prompt_labels(plm, task, rows)
     right = sum(prediction.label == row.label for prediction, row in zip(predictions, rows, strict=True))
     assert right / len(rows) > 0.6  # chance stays below with 99 % probability
+
+
+def test_the_bundled_plm_reads_a_text_once_for_all_endings() -> None:
+    plm = zerogen.load_plm("smollm2")
+    assert isinstance(plm, Plm) and plm.longest_fork == plm.max_positions
 
 
 def test_a_tam_trained_on_400_gold_rows_beats_chance() -> None:
