@@ -126,8 +126,10 @@ class _Prefix:
 
 def _plan(rows: Sequence[Sequence[int]], batch_tokens: int, longest_fork: int) -> list[_Group]:
     """Group rows: the forks after what all rows begin with, and the others by the beginnings that pay."""
-    order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
-    common = min(_common(rows[order[0]], rows[order[-1]]), min(map(len, rows)) - 1) if len(rows) >= _FEW else 0
+    common = 0
+    if len(rows) >= _FEW:  # what the first and the last in order begin with alike, all do
+        first, last = min(rows, key=tuple), max(rows, key=tuple)
+        common = min(_common(first, last), min(map(len, rows)) - 1)
     trees = [
         tree
         for tree in forks([row[common:] for row in rows])

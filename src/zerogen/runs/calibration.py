@@ -21,11 +21,11 @@ _ASK_NO_PLM = {"similarity": "has no PLM", "zerogen": "trains a TAM"}  # setting
 def calibrated(
     run: Run,
     sets: Sequence[Sequence[Prediction]],
-    predict: Callable[[Sequence[Example]], Sequence[Sequence[Prediction]]],
+    of_texts: Callable[[], Sequence[Sequence[Prediction]]],
 ) -> list[Prediction]:
     """Return predictions of the reported rows, averaged over sets of them and calibrated as `setting.calibration` says.
 
-    predict: predicts other rows in the same ways.
+    of_texts: returns predictions of the unlabelled texts in the same ways.
     """
     from zerogen.metrics.priors import averaged, log_scores, predictions_of, shifted
     from zerogen.metrics.pseudo_labels import Combination
@@ -33,7 +33,7 @@ def calibrated(
     way, labels = run.config.setting.calibration, run.config.task.labels
     if way not in CALIBRATIONS_ON_TEXTS:
         return averaged(sets, labels)
-    texts = predict(run.unlabelled)
+    texts = of_texts()
     shift = shift_of(run, averaged(texts, labels))
     if way == "priors" and len(sets) > 1:  # each set is shifted and scaled by itself
         fitted = Combination.fit([log_scores(one, labels) for one in texts], priors_of(run.config.task))

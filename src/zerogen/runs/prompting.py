@@ -100,4 +100,4 @@ def _predict(
         cut = max(cut, cut_here)
         if setting.calibration in CALIBRATIONS_ON_TEXTS:
             of_texts.append(demonstrated(plm, task, run.unlabelled, setting, before, run.progress)[0])
-    return calibrated(run, sets, lambda texts: of_texts), cut
+    return calibrated(run, sets, lambda: of_texts), cut

@@ -26,7 +26,7 @@ def similarity(run: Run) -> Outcome:
     rows = run.gold
     embedder = open_embedder(run)
     with run.stage("similarity"):
-        predictions = calibrated(run, [similar(embedder, run, rows)], lambda texts: [similar(embedder, run, texts)])
+        predictions = calibrated(run, [similar(embedder, run, rows)], lambda: [similar(embedder, run, run.unlabelled)])
     outcome = Outcome()
     run.score(predictions, outcome)
     run.progress.say(describe(outcome))
