@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def fit(
     head = head_of(task.kind)
     training = _Training(train, checked, head, task, tam, trainer, seed, device, checkpoint, loggers, progress)
     cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), quiet_lightning():
+    with torch.random.fork_rng(devices=cuda), _repeatable(device), quiet_lightning():
         try:
             model, tokenizer, best = training.run(_left_of(checkpoint))
         except _Damaged:
@@ -192,6 +193,21 @@ class _Training:
             collate_fn=lambda batch: self.head.collate(batch, model, tokenizer),
             generator=torch.Generator(),  # else every epoch draws from the dropouts' random state
         )
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Have a GPU add in the same order every time, which some of its kernels do not do by themselves."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch warns at every product
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class _Damaged(Exception):
