@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import toy_rows
 from zerogen.config.task_schema import TaskConfig
-from zerogen.data.synthetic import export_rows, load_synthetic, write_folder, write_jsonl
+from zerogen.data.synthetic import export_rows, load_datasets, load_synthetic, write_folder, write_jsonl
 from zerogen.errors import UserError
 from zerogen.support.progress import Progress
 
@@ -29,6 +29,18 @@ def test_uids_are_made_unique(task: TaskConfig, tmp_path: Path) -> None:
     found = load_synthetic(str(path), task, {})
     assert [row.uid for row in found] == ["a", "a-3", "a-2", "b", "a-4"]
     assert [row.text for row in found] == [line["text"] for line in lines]
+
+
+def test_several_datasets_are_one(task: TaskConfig, tmp_path: Path) -> None:
+    rows = toy_rows(6)
+    write_jsonl(export_rows(rows[:4], task), tmp_path / "one.jsonl")
+    write_folder(rows[2:], task, tmp_path / "other")
+    found = load_datasets([str(tmp_path / "one.jsonl"), str(tmp_path / "other")], task, {})
+    assert [row.text for row in found] == [row.text for row in rows[:4] + rows[2:]]
+    assert len({row.uid for row in found}) == 8
+    assert load_datasets(str(tmp_path / "one.jsonl"), task, {}) == rows[:4]
+    with pytest.raises(UserError, match=r"none\.jsonl"):
+        load_datasets([str(tmp_path / "one.jsonl"), str(tmp_path / "none.jsonl")], task, {})
 
 
 def test_log_probabilities_of_other_programs_do_not_matter(task: TaskConfig, tmp_path: Path) -> None:

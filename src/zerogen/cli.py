@@ -219,7 +219,10 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
         )
     for prefix, owner in (("", result), ("tam.", result.tam), ("plm.", result.plm)):
         for key in ("output_dir", "data_dir", "contexts", "dataset", "unlabelled", "checkpoint", "vectors", "model"):
-            if (value := getattr(owner, key, None)) is not None:
+            value = getattr(owner, key, None)
+            if isinstance(value, list):
+                setattr(owner, key, [expanded(one, prefix + key) if isinstance(one, str) else one for one in value])
+            elif isinstance(value, str):
                 setattr(owner, key, expanded(value, prefix + key))
     expand_paths(result.task)
     override(result.task, result.data_dir, result.contexts, result.answers)

@@ -60,6 +60,16 @@ def test_weights_are_learned_from_the_embeddings_and_written(config: Config, tmp
     assert rows_of(again, weighed) == rows_of(result, weighed) and again.metrics == result.metrics
 
 
+def test_rows_of_several_plms_are_weighed_together(config: Config, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"X": row.text + "!", "label": row.label}) + "\n" for row in toy_rows(40)))
+    both = replace(config, dataset=[config.dataset, str(other)], select=["fusegen"])
+    result, alone = result_of(both), result_of(replace(config, select=["fusegen"]))
+    assert (result.n_train, alone.n_train) == (240, 200)
+    assert result.folder != alone.folder
+    assert len({uid for uid, _ in rows_of(result, both)}) == 240
+
+
 def test_of_more_rows_the_best_are_trained_on(tiny_config: Config) -> None:
     config = replace(tiny_config, n=20, overgenerate=2.0, select=["sungen"])
     result = result_of(config)

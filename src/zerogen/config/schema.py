@@ -241,9 +241,9 @@ class Config:
     """maximum number of those texts, a sample that is the same for every seed"""
     unlabelled_column: str | None = None
     """the column of the text in that file; by default that of the gold data, or text"""
-    dataset: str | None = None
+    dataset: Any = None
     """train on this synthetic file (JSONL with C, X, Y or label; for questions SQuAD's columns) or datasets folder
-    instead of generating"""
+    instead of generating; or on a list of them, as of several PLMs"""
     dataset_labels: Any = None
     """labels of an integer Y in that file, such as {0: positive, 1: negative}"""
     demonstrations: str = "none"

@@ -134,6 +134,14 @@ def load_synthetic(
     )
 
 
+def load_datasets(
+    paths: str | Sequence[str], task: TaskConfig, integer_labels: dict[Any, str], progress: Progress | None = None
+) -> list[Example]:
+    """Read one synthetic dataset, or several one after the other, see `load_synthetic`."""
+    each = [paths] if isinstance(paths, str) else paths
+    return _with_unique_uids([row for path in each for row in load_synthetic(path, task, integer_labels, progress)])
+
+
 def single_stage(
     rows: Iterable[tuple[str, int, Row]], first: Row, text: str, context: str, path: str, progress: Progress
 ) -> Iterator[tuple[str, int, Row]]:

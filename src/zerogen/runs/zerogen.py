@@ -12,7 +12,7 @@ from zerogen.config.rules import check_match
 from zerogen.config.schema import Config
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified, stratified_order
-from zerogen.data.synthetic import load_synthetic
+from zerogen.data.synthetic import load_datasets
 from zerogen.errors import UserError
 from zerogen.generation.contexts import Contexts
 from zerogen.generation.demonstrations import Demonstrations
@@ -109,7 +109,7 @@ def existing_sets(run: Run) -> Iterator[tuple[int, list[Example], bool]]:
     """
     config = run.config
     with run.stage("load"):
-        rows = load_synthetic(str(config.dataset), config.task, config.dataset_labels, run.progress)
+        rows = load_datasets(config.dataset, config.task, config.dataset_labels, run.progress)
     rows = stratified(rows, config.limit, config.seed) if config.limit else stratified_order(rows, config.seed)
     for size in trend_sizes(len(rows), config.log_every, run.evaluated_sizes):
         yield size, selected(run, rows[:size], size), size == len(rows)

@@ -45,12 +45,12 @@ class TextProbe:
 
 def estimate(probe: Probe) -> None:
     """Expect texts to be written, or read, TAMs to be trained on them, and their rows to be measured."""
-    from zerogen.data.synthetic import load_synthetic
+    from zerogen.data.synthetic import load_datasets
 
     config = probe.config
     _require_measures(probe)
     if config.dataset:
-        rows = load_synthetic(config.dataset, config.task, config.dataset_labels)
+        rows = load_datasets(config.dataset, config.task, config.dataset_labels)
         size = min(config.limit or len(rows), len(rows))
         probe.say_once(f"synthetic rows of {config.dataset}: {len(rows):,}, of which {size:,} are trained on")
     else:
