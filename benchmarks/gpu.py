@@ -3,7 +3,7 @@
 1. The bundled PLM in float32 writes rows on the CPU and on the GPU, there with replayed steps and without: the share
    of rows that are equal. Then once more with so little memory that batches have to be halved.
 2. A random bfloat16 model of GPT2-XL's shape (1.5 billion parameters) runs every row for 40 tokens, at batch 32 beside
-   `generate` at batch 32, and at the batch that zerogen chooses, and at others. Best of some repeats, after warm-up.
+   `generate` at batch 32, at the batch that zerogen chooses, and at those of --batches. Best of some, after warm-up.
 
 Without a GPU it says so. --device cpu --layers 2 runs the script itself.
 """

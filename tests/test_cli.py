@@ -119,6 +119,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["dataset=x.jsonl", "setting=supervised"], "dataset=x.jsonl"),
         (["task=rotten_tomatoes", "tam=minilm", "dataset=[]"], r"dataset=\[\]: allowed is a file or folder, or a list"),
         (["task=rotten_tomatoes", "tam=minilm", "dataset=[1]"], r"dataset=\[1\]: allowed is a file or folder"),
+        (["task=rotten_tomatoes", "tam=minilm", "dataset=[a.jsonl,a.jsonl]"], r"dataset=\[a.jsonl,a.jsonl\]: allowed"),
+        (["task=rotten_tomatoes", "tam=minilm", 'dataset=["~nobody-there/x"]'], "there is no such user"),
         (["task=rotten_tomatoes", "tam=minilm", "dataset=5"], "dataset=5: allowed is a file or folder, or a list"),
         (["task=rotten_tomatoes", "tam=minilm", "dataset=[no.jsonl]"], "no.jsonl: there is no such file"),
         (["task=rotten_tomatoes", "tam=minilm", "dataset=no.jsonl"], "no.jsonl: there is no such file"),

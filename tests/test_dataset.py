@@ -39,6 +39,11 @@ def test_several_datasets_are_one(task: TaskConfig, tmp_path: Path) -> None:
     assert [row.text for row in found] == [row.text for row in rows[:4] + rows[2:]]
     assert len({row.uid for row in found}) == 8
     assert load_datasets(str(tmp_path / "one.jsonl"), task, {}) == rows[:4]
+    (tmp_path / "numbered.jsonl").write_text('{"X": "a fine film", "Y": 0}\n')
+    found = load_datasets(
+        [str(tmp_path / name) for name in ("one.jsonl", "numbered.jsonl")], task, {0: "good", 1: "bad"}
+    )
+    assert [row.label for row in found] == [*(row.label for row in rows[:4]), "good"]  # Y of the first file is its own
     with pytest.raises(UserError, match=r"none\.jsonl"):
         load_datasets([str(tmp_path / "one.jsonl"), str(tmp_path / "none.jsonl")], task, {})
 

@@ -69,8 +69,8 @@ def test_a_batch_that_memory_does_not_hold_is_halved() -> None:
     asked = [Request(str(i), PROMPTS[i % 8]) for i in range(4096)]
     said: list[str] = []
     gpu.say = said.append
-    used, whole = torch.cuda.memory_reserved(), torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
+    used, whole = torch.cuda.memory_reserved(), torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((used + 48 * 2**20) / whole)
     try:
         found = gpu.generate(asked, DecodingConfig(batch_size=4096), STOPS, 24, 5)

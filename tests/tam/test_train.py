@@ -18,7 +18,7 @@ from zerogen.config.schema import TamConfig, TrainerConfig
 from zerogen.config.task_schema import TaskConfig
 from zerogen.errors import UserError
 from zerogen.tam.batches import split_heldout
-from zerogen.tam.fit import FitReport, fit
+from zerogen.tam.fit import FitReport, fit, repeatable
 from zerogen.tam.labels import TEXT
 from zerogen.tam.learner import Learner
 from zerogen.tam.lstm import LstmForSequenceClassification
@@ -357,3 +357,16 @@ def test_lstm_ids_of_unknown_words_and_padding() -> None:
     assert tam.tokenizer(["zzz Bright"])["input_ids"][0][0] == tam.tokenizer.unk_token_id
     assert tam.tokenizer(["BRIGHT"])["input_ids"] == tam.tokenizer(["bright"])["input_ids"]
     assert tam.tokenizer.pad_token_id == 0
+
+
+def test_a_gpu_is_asked_to_repeat_itself_while_it_trains_alone() -> None:
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    with repeatable(torch.device("cpu")):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(KeyError), repeatable(torch.device("cuda")):
+        assert torch.are_deterministic_algorithms_enabled()
+        raise KeyError
+    assert before == (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )

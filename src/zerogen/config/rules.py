@@ -225,9 +225,12 @@ def check(config: Config) -> None:
         raise UserError(
             f"metrics=[{','.join(config.metrics)}]: are about gold rows; task '{config.task.name}' has none (task.gold)"
         )
-    files = config.dataset if isinstance(config.dataset, list) else [config.dataset]
-    if config.dataset is not None and not (files and all(isinstance(file, str) and file for file in files)):
-        raise UserError(f"dataset={config.dataset}: allowed is a file or folder, or a list such as [a.jsonl,b.jsonl]")
+    if config.dataset is not None:
+        files = config.dataset if isinstance(config.dataset, list) else [config.dataset]
+        if not files or not all(isinstance(file, str) and file for file in files) or len(set(files)) != len(files):
+            given = f"[{','.join(map(str, files))}]" if isinstance(config.dataset, list) else config.dataset
+            raise UserError(f"dataset={given}: allowed is a file or folder, or a list such as [a.jsonl,b.jsonl]")
+        config.dataset = files[0] if len(files) == 1 else files
     labels = config.dataset_labels
     if labels is None:
         config.dataset_labels = {}

@@ -105,7 +105,7 @@ class DecodingConfig:
     temperature: float = 1.0
     """The logits are divided by it before sampling."""
     batch_size: int | None = None
-    """Rows decoded at a time, counter-prompts included; null: as memory allows, up to 192 on a CPU, 256 on a GPU."""
+    """Rows decoded at a time, counter-prompts included; null: as memory allows, up to 192 on a CPU, 2,048 on a GPU."""
     chunk_size: int = 512
     """Maximum number of requests per chunk, the unit of resuming; the first chunks are smaller: 64, 128, 256, ..."""
 

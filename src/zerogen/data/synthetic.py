@@ -137,9 +137,17 @@ def load_synthetic(
 def load_datasets(
     paths: str | Sequence[str], task: TaskConfig, integer_labels: dict[Any, str], progress: Progress | None = None
 ) -> list[Example]:
-    """Read one synthetic dataset, or several one after the other, see `load_synthetic`."""
-    each = [paths] if isinstance(paths, str) else paths
-    return _with_unique_uids([row for path in each for row in load_synthetic(path, task, integer_labels, progress)])
+    """Read one synthetic dataset, or several one after the other, see `load_synthetic`.
+
+    Of several, `integer_labels` is about those that name no labels: zerogen's own have names and integers of their own.
+    """
+    if isinstance(paths, str):
+        return load_synthetic(paths, task, integer_labels, progress)
+    rows = []
+    for path in paths:
+        named = task.kind == "qa" or _peek(synthetic_rows(path))[0].get("label") in task.labels
+        rows += load_synthetic(path, task, {} if named else integer_labels, progress)
+    return _with_unique_uids(rows)
 
 
 def single_stage(

@@ -22,7 +22,7 @@ from zerogen.generation.select import EMBEDDING, needs
 from zerogen.runs.settings import setting_of
 from zerogen.support.doors import call, is_own
 from zerogen.support.doors import fingerprint as fingerprint_of_door
-from zerogen.support.hashes import digest, digests, short_hash
+from zerogen.support.hashes import digest, short_hash
 from zerogen.support.weights import fingerprint, resolve, tam_folder
 
 if TYPE_CHECKING:
@@ -111,7 +111,9 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
             key["embedded"] = encoder_key(config, device)
     if "dataset" in reads and config.dataset:
         labels = {str(value): label for value, label in config.dataset_labels.items()}
-        key |= {"dataset": digests(config.dataset), "labels": labels}
+        files = config.dataset
+        content = [digest(file) for file in files] if isinstance(files, list) else digest(files)
+        key |= {"dataset": content, "labels": labels}
     elif "decoding" in reads:
         return key | {"pool": pool_key(config, device)}
     elif "plm" in reads:

@@ -15,7 +15,7 @@ from zerogen.data.gold import source_of
 from zerogen.generation.answers import provenance
 from zerogen.runs.identity import changes, plm_key
 from zerogen.support.doors import is_own
-from zerogen.support.hashes import digest, digests
+from zerogen.support.hashes import digest
 from zerogen.support.weights import fingerprint, resolve, tam_folder
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
     if config.setting.name == "supervised":
         return key | {"limit": config.limit}
     if config.dataset:
+        if not isinstance(config.dataset, str):
+            raise _Later
         labels = {str(value): label for value, label in config.dataset_labels.items()}
-        return key | {"dataset": digests(config.dataset), "labels": labels, "limit": config.limit}
+        return key | {"dataset": digest(config.dataset), "labels": labels, "limit": config.limit}
     return key | {"pool": _pool_key(config, device)}

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS
+from zerogen.config.task import counters_of
 from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render
 from zerogen.data.records import Example
@@ -159,7 +160,10 @@ def probe_texts(plm: Writer, run: Run) -> TextProbe:
     batch, row_bytes = PROBE, 0
     if isinstance(plm, LocalWriter):
         longest = max(len(plm.encode(sample["prompt"])) for sample in chunk.samples) + config.task.max_new_tokens
-        batch, row_bytes = plm.rows_at_a_time(config.decoding, longest), plm.row_bytes(longest)
+        # No more than a chunk, whose rows have a line of their own prompt and one of each counter-prompt.
+        lines = len(config.task.labels) if counters_of(config.task) else 1
+        most = config.decoding.chunk_size * lines
+        batch, row_bytes = min(most, plm.rows_at_a_time(config.decoding, longest)), plm.row_bytes(longest)
     return TextProbe(chunk, generator.context_journal.chunks, batch, row_bytes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,6 @@ def _with_text_keys(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _with_text_keys(item) for key, item in value.items()}
     return [_with_text_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def digests(paths: str | Sequence[str]) -> str | list[str]:
-    """Identify the content of a file or folder, or of each of several."""
-    return digest(paths) if isinstance(paths, str) else [digest(path) for path in paths]
 
 
 def digest(path: str) -> str:

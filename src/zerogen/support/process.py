@@ -202,6 +202,7 @@ def devices_of(gpu: Any, processes: int = 1) -> list[torch.device]:
     if not all(0 <= index < count for index in indices):
         options = f"0 to {count - 1}" if count else "auto or none: this machine has no GPU that torch can use"
         raise UserError(f"gpu={gpu}: there is no such GPU; allowed is {options}")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once; else sums differ from run to run
     if processes > 1:
         raise UserError(f"processes={processes}: is for a CPU; several GPUs are a list, gpu=[0,1]")
     return [torch.device("cuda", index) for index in indices]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zerogen.config.rules import check_ensembling, check_tam, check_trainer
 from zerogen.config.schema import TamConfig, TrainerConfig
@@ -79,7 +80,7 @@ def fit(
     head = head_of(task.kind)
     training = _Training(train, checked, head, task, tam, trainer, seed, device, checkpoint, loggers, progress)
     cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _repeatable(device), quiet_lightning():
+    with torch.random.fork_rng(devices=cuda), repeatable(device), quiet_lightning():
         try:
             model, tokenizer, best = training.run(_left_of(checkpoint))
         except _Damaged:
@@ -196,18 +197,22 @@ class _Training:
 
 
 @contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
+def repeatable(device: torch.device) -> Iterator[None]:
     """Have a GPU add in the same order every time, which some of its kernels do not do by themselves."""
     if device.type != "cuda":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch warns at every product
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)  # a TAM of the user's own may use what has no such kernel
     try:
-        yield
+        # torch's fused attention of long rows goes backward in no fixed order, and only warns of it.
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
 class _Damaged(Exception):
