@@ -31,11 +31,11 @@ BEGIN, END = "<!-- files: written by `python docs/hooks.py` -->", "<!-- end of t
 FILES = {
     "": "__init__ __main__ api cli jobs dryrun predict measure table",
     "config": "schema task_schema rules task template bundled yaml_files hydra_files keys",
-    "data": "records gold unlabelled tables words stratified synthetic texts predictions",
+    "data": "records overlap gold unlabelled tables words stratified synthetic texts predictions",
     "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias contrast score "
     "confidence prompting workers module",
-    "generation": "contexts sources answers demonstrations wording generator filters pool scores select selections "
-    "weighting",
+    "generation": "contexts sources english answers questions construction hypotheses demonstrations wording generator filters "
+    "pool scores select selections weighting",
     "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity "
     "shift",
     "metrics": "metric classification squad intervals agreement diversity match priors pseudo_labels",

@@ -23,10 +23,12 @@ def test_rules_find_dates_titles_numbers_names_and_noun_phrases() -> None:
         "The Story of My Life",
         "small town",
         "Tuscumbia",
+        "teacher paid",
         "$25.50",
         "month",
         "19th century",
         "40 percent",
+        "children",
         "school",
     ]
 

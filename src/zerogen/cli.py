@@ -225,7 +225,7 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
             elif isinstance(value, str):
                 setattr(owner, key, expanded(value, prefix + key))
     expand_paths(result.task)
-    override(result.task, result.data_dir, result.contexts, result.answers)
+    override(result.task, result.data_dir, result.contexts, result.answers, result.questions, result.pairs)
     normalise_task(result.task)
     check(result)
     return result

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from zerogen.config.task_schema import TaskConfig
+from zerogen.data.overlap import exact_match, f1, normalise
 from zerogen.data.records import Answer, AnswerPrediction, Example
 from zerogen.metrics import evaluate
-from zerogen.metrics.squad import exact_match, f1, normalise
 
 
 def squad_metrics(references: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def check_filter(filters: FilterConfig) -> None:
         _between("filter.min_words", filters.min_words, "null, or 0 or more", filters.min_words >= 0)
     _between("filter.min_acceptance", filters.min_acceptance, "0 <= share < 1", 0 <= filters.min_acceptance < 1)
     _between("filter.patience", filters.patience, "1 or more", filters.patience >= 1)
+    if filters.round_trip is not None:
+        _between("filter.round_trip", filters.round_trip, "null, or 0 <= F1 <= 1", 0 <= filters.round_trip <= 1)
     if filters.max_words is not None:
         least = filters.min_words or 0
         _between("filter.max_words", filters.max_words, f"filter.min_words={least} or more", filters.max_words >= least)

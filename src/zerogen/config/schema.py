@@ -123,6 +123,9 @@ class FilterConfig:
     """Stop the run if the share of accepted texts of a label stays below this."""
     patience: int = 512
     """Number of latest requests of a label over which that share is taken."""
+    round_trip: float | None = None
+    """Questions: the PLM is asked each of them over its passage (PROMPTING), and one is rejected where the F1 of what
+    it answers with the answer that was asked for is below this; 0 only stores its answer; null: it is not asked."""
     functions: list[str] = field(default_factory=list)
     """Further filters, each a `module:function` that takes a row and this group and returns a reject reason or None."""
 
@@ -215,7 +218,7 @@ class Config:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    method: str = "zerogen"
+    method: str = "default"
     """a group of its own: what several keys are set to, by the name that tables have for it"""
     n: int = 2000
     """accepted synthetic examples in all, an equal share per label"""
@@ -235,6 +238,10 @@ class Config:
     """where contexts come from: plm, gold (unlabelled texts of the gold training split) or a file"""
     answers: str | None = None
     """question answering: where answers come from: auto, spacy, rules or gold"""
+    questions: str | None = None
+    """question answering: who asks: plm, template (rules for English, no PLM) or mixed; by default as the task says"""
+    pairs: str | None = None
+    """pairs: who makes them: plm, construct (rules for English, no PLM) or mixed; by default as the task says"""
     unlabelled: str | None = None
     """texts without labels: a file (.txt, .jsonl, .csv, .tsv, .parquet), or gold (those of the gold training split)"""
     unlabelled_limit: int | None = None

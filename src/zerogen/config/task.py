@@ -20,11 +20,19 @@ HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "cache_di
 
 KINDS = ("classification", "pair", "qa")
 ANSWERS = ("auto", "spacy", "rules", "gold")
+MADE_BY = {"qa": ("questions", ("plm", "template", "mixed")), "pair": ("pairs", ("plm", "construct", "mixed"))}
 QUESTION = "question"  # the only label in question answering, and so the key of its prompt
 
 
-def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answers: str | None) -> None:
-    """Replace the data sources of a task with those of the run's keys data_dir, contexts and answers, if set.
+def override(
+    task: TaskConfig,
+    data_dir: str | None,
+    contexts: str | None,
+    answers: str | None,
+    questions: str | None = None,
+    pairs: str | None = None,
+) -> None:
+    """Replace what a task says of its data and of who writes with the run's keys of these names, if set.
 
     Raises `UserError` for a key that the task has no use for, and for files that do not exist.
     """
@@ -60,6 +68,11 @@ def override(task: TaskConfig, data_dir: str | None, contexts: str | None, answe
         if task.kind != "qa":
             raise UserError(f"answers={answers}: task '{task.name}' is not about question answering")
         task.answers = answers
+    for key, value, kind in (("questions", questions, "qa"), ("pairs", pairs, "pair")):
+        if value is not None and (task.kind == kind or value != "plm"):  # which is how all other tasks are written
+            if task.kind != kind:
+                raise UserError(f"{key}={value}: task '{task.name}' is {task.kind}; allowed is plm")
+            setattr(task, key, value)
 
 
 def from_files(gold: GoldConfig, files: dict[str, str]) -> GoldConfig:
@@ -70,6 +83,11 @@ def from_files(gold: GoldConfig, files: dict[str, str]) -> GoldConfig:
 def prompts_of(task: TaskConfig) -> dict[str, dict[str, str]]:
     """Return every set of prompts after which texts are written, by its key in the task."""
     return {"prompts": task.prompts} | {f"further_prompts[{i}]": more for i, more in enumerate(task.further_prompts)}
+
+
+def made_by(task: TaskConfig) -> str:
+    """Return how rows of a task come about: `plm`, `template`, `construct` or `mixed`."""
+    return {"qa": task.questions, "pair": task.pairs}.get(task.kind, "plm")
 
 
 def counters_of(task: TaskConfig) -> DebiasConfig | ContrastConfig | None:
@@ -130,6 +148,7 @@ def normalise_task(task: TaskConfig) -> None:
     _check_attributes(task, where)
     _check_descriptions(task, where)
     _check_priors(task, where)
+    _check_making(task, where)
     _check_context(task, where)
     _check_sizes(task, where)
     if task.gold_source is not None and task.gold_source not in task.gold:
@@ -229,6 +248,26 @@ def _check_priors(task: TaskConfig, where: str) -> None:
         raise UserError(f"{where}: priors={task.priors}: allowed are shares above 0 that sum to 1, not to {total:g}")
 
 
+def _check_making(task: TaskConfig, where: str) -> None:
+    """Check who makes the rows, and that there is a construction for every label where it is rules."""
+    for kind, (key, allowed) in MADE_BY.items():
+        value = getattr(task, key)
+        if value not in (allowed if task.kind == kind else ("plm",)):
+            if task.kind == kind:
+                raise unknown(f"{where}: {key}", value, allowed)
+            raise UserError(f"{where}: {key}={value}: allowed is plm, since its kind is {task.kind}")
+    for label in task.construction:
+        if label not in task.labels:
+            raise unknown(f"{where}: construction", label, task.labels)
+    if made_by(task) == "plm":
+        return
+    key = f"{MADE_BY[task.kind][0]}={made_by(task)}"
+    if task.context is None or task.context.source == "plm":
+        raise UserError(f"{where}: {key}: rows are made of given contexts; set contexts=FILE, or gold")
+    if task.kind == "pair" and (missing := [label for label in task.labels if not task.construction.get(label)]):
+        raise UserError(f"{where}: {key}: construction has none for label '{missing[0]}'; allowed is pairs=plm")
+
+
 def _check_context(task: TaskConfig, where: str) -> None:
     if task.context is None:
         return
@@ -246,7 +285,7 @@ def _check_context(task: TaskConfig, where: str) -> None:
         raise UserError(f"{where}: context.source=gold: none of its gold sources has a context column")
     if task.context.per_label < 1 or task.context.max_new_tokens < 1:
         raise UserError(f"{where}: context.per_label and context.max_new_tokens: allowed is 1 or more")
-    if not _any_holds(task, "C"):
+    if not _any_holds(task, "C") and (task.prompts or made_by(task) == "plm"):
         raise UserError(f"{where}: context is set, but none of the prompts holds <C>")
 
 

@@ -149,6 +149,17 @@ class TaskConfig:
     """Where the answers of generated questions come from: `spacy` (named entities), `rules` (numbers, dates, names and
     noun phrases; needs nothing), `gold` (those of the gold training split), `auto` (spacy if its model is installed,
     else rules)."""
+    questions: str = "plm"
+    """Who asks generated questions: `plm` by the prompts, `template` (rules for English turn the clause that holds the
+    answer into a question) or `mixed` (half of them each)."""
+    pairs: str = "plm"
+    """Who makes generated pairs: `plm` by the prompts, `construct` (rules for English make them of given contexts, see
+    construction) or `mixed` (half of them each)."""
+    construction: dict[str, list[str]] = field(default_factory=dict)
+    """Map from label to the ways, one or more of them, in which pairs of it are constructed: `question` (a sentence and
+    a question that it answers), `question_of_another` (that question and a similar sentence); `shortened`,
+    `apposition`, `negated`, `other_number`, `other_name`, `antonym` (a passage and one of its sentences, changed so),
+    `similar` (and a sentence of another passage); or your own `module:function`."""
     answer_tokens: int = 30
     """Maximum number of tokens of an answer."""
     gold: dict[str, GoldConfig] = field(default_factory=dict)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+PLM = "plm"  # who wrote a row
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
@@ -62,6 +64,8 @@ class Example:
     context: the subject of the text; the other text of a pair; or the passage that answers a question.
     answers: reference answers of a question, spans of the context; empty if the context does not answer it.
     weight: weight of the row in the training loss.
+    way: who made the row: `plm`, `template`, or the name of a construction.
+    reply: what the PLM answers when it is asked the question of a synthetic row; None where it was not asked.
     scores: name of a score to its value for the row.
     target: label to probability, what a TAM learns where it is not the label alone; empty otherwise.
     """
@@ -74,6 +78,8 @@ class Example:
     counter_logprob: dict[str, float] = field(default_factory=dict)
     answers: tuple[Answer, ...] = ()
     weight: float = 1.0
+    way: str = PLM
+    reply: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     target: dict[str, float] = field(default_factory=dict)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import count, islice
@@ -13,9 +13,17 @@ from typing import Any
 from zerogen.data.records import Answer, Example, derive
 from zerogen.errors import UserError
 from zerogen.generation.contexts import cycle_indices
+from zerogen.generation.english import ARTICLES, FUNCTION_WORDS, POSSESSIVES, PREPOSITIONS
 from zerogen.support.progress import Progress
 
 Extractor = Callable[[str], list[Answer]]
+
+# How often people ask for each kind, in SQuAD's own terms (Rajpurkar et al. 2016): dates 9 %, other numbers 11 %, names
+# 33 %, the rest phrases and clauses. Dates and numbers a little more: a model learns little from few of them.
+SHARES = {"phrase": 40.0, "name": 30.0, "number": 14.0, "date": 12.0, "quoted": 2.0, "clause": 2.0}
+ANSWER_KINDS = tuple(SHARES)
+_RULES_VERSION = 2  # raise it when the rules find other spans
+_LONGEST_CLAUSE = 6  # words of a phrase; more are a clause
 
 SPACY_MODEL = "en_core_web_sm"
 GET_SPACY = f"pip install spacy && python -m spacy download {SPACY_MODEL}"
@@ -27,32 +35,36 @@ _UNIT = (
 )
 _NAME = r"(?:[A-Z]\w*(?:(?!['’]s\b)[.'’-]\w+)*)"
 _SMALL = "of the|of|the|de|la|von|van|and|for|&"
-_ARTICLE = "the|a|an|his|her|its|their|our|some|any|each|every|many|several"
-_AFTER_NOUN = "of|in|on|at|to|for|by|from|and|or|with|is|are|was|were|has|had|that|which|who|as"
 # If two spans overlap, the earlier kind wins.
 _KINDS = {
     "date": rf"\b(?:\d{{1,2}} )?{_MONTH}(?: \d{{1,2}}(?:st|nd|rd|th)?)?(?:,? \d{{4}})?\b",
-    "quoted": r"[\"“]([^\"“”\n]{2,60})[\"”]",
-    "number": rf"(?<![\w.,])[$€£¥]?\d+(?:[.,]\d+)*(?:st|nd|rd|th|s)?\b(?:%|(?:[ -](?:{_UNIT})\b)+)?",
+    "quoted": r"(?<![\w.,;:!?])[\"“]([^\"“”\n]{2,60})[\"”](?!\w)",
+    "number": rf"(?<![\w.,\[])[$€£¥]?\d+(?:[.,]\d+)*(?:st|nd|rd|th|s)?\b(?:%|(?:[ -](?:{_UNIT})\b)+)?",
     "name": rf"\b{_NAME}(?: (?:(?:{_SMALL}) )?{_NAME})*",
-    "noun": rf"\b(?i:{_ARTICLE}) ((?:[a-z][\w-]{{2,}} ){{0,2}}[a-z][\w-]{{3,}})(?=[.,;:)]| (?:{_AFTER_NOUN})\b)",
 }
 # Words that are usually capitalised only because a sentence begins with them.
-_COMMON = re.compile(
-    "(?:a|an|the|this|that|these|those|it|its|he|she|they|we|i|you|his|her|their|our|your|my|in|on|at|by|for|from|to|of"
-    "|with|as|and|or|but|if|when|while|where|after|before|since|during|although|however|many|most|some|all|both|each"
-    "|one|two|three|there|here|not|no|also|then|thus|so|such|what|which|who|how|why|because|once|until|under|over"
-    "|between|among|through|despite|unlike|like|other|another|several|few|more|much|first|second|later|today)",
-    re.IGNORECASE,
+_COMMON = FUNCTION_WORDS | {"first", "second", "later", "today", "two", "three"}
+_BEFORE_PHRASE = (
+    ARTICLES | POSSESSIVES | PREPOSITIONS | {"and", "or"} | {"some", "any", "each", "every", "many", "several"}
 )
+_LONGEST_PHRASE = 4  # words
+_word_runs = re.compile(r"\w[\w’'-]*(?: \w[\w’'-]*)*")
+_no_noun = re.compile(r"\w+(?:ed|ly)$", re.IGNORECASE)
+_year = re.compile(r"(?:1\d|20)\d\ds?")
 
 
 def rule_spans(passage: str) -> list[Answer]:
-    """Find spans that questions may ask for, without a model: dates, quoted titles, numbers, names and noun phrases.
+    """Find spans that questions may ask for, without a model: dates, quoted titles, numbers, names and phrases.
 
-    The spans do not overlap, are in order of position, and no text comes twice.
+    A phrase is a run of up to four words between function words or punctuation, after an article, a preposition or the
+    like, as in `the [Reformed church] of`. The spans do not overlap, are in order of position, and no text comes twice.
     """
     spans: list[tuple[int, int]] = []
+
+    def add(start: int, end: int) -> None:
+        if start < end and all(end <= first or start >= last for first, last in spans):
+            spans.append((start, end))
+
     for kind, pattern in _KINDS.items():
         for match in re.finditer(pattern, passage):
             start, end = match.span(match.lastindex or 0)
@@ -60,16 +72,49 @@ def rule_spans(passage: str) -> list[Answer]:
                 start = _skip_common_words(passage, start, end)
                 if end - start < 2 or _only_begins_a_sentence(passage, start, end):
                     continue
-            if start < end and all(end <= first or start >= last for first, last in spans):
-                spans.append((start, end))
+            add(start, end)
+    for start, end in _phrases(passage):
+        add(start, end)
     return unique(Answer(passage[start:end], start) for start, end in sorted(spans))
+
+
+def _phrases(passage: str) -> Iterator[tuple[int, int]]:
+    for run in _word_runs.finditer(passage):
+        before, phrase = "", list[re.Match[str]]()
+        for word in (*re.finditer(r"\S+", run[0]), None):
+            text = word[0].casefold() if word else ""
+            if word and text not in FUNCTION_WORDS:
+                phrase.append(word)
+                continue
+            if phrase and before in _BEFORE_PHRASE and len(phrase) <= _LONGEST_PHRASE:
+                last = phrase[-1][0]
+                verb = before in ("to", "and", "or") and text in ARTICLES | POSSESSIVES  # to cross the
+                alone = len(phrase) == 1 and (last.endswith("ing") or len(last) < 4)
+                if not (verb or alone or _no_noun.match(last)):
+                    yield run.start() + phrase[0].start(), run.start() + phrase[-1].end()
+            before, phrase = text, []
+
+
+def answer_kind(passage: str, answer: Answer) -> str:
+    """Return what an answer is, by its form: one of `ANSWER_KINDS`."""
+    text, start = answer.text, answer.start
+    if (re.search(rf"\b{_MONTH}\b", text) and re.search(r"\d", text)) or _year.fullmatch(text):
+        return "date"
+    if re.match(r"[$€£¥]?\d", text):
+        return "number"
+    if start and passage[start - 1] in '"“' and passage[start + len(text) : start + len(text) + 1] in ('"', "”"):
+        return "quoted"
+    own = [word for word in re.findall(r"[^\W\d_][\w’'-]*", text) if word.casefold() not in FUNCTION_WORDS]
+    if own and own[0][0].isupper() and own[-1][0].isupper():
+        return "name"
+    return "phrase" if len(text.split()) <= _LONGEST_CLAUSE else "clause"
 
 
 def _skip_common_words(passage: str, start: int, end: int) -> int:
     """Return where a run of capitalised words begins after articles and the like; `end` if nothing is left."""
     while start < end:
         word = re.match(r"[\w'’.-]+", passage[start:end])
-        if word is None or not _COMMON.fullmatch(word[0].rstrip(".")):
+        if word is None or word[0].rstrip(".").casefold() not in _COMMON:
             return start
         start += len(word[0])
         start += len(passage[start:end]) - len(passage[start:end].lstrip())
@@ -115,6 +160,8 @@ def chosen(source: str) -> str:
 def provenance(source: str) -> str:
     """Return the source of answers for hashes and reports: gold, rules, or spaCy's model with its version."""
     source = chosen(source)
+    if source == "rules":
+        return f"rules {_RULES_VERSION}"
     if source != "spacy":
         return source
     try:
@@ -143,12 +190,17 @@ def extractor(source: str, gold: Iterable[Example]) -> Extractor:
 class AnsweredContexts:
     """An endless stream of (passage, answer) pairs.
 
+    shares: how often answers of a kind are drawn, by `answer_kind`; by default as often as there are some.
+
     In each round, every passage yields one new answer, in a seeded order, so that even few rows see many passages. When
     all answers are used up, they repeat in new orders. A passage is searched for answers only when its turn comes.
     """
 
-    def __init__(self, passages: Sequence[str], find: Extractor, seed: int) -> None:
-        self.passages, self.find, self.seed = list(dict.fromkeys(passages)), find, seed
+    def __init__(
+        self, passages: Sequence[str], find: Extractor, seed: int, shares: Mapping[str, float] | None = None
+    ) -> None:
+        self.shares = shares
+        self.texts, self.find, self.seed = list(dict.fromkeys(passages)), find, seed
         self.pairs: list[tuple[str, Answer]] = []
         self._new = self._rounds()
 
@@ -157,7 +209,7 @@ class AnsweredContexts:
         with progress.wait("finding answers"):
             self.pairs += islice(self._new, max(0, stop - len(self.pairs)))
         if not self.pairs:
-            raise UserError(f"answers: none was found in {len(self.passages):,} contexts")
+            raise UserError(f"answers: none was found in {len(self.texts):,} contexts")
         return [self.pairs[place] for place in cycle_indices(start, stop, len(self.pairs), self.seed, shuffled_from=1)]
 
     def check(self) -> None:
@@ -165,7 +217,7 @@ class AnsweredContexts:
         self.take(0, 1, Progress())
 
     def _rounds(self) -> Iterator[tuple[str, Answer]]:
-        order = list(range(len(self.passages)))
+        order = list(range(len(self.texts)))
         remaining: dict[int, list[Answer]] = {}
         for number in count():
             if not order:
@@ -173,8 +225,26 @@ class AnsweredContexts:
             Random(derive(self.seed, "answers", number)).shuffle(order)
             for place in order:
                 if place not in remaining:
-                    remaining[place] = self.find(self.passages[place])
-                    Random(derive(self.seed, "answers of", place)).shuffle(remaining[place])
+                    remaining[place] = self._shuffled(place)
                 if remaining[place]:
-                    yield self.passages[place], remaining[place].pop()
+                    yield self.texts[place], remaining[place].pop()
             order = sorted(place for place in order if remaining[place])
+
+    def _shuffled(self, place: int) -> list[Answer]:
+        """Return the answers of a passage, the last one first to be drawn."""
+        passage, random = self.texts[place], Random(derive(self.seed, "answers of", place))
+        answers = self.find(passage)
+        random.shuffle(answers)
+        if self.shares is None:
+            return answers
+        by_kind: dict[str, list[Answer]] = {}
+        for answer in answers:
+            by_kind.setdefault(answer_kind(passage, answer), []).append(answer)
+        drawn = []
+        while by_kind:
+            kinds = sorted(by_kind)
+            (kind,) = random.choices(kinds, [self.shares[kind] for kind in kinds])
+            drawn.append(by_kind[kind].pop())
+            if not by_kind[kind]:
+                del by_kind[kind]
+        return drawn[::-1]

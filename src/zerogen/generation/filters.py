@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from zerogen.config.schema import FilterConfig
 from zerogen.config.task_schema import ParseConfig
-from zerogen.data.records import Continuation, Example
+from zerogen.data.records import PLM, Continuation, Example
 from zerogen.data.words import holds_words, words
 from zerogen.errors import UserError
 from zerogen.generation.demonstrations import copied
@@ -64,6 +64,8 @@ def holds_answer(row: Example, config: FilterConfig) -> str | None:
 # A filter takes a row and the filter settings, and returns the reason to reject the row, or None to accept it.
 RowFilter = Callable[[Example, FilterConfig], str | None]
 
+_FEWEST_WORDS = 4  # of a text that rules made
+
 FILTERS = {
     "length": "zerogen.generation.filters.length",
     "copies_context": "zerogen.generation.filters.copies_context",
@@ -86,6 +88,8 @@ class Filter:
     ) -> None:
         self.min_words = min_words if config.min_words is None else config.min_words
         self.config, self.paired = replace(config, min_words=self.min_words), paired
+        # The task's minimum keeps what a PLM writes from being a stump; rules leave none.
+        self.config_of_rules = self.config if config.min_words is not None else replace(config, min_words=_FEWEST_WORDS)
         names = [*FILTERS, *(name for name in config.functions if name not in FILTERS)]
         self.filters: list[tuple[str, RowFilter]] = [(name, load("filter.functions", name, FILTERS)) for name in names]
         for name, reject in self.filters:
@@ -105,8 +109,9 @@ class Filter:
         The reasons for repeated texts are duplicate and label_conflict. Raises `UserError` for a filter of the user's
         that returns anything but a reason or None.
         """
+        config = self.config if row.way == PLM else self.config_of_rules
         for name, reject in self.filters:
-            reason = call("filter.functions", name, reject, row, self.config)
+            reason = call("filter.functions", name, reject, row, config)
             if reason is not None:
                 if not isinstance(reason, str) or not reason:
                     raise UserError(f"filter.functions={name}: returned {reason!r}; allowed is a reason or None")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config.rules import check_counters, check_decoding, check_filter, check_size
 from zerogen.config.schema import DecodingConfig, FilterConfig
-from zerogen.config.task import counters_of
+from zerogen.config.task import counters_of, made_by
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import render, shortened
-from zerogen.data.records import Answer, Example, Request, Stop, derive
+from zerogen.data.overlap import f1
+from zerogen.data.records import PLM, Answer, Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.answers import AnsweredContexts
+from zerogen.generation.construction import Constructor
 from zerogen.generation.contexts import Contexts, GivenContexts, chunk_size
 from zerogen.generation.demonstrations import ROUND, Demonstrations, end_of_round
 from zerogen.generation.filters import Filter, parse_and_filter
 from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.generation.sources import given_contexts
 from zerogen.generation.wording import Wording, draw_wording, longest_wordings
+from zerogen.plm.prompting import prompt_answers
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
 from zerogen.support.doors import is_own
 from zerogen.support.progress import Progress
@@ -68,9 +72,14 @@ class Generator:
         check_counters(task)
         shown = Demonstrations.of(demonstrations)
         shown.require(unlabelled)
-        if not task.prompts:
+        if not task.prompts and made_by(task) in (PLM, "mixed"):
             raise UserError(
                 f"task '{task.name}': prompts is empty; setting=zerogen needs one for each of {', '.join(task.labels)}"
+            )
+        if filters.round_trip is not None and (task.kind != "qa" or not task.scoring):
+            raise UserError(
+                f"filter.round_trip={filters.round_trip}: needs questions, and a scoring prompt to ask them by; task "
+                f"'{task.name}' has none; allowed is null"
             )
         if decoding.top_k == 1 and task.context is None:
             raise UserError(
@@ -95,6 +104,19 @@ class Generator:
         if context.source == "plm":
             return Contexts(self.plm, context, self.decoding, self.filters, self.seed, self.context_journal)
         return self.context_source()
+
+    @cached_property
+    def constructor(self) -> Constructor | None:
+        """What makes the rows that the PLM does not write; None where it writes all."""
+        if made_by(self.task) == PLM:
+            return None
+        assert isinstance(self.contexts, GivenContexts | AnsweredContexts)
+        return Constructor(self.task, self.contexts.texts)
+
+    @property
+    def asks_plm(self) -> bool:
+        """Whether the PLM writes or checks any row."""
+        return made_by(self.task) in (PLM, "mixed") or self.filters.round_trip is not None
 
     def extend(self, n: int, progress: Progress | None = None) -> Iterator[Chunk]:
         """Write chunks until each label has its share of `n` rows; yield each chunk after it is stored.
@@ -122,7 +144,7 @@ class Generator:
                     # Check after every chunk, as strictly as if chunks were written one by one.
                     if unfilled := [label for label in quota if accepted[label] < quota[label]]:
                         self._check_acceptance(unfilled)
-                    else:  # a TAM may train next, on the same device
+                    elif self.asks_plm:  # a TAM may train next, on the same device
                         self.plm().release()
 
     def rows(self, n: int) -> list[Example]:
@@ -130,35 +152,52 @@ class Generator:
         return list(first_per_label(self.journal.rows(), quotas(n, self.task.labels)))
 
     def check(self) -> None:
-        """Raise `UserError` if a prompt leaves the PLM no room, or if contexts or answers are missing."""
-        plm, drafts = self.plm(), [Example("", "", label) for label in self.task.labels]
-        shown = self._before(0, drafts)
-        for wording in longest_wordings(self.task, lambda text: len(plm.encode(text))):
-            for draft, before in zip(drafts, shown, strict=True):
-                self._request(draft, wording, before)
+        """Raise `UserError` if a prompt leaves the PLM no room, or if contexts or answers are missing or of no use."""
+        if made_by(self.task) in (PLM, "mixed"):
+            plm, drafts = self.plm(), [Example("", "", label) for label in self.task.labels]
+            shown = self._before(0, drafts)
+            for wording in longest_wordings(self.task, lambda text: len(plm.encode(text))):
+                for draft, before in zip(drafts, shown, strict=True):
+                    self._request(draft, wording, before)
         if self.contexts is not None:
             self.contexts.check()
+        _ = self.constructor
+
+    @property
+    def _repeats(self) -> int:
+        """The number of rows of each label per context, or answer: as few as possible of those that rules make."""
+        return self.task.context.per_label if self.task.context and made_by(self.task) == PLM else 1
 
     def contexts_before(self, index: int) -> int:
         """Return the number of contexts that the chunks before chunk `index` use."""
-        each = len(self.task.labels) * (self.task.context.per_label if self.task.context else 1)
+        each = len(self.task.labels) * self._repeats
         return sum(max(1, chunk_size(chunk, self.decoding.chunk_size) // each) for chunk in range(index))
 
     def drafts(self, index: int, progress: Progress | None = None) -> list[Example]:
-        """Return the rows of chunk `index` before their texts are written: every context with every label, shuffled."""
+        """Return the rows of chunk `index` before the PLM writes their texts: every context with every label, shuffled.
+
+        Those that rules make have their texts.
+        """
         task, start, stop = self.task, self.contexts_before(index), self.contexts_before(index + 1)
-        repeats = task.context.per_label if task.context else 1
         contexts: Sequence[tuple[str, Answer] | str | None] = [None] * (stop - start)
         if self.contexts is not None:
             contexts = self.contexts.take(start, stop, progress or Progress())
         drafts = []
-        for entry in contexts:
+        for place, entry in enumerate(contexts, start):
             context, answers = (entry[0], entry[1:]) if isinstance(entry, tuple) else (entry, ())
             drafts += [
-                Example("", "", label, context, answers=answers) for label in task.labels for _ in range(repeats)
+                self._filled(Example("", "", label, context, answers=answers), derive(self.seed, "make", place, repeat))
+                for label in task.labels
+                for repeat in range(self._repeats)
             ]
         Random(derive(self.seed, "requests", index)).shuffle(drafts)
         return [replace(draft, uid=f"{index:05d}-{i:04d}") for i, draft in enumerate(drafts)]
+
+    def _filled(self, draft: Example, seed: int) -> Example:
+        """Return a row with its text if rules make it; seed: of all draws, the same for all labels."""
+        if self.constructor is None or (made_by(self.task) == "mixed" and Random(derive(seed, "by")).random() < 0.5):
+            return draft
+        return self.constructor.fill(draft, seed)
 
     def request(self, draft: Example, before: str = "") -> tuple[Request, bool]:
         """Return the request to the PLM for a row, and whether its context was cut (around the answer, if any) to fit.
@@ -192,12 +231,18 @@ class Generator:
         start = len(self.journal.chunks)
         if not start:  # otherwise the run that wrote the first chunk has checked the prompts
             self.check()
+        if made_by(self.task) not in (PLM, "mixed"):
+            begun = time.perf_counter()
+            drafts = self.drafts(start, progress)
+            made = ChunkOutput([], 0, time.perf_counter() - begun)
+            yield self._to_chunk(start, drafts, [""] * len(drafts), [], made, 0, progress)
+            return
         plm = self.plm()
         stop = min(start + plm.parallel, end_of_round(start)) if self.shows else start + plm.parallel
         chunks = [self.drafts(index, progress) for index in range(start, stop)]
         shown = [self._before(index, drafts) for index, drafts in enumerate(chunks, start)]
         request_lists = [
-            [self.request(draft, before) for draft, before in zip(drafts, befores, strict=True)]
+            [self.request(draft, before) for draft, before in zip(drafts, befores, strict=True) if draft.way == PLM]
             for drafts, befores in zip(chunks, shown, strict=True)
         ]
         chunk_requests = [
@@ -218,7 +263,8 @@ class Generator:
             for index, output in enumerate(plm.write(chunk_requests, advance), start):
                 place = index - start
                 cut = sum(was_cut for _, was_cut in request_lists[place])
-                yield self._to_chunk(index, chunks[place], shown[place], chunk_requests[place].requests, output, cut)
+                requests = chunk_requests[place].requests
+                yield self._to_chunk(index, chunks[place], shown[place], requests, output, cut, progress)
 
     def _before(self, index: int, drafts: Sequence[Example]) -> list[str]:
         """Return the demonstrations of a chunk's rows, from unlabelled texts or from the rows of the rounds before."""
@@ -253,35 +299,67 @@ class Generator:
         requests: Sequence[Request],
         output: ChunkOutput,
         cut: int,
+        progress: Progress,
     ) -> Chunk:
-        """Parse and filter what the PLM wrote for a chunk.
+        """Parse and filter what the PLM wrote for a chunk, and what rules made.
 
-        shown: the demonstrations of each row. cut: number of requests whose context was cut.
+        shown: the demonstrations of each row. requests: those of the rows that the PLM wrote. cut: number of requests
+        whose context was cut.
         """
+        begun, tokens = time.perf_counter(), output.tokens
+        written = iter(zip(requests, output.continuations, strict=True))
+        judged: list[tuple[Example, str, str | None]] = []  # row, prompt, reject reason
+        for draft, before in zip(drafts, shown, strict=True):
+            if draft.way == PLM:
+                request, continuation = next(written)
+                row, reason = parse_and_filter(draft, continuation, self.task.parse, self.filter, before)
+                judged.append((row, request.prompt, reason))
+            else:
+                reason = self.filter.reason(draft) if draft.text else "not_constructed"
+                judged.append((draft, _source(draft), reason))
+        if self.filters.round_trip is not None:
+            judged, answered = self._round_trip(index, judged, progress)
+            tokens += answered
         rows: list[Example] = []
         rejects: dict[str, Counter[str]] = {label: Counter() for label in self.task.labels}
         counts: Counter[str] = Counter()
         samples: list[dict[str, Any]] = []
-        for draft, before, request, continuation in zip(drafts, shown, requests, output.continuations, strict=True):
-            row, reason = parse_and_filter(draft, continuation, self.task.parse, self.filter, before)
-            label = draft.label
+        for row, prompt, reason in judged:
+            label = row.label
             if reason is None:
                 rows.append(row)
             else:
                 rejects[label][reason] += 1
             counts[label] += 1
             if counts[label] <= 2 or (reason is not None and rejects[label][reason] <= 3):
-                samples.append({"prompt": request.prompt, "label": label, "text": row.text, "reason": reason})
+                samples.append({"prompt": prompt, "label": label, "text": row.text, "reason": reason})
         return Chunk(
             index,
             rows,
             dict(Counter(draft.label for draft in drafts)),
             {label: dict(reasons) for label, reasons in rejects.items()},
             samples,
-            output.tokens,
-            output.seconds,
+            tokens,
+            output.seconds + time.perf_counter() - begun,
             cut,
         )
+
+    def _round_trip(
+        self, index: int, judged: Sequence[tuple[Example, str, str | None]], progress: Progress
+    ) -> tuple[list[tuple[Example, str, str | None]], int]:
+        """Ask the PLM the accepted questions of a chunk; return all rows, those with its reply, and the tokens."""
+        plm, least = self.plm(), self.filters.round_trip or 0.0
+        accepted = [row for row, _, reason in judged if reason is None]
+        before = plm.tokens
+        answers, _ = prompt_answers(plm, self.task, accepted, progress, name=f"replies-{index:06d}")
+        replies = iter(answers)
+        checked = []
+        for row, prompt, reason in judged:
+            if reason is None:
+                row = replace(row, reply=next(replies).text)
+                reason = "round_trip" if agreement_with_reply(row) < least else None
+            checked.append((row, prompt, reason))
+        return checked, plm.tokens - before
 
     def _check_acceptance(self, labels: Sequence[str]) -> None:
         """Raise `UserError` if, over the last `filter.patience` requests of a label, hardly any text was accepted."""
@@ -302,3 +380,13 @@ class Generator:
                     f"task '{self.task.name}': prompts.{label}: {accepted} of the last {requests} texts were accepted, "
                     f"fewer than filter.min_acceptance={self.filters.min_acceptance}; rejected were {examples}"
                 )
+
+
+def agreement_with_reply(row: Example) -> float:
+    """Return the F1 of what the PLM answers to a row's question with the answer that it was written for."""
+    return max((f1(row.reply or "", answer.text) for answer in row.answers), default=0.0)
+
+
+def _source(row: Example) -> str:
+    """Return what a row was made of, for people to read."""
+    return f"({row.way}) {row.context}" + "".join(f" [{answer.text}]" for answer in row.answers)

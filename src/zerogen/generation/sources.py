@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zerogen.config.task import prompts_of
+from zerogen.config.task import made_by, prompts_of
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import load_gold, read_contexts
+from zerogen.data.records import PLM
 from zerogen.errors import UserError
-from zerogen.generation.answers import GET_SPACY, AnsweredContexts, chosen, extractor
+from zerogen.generation.answers import GET_SPACY, SHARES, AnsweredContexts, chosen, extractor
 from zerogen.generation.contexts import GivenContexts
 
 
@@ -29,7 +30,7 @@ def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredConte
     else:
         texts = read_contexts(task)
     return (
-        AnsweredContexts(texts, extractor(task.answers, gold), seed)
+        AnsweredContexts(texts, extractor(task.answers, gold), seed, None if made_by(task) == PLM else SHARES)
         if task.kind == "qa"
         else GivenContexts(texts, seed)
     )

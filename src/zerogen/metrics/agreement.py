@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from zerogen.data.overlap import exact_match, f1
 from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.metrics.intervals import mean, wilson_interval
-from zerogen.metrics.squad import exact_match, f1
 
 
 def agreement(row: Example, found: Prediction | AnswerPrediction) -> tuple[float, float]:

@@ -132,13 +132,13 @@ def asked_prompts(task: TaskConfig, setting: SettingConfig) -> list[dict[str, st
 
 
 def prompt_answers(
-    plm: Writer, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None
+    plm: Writer, task: TaskConfig, rows: Sequence[Example], progress: Progress | None = None, name: str = "answers"
 ) -> tuple[list[AnswerPrediction], int]:
     """Let the PLM complete the answer to each question: greedily, up to a closing quote or else to the end of the line.
 
     Return the answers and how many contexts were too long for the PLM, which are cut at their end. An answer starts
-    where its text first stands in the context; its probability is that of the mean token. Raises `UserError` when the
-    task has no scoring prompt.
+    where its text first stands in the context; its probability is that of the mean token. name: of the chunks, unique
+    within a pool. Raises `UserError` when the task has no scoring prompt.
     """
     if not task.scoring:
         raise UserError(f"task '{task.name}': scoring is empty; setting=prompting needs one, for question")
@@ -160,7 +160,7 @@ def prompt_answers(
     greedy = DecodingConfig(top_k=1)
     parts = [requests[start : start + _ANSWERS_AT_A_TIME] for start in range(0, len(rows), _ANSWERS_AT_A_TIME)]
     chunks = [
-        ChunkRequest(f"answers-{index:06d}", part, stops, task.answer_tokens, 0, greedy, DebiasConfig())
+        ChunkRequest(f"{name}-{index:06d}", part, stops, task.answer_tokens, 0, greedy, DebiasConfig())
         for index, part in enumerate(parts)
     ]
     answers: list[AnswerPrediction] = []

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zerogen.data.overlap import exact_match
 from zerogen.errors import UserError, unknown
 from zerogen.metrics import metric_of
-from zerogen.metrics.squad import best_scores, exact_match
+from zerogen.metrics.squad import best_scores
 from zerogen.report.finished import FinishedRun
 from zerogen.report.grid import Grid, Row
 from zerogen.runs.store import read_predictions

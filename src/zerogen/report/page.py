@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from zerogen.data.overlap import f1
 from zerogen.data.records import Example, Prediction
 from zerogen.data.synthetic import unique
 from zerogen.data.tables import json_object
@@ -20,7 +21,6 @@ from zerogen.errors import UserError
 from zerogen.measures.files import MEASURED_ROWS, read_lines, read_measures
 from zerogen.metrics import OWN, metric_of
 from zerogen.metrics.diversity import unsaid
-from zerogen.metrics.squad import f1
 from zerogen.report.finished import FinishedRun, curve, latest, main_metric, read_run, read_runs, variants
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
 from zerogen.runs.result import Result

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config, PlmConfig
-from zerogen.config.task import descriptions_of, priors_of
+from zerogen.config.task import descriptions_of, made_by, priors_of
 from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.gold import source_of
 from zerogen.data.unlabelled import GOLD
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     import torch
 
 POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
+RULES_FORMAT = 1  # raise it when the rules make other rows of the same contexts
 RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
 PROMPTED_FORMAT = 1  # raise it when PROMPTING gives the same texts other probabilities
 MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other measures
 
 # What of a task shapes the texts that the PLM writes, beside contexts and answers.
+_MAKING = ("questions", "pairs")
 _PROMPTING = ("prompts", "further_prompts", "debias", "contrast")
-_WRITING = ("name", "kind", "labels", *_PROMPTING, "parse", "max_new_tokens", "min_words")
+_WRITING = ("name", "kind", "labels", *_PROMPTING, *_MAKING, "parse", "max_new_tokens", "min_words")
 # What of a task shapes what a TAM learns from given rows, and what is reported of it.
 _LEARNING = ("kind", "labels", "order", "answer_tokens")
 # What of a task a setting of the user's own may read, beside contexts, answers and gold data.
@@ -48,7 +50,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
     """Return all that shapes generated rows, and not `n`."""
     return {
         "format": POOL_FORMAT,
-        "task": changes(config.task, _WRITING) | _attributes_key(config.task),
+        "task": changes(config.task, _WRITING) | _attributes_key(config.task) | _construction_key(config.task),
         "contexts": _contexts_key(config.task),
         "plm": plm_key(config, device),
         "decoding": changes(config.decoding),
@@ -137,6 +139,14 @@ def _own_setting_key(config: Config, reads: Collection[str]) -> dict[str, Any]:
 def _attributes_key(task: TaskConfig) -> dict[str, Any]:
     """Identify attributes by their order, too, in which prompts hold them; the keys of a dictionary are sorted."""
     return {"attributes": list(task.attributes.items())} if task.attributes else {}
+
+
+def _construction_key(task: TaskConfig) -> dict[str, Any]:
+    """Identify the constructions of a task that makes rows by them, those of the user's own by their code."""
+    if made_by(task) == "plm":
+        return {}
+    ways = {label: [fingerprint_of_door(name) for name in names] for label, names in task.construction.items()}
+    return {"rules": RULES_FORMAT, "construction": ways}
 
 
 def _own(key: str, names: Sequence[str]) -> dict[str, Any]:

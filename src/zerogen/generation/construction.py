@@ -1,0 +1,151 @@
+"""Rows that are made of given passages by rules instead of being written: questions by template, and pairs of texts.
+
+A construction turns a passage into a pair of the label that it stands for in `task.construction`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from random import Random
+
+from zerogen.config.task import MADE_BY, made_by
+from zerogen.config.task_schema import TaskConfig
+from zerogen.data.records import Example
+from zerogen.errors import UserError
+from zerogen.generation.answers import rule_spans
+from zerogen.generation.english import FUNCTION_WORDS, content_words, is_english, sentences
+from zerogen.generation.questions import template_question, varied
+from zerogen.support.doors import call, load
+
+_SIMILAR = 40  # of so many sentences that share most words with a text one is drawn
+_LOOKED_AT = 200  # passages by which their language is judged
+_MOST_POSTINGS = 2000  # sentences of a word that are compared with a text; more frequent words say little
+
+
+class Passages:
+    """All passages that rows are made of, with an index of their sentences.
+
+    Raises `UserError` for passages that are not in English, the language that the rules know.
+    """
+
+    def __init__(self, texts: Sequence[str], key: str) -> None:
+        self.texts = texts
+        if not is_english(texts[:_LOOKED_AT]):
+            raise UserError(
+                f"{key}: takes sentences apart by rules for English, in which the contexts do not seem to be (the "
+                f"first is {texts[0][:60]!r}); allowed is plm, whose prompts may be in any language"
+            )
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        """All different sentences, in the order of the passages."""
+        return list(dict.fromkeys(text[start:stop] for text in self.texts for start, stop in sentences(text)))
+
+    @cached_property
+    def words(self) -> list[str]:
+        """All words of the passages that are no function words, as often as they come; for drawing one."""
+        found = (word for text in self.texts for word in text.split())
+        return [word for word in found if word.isalpha() and word.casefold() not in FUNCTION_WORDS]
+
+    def similar(self, text: str, but: str, random: Random) -> str | None:
+        """Draw one of the 40 sentences that share most with a text, rare words counting more; None if none does.
+
+        but: holds the sentences that are not asked for.
+        """
+        shared: Counter[int] = Counter()
+        for word in set(content_words(text)):
+            places = self._places.get(word, ())
+            if len(places) <= _MOST_POSTINGS:
+                for place in places:
+                    shared[place] += math.log(len(self.sentences) / len(places)) + 1e-6  # type: ignore[assignment]
+        ranked = sorted(shared.items(), key=lambda item: (-item[1], item[0]))[: _SIMILAR + 5]
+        others = [self.sentences[place] for place, _ in ranked if self.sentences[place] not in but][:_SIMILAR]
+        return random.choice(others) if others else None
+
+    @cached_property
+    def _places(self) -> dict[str, list[int]]:
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, sentence in enumerate(self.sentences):
+            for word in set(content_words(sentence)):
+                places[word].append(place)
+        return places
+
+
+# A construction takes a passage, all passages, and what it may draw from; it returns (context, text), or None where the
+# passage does not allow it. The constructions of all labels draw alike for the same passage, so that rows of several
+# labels may share a text.
+Construction = Callable[[str, Passages, Random], tuple[str, str] | None]
+
+CONSTRUCTIONS = {name: f"zerogen.generation.construction.{name}" for name in ("question", "question_of_another")} | {
+    name: f"zerogen.generation.hypotheses.{name}"
+    for name in ("shortened", "apposition", "negated", "other_number", "other_name", "antonym", "similar")
+}
+
+
+def question(passage: str, passages: Passages, random: Random) -> tuple[str, str] | None:
+    """Pair a sentence with a question that it answers."""
+    made = _question(passage, passages, random)
+    return None if made is None else made[:2]
+
+
+def question_of_another(passage: str, passages: Passages, random: Random) -> tuple[str, str] | None:
+    """Pair a question with another sentence that shares words with it, of the same passage if that has one.
+
+    So QNLI is made of SQuAD. A sentence that holds the answer is not taken.
+    """
+    made = _question(passage, passages, random)
+    if made is None:
+        return None
+    own, text, answer = made
+    words = set(content_words(text))
+    neighbours = [passage[start:stop] for start, stop in sentences(passage)]
+    near = [one for one in neighbours if one != own and words & set(content_words(one)) and answer not in one]
+    if near:
+        return max(near, key=lambda one: len(words & set(content_words(one)))), text
+    other = passages.similar(text, passage, random)
+    return None if other is None or answer.casefold() in other.casefold() else (other, text)
+
+
+def _question(passage: str, passages: Passages, random: Random) -> tuple[str, str, str] | None:
+    """Return a sentence of a passage, a question that it answers, and the answer."""
+    start, stop = random.choice(sentences(passage) or [(0, 0)])
+    sentence = passage[start:stop]
+    answers = rule_spans(sentence)
+    if not answers:
+        return None
+    answer = random.choice(answers)
+    asked = template_question(sentence, answer)
+    return None if asked is None else (sentence, varied(asked, passages.words, random), answer.text)
+
+
+class Constructor:
+    """Makes the rows of a task that its PLM does not write."""
+
+    def __init__(self, task: TaskConfig, texts: Sequence[str]) -> None:
+        self.task = task
+        self.passages = Passages(texts, f"{MADE_BY[task.kind][0]}={made_by(task)}")
+        self.constructions = {
+            label: [(name, load("task.construction", name, CONSTRUCTIONS)) for name in names]
+            for label, names in task.construction.items()
+            if task.kind == "pair"
+        }
+
+    def fill(self, draft: Example, seed: int) -> Example:
+        """Return a row with its text, and the way in which it was made; without a text where that fails.
+
+        seed: of all draws, the same for the rows of all labels that are made of one passage.
+        """
+        random, context = Random(seed), draft.context or ""
+        if self.task.kind == "qa":
+            asked = template_question(context, draft.answers[0])
+            text = varied(asked, self.passages.words, random) if asked else ""
+            return replace(draft, text=text, way="template")
+        ways = self.constructions[draft.label]
+        name, construct = ways[random.randrange(10**6) % len(ways)]  # one draw, however many ways a label has
+        made = call("task.construction", name, construct, context, self.passages, random)
+        context, text = made or (context, "")
+        return replace(draft, context=context, text=text, way=name)
