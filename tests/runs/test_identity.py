@@ -43,14 +43,17 @@ def some_gold() -> Config:
 
 def debiased() -> Config:
     found = config("qnli", "zerogen")
+    override(found.task, None, None, None, pairs="plm")
+    found.pairs, found.method = "plm", "zerogen"
     found.task.debias.decay, found.eval_limit, found.decoding.top_k = 50.0, 10, 40
     return found
 
 
 def questions() -> Config:
     found = config("squad", "zerogen", "lstm")
-    override(found.task, None, "gold", "rules")
-    found.contexts, found.answers, found.filter.min_words, found.seed = "gold", "rules", 3, 7
+    override(found.task, None, "gold", "gold", questions="plm")
+    found.contexts, found.answers, found.filter.min_words, found.seed = "gold", "gold", 3, 7
+    found.questions = "plm"
     return found
 
 
@@ -68,7 +71,7 @@ def generated_only() -> Config:
         (text_scope, "pool_gpt2_584a73a0", "prompting_gpt2_none_846dd1ae"),
         (some_gold, "pool_gpt2_c8cb6de1", "supervised_none_lstm_581ec387"),
         (debiased, "pool_gpt2_0013e6b6", "zerogen_gpt2_distilbert_36cc9f2d"),
-        (questions, "pool_gpt2_1fc73ad3", "zerogen_gpt2_lstm_afa862aa"),
+        (questions, "pool_gpt2_9079c01a", "zerogen_gpt2_lstm_5eeee51e"),
         (generated_only, "pool_gpt2_584a73a0", "zerogen_gpt2_none_6e3db7d2"),
     ],
 )

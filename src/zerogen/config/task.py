@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from zerogen.config.rules import check_name
-from zerogen.config.schema import FILE_ENDINGS, SPLITS
+from zerogen.config.schema import FILE_ENDINGS, SPLITS, FilterConfig
 from zerogen.config.task_schema import ContrastConfig, DebiasConfig, GoldConfig, TaskConfig
 from zerogen.config.template import placeholders, render
 from zerogen.config.yaml_files import texts_of
@@ -90,6 +90,11 @@ def made_by(task: TaskConfig) -> str:
     return {"qa": task.questions, "pair": task.pairs}.get(task.kind, "plm")
 
 
+def asks_plm(task: TaskConfig, filters: FilterConfig) -> bool:
+    """Tell whether a PLM writes or checks any of the rows of a task, or its contexts."""
+    return made_by(task) in ("plm", "mixed") or filters.round_trip is not None
+
+
 def counters_of(task: TaskConfig) -> DebiasConfig | ContrastConfig | None:
     """Return what the other labels' prompts do to a text while it is written, None where they do nothing."""
     if task.contrast.guidance != 1:
@@ -148,13 +153,13 @@ def normalise_task(task: TaskConfig) -> None:
     _check_attributes(task, where)
     _check_descriptions(task, where)
     _check_priors(task, where)
-    _check_making(task, where)
     _check_context(task, where)
     _check_sizes(task, where)
     if task.gold_source is not None and task.gold_source not in task.gold:
         raise unknown(f"{where}: gold_source", task.gold_source, task.gold)
     for name, gold in task.gold.items():
         _check_gold(gold, f"{where}: gold.{name}", task)
+    _check_making(task, where)
 
 
 def _check_labels(task: TaskConfig, where: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config.rules import check_counters, check_decoding, check_filter, check_size
 from zerogen.config.schema import DecodingConfig, FilterConfig
-from zerogen.config.task import counters_of, made_by
+from zerogen.config.task import asks_plm, counters_of, made_by
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import render, shortened
 from zerogen.data.overlap import f1
@@ -113,11 +113,6 @@ class Generator:
         assert isinstance(self.contexts, GivenContexts | AnsweredContexts)
         return Constructor(self.task, self.contexts.texts)
 
-    @property
-    def asks_plm(self) -> bool:
-        """Whether the PLM writes or checks any row."""
-        return made_by(self.task) in (PLM, "mixed") or self.filters.round_trip is not None
-
     def extend(self, n: int, progress: Progress | None = None) -> Iterator[Chunk]:
         """Write chunks until each label has its share of `n` rows; yield each chunk after it is stored.
 
@@ -144,7 +139,7 @@ class Generator:
                     # Check after every chunk, as strictly as if chunks were written one by one.
                     if unfilled := [label for label in quota if accepted[label] < quota[label]]:
                         self._check_acceptance(unfilled)
-                    elif self.asks_plm:  # a TAM may train next, on the same device
+                    elif asks_plm(self.task, self.filters):  # a TAM may train next, on the same device
                         self.plm().release()
 
     def rows(self, n: int) -> list[Example]:

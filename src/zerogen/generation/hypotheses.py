@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 _MOST_SENTENCES = 3  # of a premise; of longer passages a sentence and the one after it are taken
 _FEWEST_WORDS = 5  # of a hypothesis
 _aside = re.compile(r" ?\([^()]*\)| ?\[[^\[\]]*\]|, (?:which|who|whose|where|an?|the) [^,;.]+,(?= )")
-_lead = re.compile(
-    r"^(?:In|On|At|After|Before|During|For|Since|By|With|As|According to|Despite|Although|While) [^,]+, "
-)
+_lead = re.compile(r"^(?:In|On|At|After|Before|During|For|Since|By|With|As|According to|Despite)(?: [^\s,]+){1,6}, ")
+_subordinate = re.compile(r"(?:If|When|While|Although|Though|Because|Since|As|After|Before|Once|Until|Whether) ")
 _tail = re.compile(r"(?:, | (?:because|although|while|when|after|before|since|where|including|such as) )[^,;]+$")
 _apposition = re.compile(r"((?:[A-Z][\w.’'-]+ ?){1,4}), ((?:the|an?) [^,;.]{8,80})(?=[,.])")
 _ANTONYM_PAIRS = (
@@ -175,7 +174,7 @@ def _draw(passage: str, random: Random) -> tuple[str, str] | None:
 def _shorter(sentence: str, random: Random) -> str | None:
     """Return a sentence without asides, and without its beginning or end where it stands without them."""
     text = re.sub(_aside, "", sentence)
-    for pattern in random.sample([_lead, _tail], 2):
+    for pattern in (_lead,) if _subordinate.match(text) else random.sample((_lead, _tail), 2):
         less = pattern.sub("", text.rstrip(".!? "))
         if len(less.split()) >= _FEWEST_WORDS and random.random() < 0.8:
             text = less

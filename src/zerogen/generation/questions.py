@@ -24,7 +24,7 @@ from zerogen.generation.english import (
 _LONGEST_SENTENCE = 12  # words; of longer ones a clause is taken
 _FEWEST_AROUND = 6  # words of a clause beside the answer
 _LONGEST_QUESTION = 25  # words
-_FEWEST_CONTENT_WORDS = 3  # that are left after the first two words
+_FEWEST_CONTENT_WORDS, _FEWEST_OWN_WORDS = 3, 2  # that are left after the first two words, and that are not replaced
 _MOST_DROPPED, _MOST_REPLACED = 0.5, 0.7  # shares of the words of a question, at most
 
 _aside = re.compile(r" ?\([^()]*\)| ?\[[^\[\]]*\]")
@@ -66,7 +66,7 @@ def template_question(passage: str, answer: Answer) -> str | None:
     kind = answer_kind(passage, answer)
     asked, before, after = _question_word(answer.text, kind, before, after)
     words = _ordered(asked, before.split(), after.split())
-    if len(words) > _LONGEST_QUESTION or not any(_bare(word) not in FUNCTION_WORDS for word in words[2:]):
+    if len(words) > _LONGEST_QUESTION or not _content(words[2:]):
         return None
     question = " ".join(words).strip(" ,;:–—-.")
     return question[0].upper() + question[1:] + "?"
@@ -81,13 +81,19 @@ def varied(question: str, others: Sequence[str], random: Random) -> str:
     first, second, *rest = question.removesuffix("?").split()
     dropped, replaced = random.uniform(0, _MOST_DROPPED), random.uniform(0, _MOST_REPLACED)
     kept = [word for word in rest if random.random() >= dropped]
-    if sum(_bare(word) not in FUNCTION_WORDS for word in kept) < _FEWEST_CONTENT_WORDS:
+    if _content(kept) < _FEWEST_CONTENT_WORDS:
         kept = rest
     drawn = [
         random.choice(others) if others and _bare(word) not in FUNCTION_WORDS and random.random() < replaced else word
         for word in kept
     ]
-    return " ".join([first, second, *drawn]) + "?"
+    own = [word for word, one in zip(kept, drawn, strict=True) if word == one]
+    return " ".join([first, second, *(kept if _content(own) < _FEWEST_OWN_WORDS else drawn)]) + "?"
+
+
+def _content(words: Sequence[str]) -> int:
+    """Return how many of some words are no function words."""
+    return sum(_bare(word) not in FUNCTION_WORDS for word in words)
 
 
 def _bare(word: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config, PlmConfig
-from zerogen.config.task import descriptions_of, made_by, priors_of
+from zerogen.config.task import asks_plm, descriptions_of, made_by, priors_of
 from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.gold import source_of
 from zerogen.data.unlabelled import GOLD
@@ -52,7 +52,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
         "format": POOL_FORMAT,
         "task": changes(config.task, _WRITING) | _attributes_key(config.task) | _construction_key(config.task),
         "contexts": _contexts_key(config.task),
-        "plm": plm_key(config, device),
+        "plm": plm_key(config, device) if asks_plm(config.task, config.filter) else None,
         "decoding": changes(config.decoding),
         **_demonstrations_key(config, device),
         "filter": changes(config.filter) | _own("functions", config.filter.functions),

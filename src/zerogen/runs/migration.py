@@ -39,10 +39,11 @@ _FIELDS = {
 }
 _TASK = "name kind labels prompts scoring context parse debias max_new_tokens max_length min_words order answers"
 _TASK += " answer_tokens gold gold_source"
-_UNREAD = "further_scoring descriptions priors"  # of a task, where no key of a later version asks for them
+_UNREAD = "further_scoring descriptions priors construction"  # of a task, where no key of a later version asks for them
 _CONFIG = "task setting plm tam decoding filter trainer diversity correctness confidence logger n log_every seed seeds"
 _CONFIG += " gpu processes data_dir contexts answers dataset dataset_labels limit eval_limit train output_dir dry_run"
 _CONFIG += " command"
+_SPREAD = "method questions pairs"  # what only says how other keys are set
 
 
 class _Later(Exception):
@@ -134,11 +135,11 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
 
     task, tam = config.task, config.tam
     measured = "unlabelled unlabelled_column unlabelled_limit" if config.setting.name == "zerogen" else ""
-    _refuse_later(config, f"{_CONFIG} metrics {measured}")  # which name no folder
+    _refuse_later(config, f"{_CONFIG} {_SPREAD} metrics {measured}")  # which name no folder
     shifted = config.setting.name == "zerogen" and config.setting.calibration != "none"
     if is_own(config.setting.name) or shifted:
         raise _Later
-    _refuse_later(task, f"{_TASK} {_UNREAD}")
+    _refuse_later(task, f"{_TASK} {_UNREAD} questions pairs")  # which name the pool
     gold = source_of(task)
     if gold is not None:
         files = {split: digest(path) for split, path in gold.files.items()}

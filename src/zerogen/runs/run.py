@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import Config
+from zerogen.config.task import asks_plm
 from zerogen.data.gold import read_gold, source_of
 from zerogen.data.records import AnswerPrediction, Example, Prediction, derive
 from zerogen.data.stratified import stratified
@@ -297,7 +298,8 @@ class Run:
 
     def pool_folder(self) -> Path:
         """Return the folder of the generated rows: its hash covers all that shapes them, and not `n`."""
-        return self._folder(f"pool_{self.config.plm.name}", self._pool_hash, former_pool_key)
+        maker = self.config.plm.name if asks_plm(self.config.task, self.config.filter) else "rules"
+        return self._folder(f"pool_{maker}", self._pool_hash, former_pool_key)
 
     def folder(self) -> Path:
         """Return the run folder: its hash covers data and training settings, and not `n` or `log_every`."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config.rules import check_name
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config
+from zerogen.config.task import asks_plm
 from zerogen.errors import UserError, unknown
+from zerogen.generation.select import needs
 from zerogen.support.doors import is_own, load
 
 if TYPE_CHECKING:
@@ -74,9 +76,17 @@ class Setting:
 
     def models(self, config: Config) -> tuple[str, str]:
         """Return the names of the PLM and the TAM that it uses, `none` for one that it does not."""
-        uses_plm = "plm" in self.reads and self.starts_afresh(config)
+        uses_plm = "plm" in self.reads and self.starts_afresh(config) and self._asks_plm(config)
         uses_tam = "tam" in self.reads and (config.train or bool(config.tam.checkpoint))
         return (config.plm.name if uses_plm else "none"), (config.tam.name if uses_tam else "none")
+
+    def _asks_plm(self, config: Config) -> bool:
+        """Tell whether rows are written, checked, scored or labelled by a PLM, or rules alone make them."""
+        if "decoding" not in self.reads or is_own(self.name):
+            return True
+        teaches = config.self_training.rounds and "prompting" in config.self_training.teachers
+        scores = needs(config.select) & {"confidence", "asked"}
+        return bool(asks_plm(config.task, config.filter) or teaches or scores)
 
     def draws(self, config: Config) -> bool:
         """Tell whether another seed may give other figures."""

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS
-from zerogen.config.task import counters_of
+from zerogen.config.task import asks_plm, counters_of
 from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render
 from zerogen.data.records import Example
@@ -116,11 +116,14 @@ def _write_texts(probe: Probe) -> TextProbe | None:
     config, task = probe.config, probe.config.task
     for warning in prompt_warnings(task):
         probe.say_once(warning)
-    plm = probe.plm()
+    wanted = asks_plm(task, config.filter)
+    plm = probe.plm() if wanted else None
     key: list[object] = [asdict(task), asdict(config.plm), asdict(config.decoding), asdict(config.filter)]
     key += [config.demonstrations, config.unlabelled, config.unlabelled_limit]
     try:
-        texts: TextProbe | None = probe.once(["texts", *key], partial(probe_texts, plm, probe.run)) if plm else None
+        texts: TextProbe | None = None
+        if plm is not None or not wanted:
+            texts = probe.once(["texts", *key], partial(probe_texts, plm, probe.run))
     except Unavailable:  # the contexts of gold rows
         texts = None
     if texts is None:
@@ -140,8 +143,8 @@ def _write_texts(probe: Probe) -> TextProbe | None:
     return texts
 
 
-def probe_texts(plm: Writer, run: Run) -> TextProbe:
-    """Write a chunk of 32 texts as the run would."""
+def probe_texts(plm: Writer | None, run: Run) -> TextProbe:
+    """Write a chunk of 32 texts as the run would; plm: None where rules alone make them."""
     from zerogen.generation.generator import Generator
     from zerogen.plm.protocol import LocalWriter
 
@@ -149,7 +152,7 @@ def probe_texts(plm: Writer, run: Run) -> TextProbe:
     small = replace(config.decoding, chunk_size=PROBE)
     generator = Generator(
         config.task,
-        lambda: plm,
+        lambda: cast("Writer", plm),
         small,
         config.filter,
         config.seed,
@@ -232,7 +235,10 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
     from zerogen.plm.confidence import comparable, label_confidence
     from zerogen.plm.protocol import Scorer
 
-    config, plm = probe.config, probe.session.open_plm(probe.run)
+    config = probe.config
+    if probe.run.names()[0] == "none":  # rules made the rows
+        return
+    plm = probe.session.open_plm(probe.run)
     # A selection may need that of all rows.
     written = rows_to_write(config, config.n)
     scored = written if "confidence" in needs(config.select) else min(written, config.confidence.rows)
