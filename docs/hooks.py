@@ -38,7 +38,7 @@ FILES = {
     "pool scores select selections weighting",
     "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity "
     "shift",
-    "metrics": "metric classification squad intervals agreement diversity match priors pseudo_labels",
+    "metrics": "metric classification squad intervals agreement diversity composition match priors pseudo_labels",
     "estimate": "",
     "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost prompted self_training "
     "calibration few_gold evaluator identity migration store result summaries loggers",

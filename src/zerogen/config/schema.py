@@ -257,9 +257,9 @@ class Config:
     """setting=zerogen: what stands before a prompt: none, random (rows of the label accepted so far), influence (of
     these the most helpful), unlabelled (texts of unlabelled), or what your own module:function chooses"""
     select: list[str] = field(default_factory=list)
-    """setting=zerogen: what selects, relabels or weighs rows before training, in order: confidence, logprob, margin
-    (rank them), asked (label and rank them anew by PROMPTING in all ways), relabel, soft, unigen, weigh,
-    cross_fitted, sungen, fusegen, or your own as [module:function]"""
+    """setting=zerogen: what selects, relabels or weighs rows before training, in order: confidence, logprob, margin,
+    round_trip (rank them), asked (label and rank them anew by PROMPTING in all ways), relabel, soft, unigen,
+    weigh, cross_fitted, sungen, fusegen, or your own as [module:function]"""
     scoring_demonstrations: int = 0
     """more ways of asking, with the last set of scoring prompts: each first shows one text per label, of those that
     PROMPTING is surest of (Wan et al. 2023); from the unlabelled texts or, for select=[asked], the generated ones"""

@@ -13,7 +13,7 @@ from typing import Any
 
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import read_answers
-from zerogen.data.records import Example, is_target
+from zerogen.data.records import PLM, Example, is_target
 from zerogen.data.tables import Row, iter_rows, json_object, missing_column
 from zerogen.errors import UserError, unknown
 from zerogen.support.files import write_whole
@@ -26,10 +26,17 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
 
     If any row was written with counter-prompts, all have counter_logprob too: label to log-probability. If any weight
     is not 1, all have loss_weight; if any row has a target, all have it: label to probability. Rows of questions have
-    the columns of SQuAD instead, and logprob.
+    the columns of SQuAD instead, and logprob. If rules made any row, all have way (who made it); if the PLM was asked
+    questions, all have reply (what it answered).
     """
     weighed = any(row.weight != 1 for row in rows)
-    weights: list[dict[str, Any]] = [{"loss_weight": row.weight} if weighed else {} for row in rows]
+    ruled, asked = any(row.way != PLM for row in rows), any(row.reply is not None for row in rows)
+    further: list[dict[str, Any]] = [
+        ({"loss_weight": row.weight} if weighed else {})
+        | ({"way": row.way} if ruled else {})
+        | ({"reply": row.reply} if asked else {})
+        for row in rows
+    ]
     if task.kind == "qa":
         return [
             {
@@ -43,8 +50,8 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
                 },
                 "logprob": row.logprob,
             }
-            | weight
-            for row, weight in zip(rows, weights, strict=True)
+            | more
+            for row, more in zip(rows, further, strict=True)
         ]
     counters, targets = any(row.counter_logprob for row in rows), any(row.target for row in rows)
     return [
@@ -58,8 +65,8 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
         }
         | ({"counter_logprob": row.counter_logprob} if counters else {})
         | ({"target": row.target or {label: float(label == row.label) for label in task.labels}} if targets else {})
-        | weight
-        for row, weight in zip(rows, weights, strict=True)
+        | more
+        for row, more in zip(rows, further, strict=True)
     ]
 
 
@@ -80,6 +87,7 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
     else:
         features = {"C": text, "X": text, "Y": datasets.ClassLabel(names=task.labels), "label": text, "uid": text}
     features["logprob"] = datasets.Value("float64")
+    features |= {column: text for column in ("way", "reply") if records and column in records[0]}
     if records and "loss_weight" in records[0]:
         features["loss_weight"] = datasets.Value("float64")
     for column in ("counter_logprob", "target"):
@@ -256,6 +264,7 @@ def _example(
             str(name): value for name, value in counters.items() if isinstance(value, float) and math.isfinite(value)
         },
         weight=_weight(row, where),
+        **_provenance(row),
         target=_target(row, where, task.labels),
     )
 
@@ -279,7 +288,13 @@ def _question(row: dict[str, Any], where: str, index: int, task: TaskConfig) -> 
         _logprob(row),
         answers=answers,
         weight=_weight(row, where),
+        **_provenance(row),
     )
+
+
+def _provenance(row: dict[str, Any]) -> dict[str, Any]:
+    """Return who made a row, and what the PLM answered, as far as it says so."""
+    return {key: row[key] for key in ("way", "reply") if isinstance(row.get(key), str)}
 
 
 def _weight(row: dict[str, Any], where: str) -> float:

@@ -15,7 +15,6 @@ from zerogen.config.schema import DecodingConfig, FilterConfig
 from zerogen.config.task import asks_plm, counters_of, made_by
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import render, shortened
-from zerogen.data.overlap import f1
 from zerogen.data.records import PLM, Answer, Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.answers import AnsweredContexts
@@ -24,6 +23,7 @@ from zerogen.generation.contexts import Contexts, GivenContexts, chunk_size
 from zerogen.generation.demonstrations import ROUND, Demonstrations, end_of_round
 from zerogen.generation.filters import Filter, parse_and_filter
 from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
+from zerogen.generation.scores import round_trip
 from zerogen.generation.sources import given_contexts
 from zerogen.generation.wording import Wording, draw_wording, longest_wordings
 from zerogen.plm.prompting import prompt_answers
@@ -352,7 +352,7 @@ class Generator:
         for row, prompt, reason in judged:
             if reason is None:
                 row = replace(row, reply=next(replies).text)
-                reason = "round_trip" if agreement_with_reply(row) < least else None
+                reason = "round_trip" if round_trip(row) < least else None
             checked.append((row, prompt, reason))
         return checked, plm.tokens - before
 
@@ -375,11 +375,6 @@ class Generator:
                     f"task '{self.task.name}': prompts.{label}: {accepted} of the last {requests} texts were accepted, "
                     f"fewer than filter.min_acceptance={self.filters.min_acceptance}; rejected were {examples}"
                 )
-
-
-def agreement_with_reply(row: Example) -> float:
-    """Return the F1 of what the PLM answers to a row's question with the answer that it was written for."""
-    return max((f1(row.reply or "", answer.text) for answer in row.answers), default=0.0)
 
 
 def _source(row: Example) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.task_schema import TaskConfig
+from zerogen.data.overlap import f1
 from zerogen.data.records import Example
 from zerogen.support.files import append_line
 from zerogen.support.hashes import short_hash
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 # Names in `Example.scores`: the confidence in the row's label, and in each label as `confidence/LABEL`; the margin over
 # the counter-prompts, if the row was written with any; the mean log-probability per token; and what PROMPTING says of
 # the row's label in all ways that the task asks, brought to one scale and centred, and of each label as `asked/LABEL`.
-SCORES = ("confidence", "margin", "logprob", "asked")
+# And the F1 of what the PLM answers to the row's question with its answer, if it was asked (`filter.round_trip`).
+SCORES = ("confidence", "margin", "logprob", "asked", "round_trip")
 _FORMAT = 1  # raise it when the same rows get other confidences
 
 
@@ -112,6 +114,11 @@ def margin(row: Example) -> float | None:
     return row.logprob - max(row.counter_logprob.values())
 
 
+def round_trip(row: Example) -> float:
+    """Return the F1 of what the PLM answered to a row's question with the answer that it was written for."""
+    return max((f1(row.reply or "", answer.text) for answer in row.answers), default=0.0)
+
+
 def with_scores(
     rows: Sequence[Example], confidences: Confidences | None, answers: Mapping[str, Mapping[str, float]]
 ) -> list[Example]:
@@ -119,6 +126,8 @@ def with_scores(
     scored = []
     for row in rows:
         scores = {"margin": margin(row), "logprob": row.logprob}
+        if row.reply is not None:
+            scores["round_trip"] = round_trip(row)
         if confidences is not None and row.uid in confidences.by_row:
             scores["confidence"] = confidences.of(row)
             scores |= {f"confidence/{label}": p for label, p in confidences.by_row[row.uid].items()}

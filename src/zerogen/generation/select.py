@@ -23,7 +23,7 @@ Selection = Callable[..., Sequence[Example]]
 
 SELECTIONS = {"all": "zerogen.generation.selections.all_rows"} | {
     name: f"zerogen.generation.selections.{name}"
-    for name in ("asked", "confidence", "logprob", "margin", "relabel", "soft", "unigen", "weigh")
+    for name in ("asked", "confidence", "logprob", "margin", "relabel", "round_trip", "soft", "unigen", "weigh")
 }
 SELECTIONS |= {name: f"zerogen.generation.weighting.{name}" for name in ("cross_fitted", "sungen", "fusegen")}
 EMBEDDING = "embedding"  # what selections may need beside scores: vectors of the untrained TAM's encoder

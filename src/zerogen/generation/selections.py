@@ -53,6 +53,11 @@ def relabel(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
     return [replace(row, label=max(task.labels, key=lambda label: row.scores[f"confidence/{label}"])) for row in rows]
 
 
+def round_trip(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
+    """Rank questions by how well the PLM answers them with the answer that they were written for."""
+    return sorted(rows, key=lambda row: -row.scores["round_trip"])
+
+
 def soft(rows: Sequence[Example], task: TaskConfig) -> Sequence[Example]:
     """Teach the PLM's probability of every label in place of the label alone."""
     return [replace(row, target=_distribution(row, task)) for row in rows]
@@ -95,4 +100,5 @@ def _distribution(row: Example, task: TaskConfig) -> dict[str, float]:
 confidence.needs = relabel.needs = soft.needs = unigen.needs = weigh.needs = ("confidence",)  # type: ignore[attr-defined]
 asked.needs = ("asked",)  # type: ignore[attr-defined]
 margin.needs = ("margin",)  # type: ignore[attr-defined]
+round_trip.needs = ("round_trip",)  # type: ignore[attr-defined]
 logprob.needs = ("logprob",)  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from zerogen.config.schema import DiversityConfig
 from zerogen.data.records import Example, derive
 from zerogen.data.words import bare_words, script, words
 from zerogen.errors import Unavailable
+from zerogen.metrics.composition import composition
 
 Ids = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]  # half as large, where there is one for every token of every text
@@ -36,8 +37,9 @@ def diversity(rows: Sequence[Example], config: DiversityConfig, seed: int) -> di
     Returns rows, labels {label: rows}, words (mean and quantiles of the texts' lengths), tokenizer (the one that was
     used), self_bleu (of orders 1 to 5, None for fewer than two texts), self_bleu_texts (how many were sampled),
     distinct (of orders 1 to 4), shingle (how many words one has), near_duplicates and copies_context as shares of 1,
-    the latter None where there are no contexts. What would be a figure about nothing is None, which `unsaid` explains:
-    n-grams longer than every text, and all of these where texts hold no word or seem not to be split into any. Raises
+    the latter None where there are no contexts, and composition (see there). What would be a figure about nothing is
+    None, which `unsaid` explains: n-grams longer than every text, and all of these where texts hold no word or seem not
+    to be split into any. Raises
     `Unavailable` for a tokenizer that is not there, ValueError for no rows.
     """
     if not rows:
@@ -72,6 +74,7 @@ def diversity(rows: Sequence[Example], config: DiversityConfig, seed: int) -> di
         "copies_context": sum(copies(row.text, row.context or "") for row in about) / len(about)
         if apart and about
         else None,
+        "composition": composition(rows),
     }
 
 

@@ -46,6 +46,7 @@
     offer("sure", "most confident first", (a, b) => (b.confidence ?? -1) - (a.confidence ?? -1));
   }
   if (has("margin")) offer("margin", "smallest margin first", by("margin", 1));
+  if (has("round_trip")) offer("round_trip", "worst answered by the PLM first", by("round_trip", 1));
   if (has("logprob")) offer("logprob", "least probable text first", by("logprob", 1));
   offer("long", "longest first", (a, b) => b.text.length - a.text.length);
   offer("short", "shortest first", (a, b) => a.text.length - b.text.length);
@@ -68,6 +69,8 @@
     const part = (words, name) => about.append(element("span", (about.childElementCount ? " \u00b7 " : "") + words, name));
     if (row.label) part(row.label);
     if (row.answer !== undefined) part(`answer: ${row.answer}`);
+    if (row.reply !== undefined) part(`the PLM answers: ${row.reply || "nothing"}`, row.round_trip >= 0.5 ? "" : "no");
+    if (row.way !== undefined) part(`made by: ${row.way}`);
     if (row.said !== undefined) {
       const agrees = row.agreement >= 0.5;
       part(`${agrees ? "agrees" : "differs"}: ${row.said}`, agrees ? "" : "no");
@@ -83,6 +86,7 @@
       line("row", row.uid);
       if (row.logprob !== undefined) line("prompt", filled(row));
       line("context", row.context);
+      line("F1 of what the PLM answers", row.round_trip);
       line("mean log-probability of a token", row.logprob);
       line("margin over the other labels' prompts", row.margin);
       line("probability of the label", row.probability);

@@ -145,7 +145,7 @@ def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[d
     measured: what was measured is that of these rows.
 
     Each has uid, text, context, label (of questions the answer) and those that are known of said, agreement,
-    probability, confidence, margin and logprob.
+    probability, confidence, margin, logprob, way, reply and round_trip (the F1 of the reply with the answer).
     """
     task = config["task"]
     synthetic = read_lines(folder / f"{task['name']}-dataset.jsonl")
@@ -158,8 +158,9 @@ def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[d
             line["answer"] = (row["answers"]["text"] or [""])[0]
         else:
             line = {"uid": uid, "text": row["X"], "context": row["C"] or "", "label": row["label"]}
-        if row.get("logprob") is not None:
-            line["logprob"] = row["logprob"]
+        line |= {key: row[key] for key in ("logprob", "way", "reply") if row.get(key) is not None}
+        if "reply" in line:
+            line["round_trip"] = f1(line["reply"], line["answer"])
         about = dict(lines.get(line["uid"], {}))
         if "evaluator" in about:
             about["said"] = about.pop("evaluator")

@@ -82,6 +82,11 @@ def _check(config: Config) -> None:
                 raise UserError(
                     f"{key}={value}: tam.checkpoint={config.tam.checkpoint} is evaluated only; leave it out"
                 )
+    if "round_trip" in needs(config.select) and config.filter.round_trip is None and not config.dataset:
+        raise UserError(
+            f"select={config.select}: ranks by what the PLM answers, which is only known where it is asked: set "
+            "filter.round_trip=0"
+        )
     check_self_training(config)
     check_calibration(config)
     if config.unlabelled and config.tam.checkpoint:
