@@ -147,5 +147,9 @@ class Constructor:
         ways = self.constructions[draft.label]
         name, construct = ways[random.randrange(10**6) % len(ways)]  # one draw, however many ways a label has
         made = call("task.construction", name, construct, context, self.passages, random)
-        context, text = made or (context, "")
+        if made is None:
+            return replace(draft, text="", way=name)
+        if not isinstance(made, tuple) or len(made) != 2 or not all(isinstance(text, str) for text in made):
+            raise UserError(f"task.construction={name}: returned {made!r}; allowed is (context, text) or None")
+        context, text = made
         return replace(draft, context=context, text=text, way=name)

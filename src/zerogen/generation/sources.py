@@ -38,6 +38,8 @@ def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredConte
 
 def prompt_warnings(task: TaskConfig) -> Iterator[str]:
     """Yield warnings: prompts whose texts end only by chance, equal prompts, answers not found as in the paper."""
+    if made_by(task) not in (PLM, "mixed"):
+        return
     if task.kind == "qa" and task.answers == "auto" and chosen(task.answers) == "rules":
         yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"
     for key, prompts in prompts_of(task).items():
