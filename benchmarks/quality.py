@@ -1,12 +1,14 @@
 """How good the settings are on real data with the bundled models, as Markdown tables.
 
     python benchmarks/quality.py [--tasks rotten_tomatoes qnli rte squad] [--data-dir FOLDER] [--seeds 0 1 2]
-                                 [--sizes 500 2000] [--tams minilm lstm] [--vectors FILE] [--cells FOLDER]
+                                 [--sizes 500 2000] [--methods default zerogen] [--tams minilm lstm] [--vectors FILE]
+                                 [--plm-file FILE.gguf] [--cells FOLDER] [KEY=VALUE ...]
 
 Takes hours on two cores. Each cell (task, setting, TAM, size, seed) is stored as a file when it is done and skipped
 when it is there, so the benchmark can be run in parts. Rotten Tomatoes comes from a package (1,066 held-out texts are
 reported on); the other tasks need --data-dir with their gold data, DIR/qnli/train.jsonl and so on, and are left out
-without it. With --vectors, tam=lstm starts from a file of word vectors.
+without it. With --vectors, tam=lstm starts from a file of word vectors; with --plm-file, the PLM is that of a GGUF file
+instead of SmolLM2. Further keys are given to every run.
 
 Beside the settings stand what needs no model: the most frequent label; for questions one of the spans that rules find,
 drawn at random, and the one of them whose surroundings share most words with the question (a sliding window).
@@ -23,6 +25,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -32,7 +35,7 @@ from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import Answer, AnswerPrediction, Prediction
 from zerogen.generation.answers import rule_spans
 from zerogen.metrics import evaluate, scalars
-from zerogen.runs.identity import POOL_FORMAT, RUN_FORMAT
+from zerogen.runs.identity import POOL_FORMAT, RULES_FORMAT, RUN_FORMAT
 from zerogen.runs.result import Result
 
 NOWHERE = Answer("", -1)
@@ -43,11 +46,16 @@ def named(tam: str, options: argparse.Namespace) -> str:
     return f"{tam}-{options.vectors.stem}" if tam == "lstm" and options.vectors else tam
 
 
-def run_cell(options: argparse.Namespace, task: str, setting: str, tam: str, n: int, seed: int) -> Result:
+def run_cell(options: argparse.Namespace, task: str, setting: str, method: str, tam: str, n: int, seed: int) -> Result:
     """Run a cell with the command line, or read what an earlier run of the same code stored."""
-    path = options.cells / f"{task}-{setting}-{named(tam, options)}-{n}-{seed}-{POOL_FORMAT}.{RUN_FORMAT}.json"
+    plm = options.plm_file.stem if options.plm_file else "smollm2"
+    parts = [task, setting, *([] if setting != "zerogen" else [method]), plm, named(tam, options), n, seed]
+    parts += [word.replace("/", "_") for word in options.keys]
+    path = options.cells / f"{'-'.join(map(str, parts))}-{POOL_FORMAT}.{RUN_FORMAT}.{RULES_FORMAT}.json"
     if not path.is_file():
-        overrides = [f"task={task}", f"setting={setting}", "plm=smollm2", f"tam={tam}", f"seed={seed}"]
+        overrides = [f"task={task}", f"setting={setting}", "plm=smollm2", f"tam={tam}", f"seed={seed}", *options.keys]
+        overrides += [f"method={method}"] if setting == "zerogen" else []
+        overrides += [f"plm.model={options.plm_file}"] if options.plm_file else []
         overrides += [f"n={n}"] if n else []
         overrides += [f"tam.vectors={options.vectors}"] if named(tam, options) != tam else []
         overrides += [] if task == "rotten_tomatoes" else [f"data_dir={options.data_dir}"]
@@ -121,9 +129,12 @@ def main() -> None:
     parser.add_argument("--tams", nargs="+", default=["minilm"])
     parser.add_argument("--vectors", type=Path)
     parser.add_argument("--settings", nargs="*", default=["prompting", "zerogen", "supervised"])
+    parser.add_argument("--methods", nargs="+", default=["default"])
+    parser.add_argument("--plm-file", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 2000])
     parser.add_argument("--cells", type=Path, default=Path(__file__).parent / "cells")
+    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
     options.cells.mkdir(parents=True, exist_ok=True)
     for name in options.tasks:
@@ -141,12 +152,15 @@ def main() -> None:
         for setting in options.settings:
             # PROMPTING draws nothing: its result is the same for every seed.
             seeds = [0] if setting == "prompting" else options.seeds
-            for tam in options.tams[:1] if setting == "prompting" else options.tams:
+            methods = options.methods if setting == "zerogen" else [""]
+            tams = options.tams[:1] if setting == "prompting" else options.tams
+            for method, tam in product(methods, tams):
                 for n in options.sizes if setting == "zerogen" else [0]:
-                    cells = [run_cell(options, name, setting, tam, n, seed) for seed in seeds]
+                    cells = [run_cell(options, name, setting, method, tam, n, seed) for seed in seeds]
                     asked = sum(cell.requests for cell in cells)
                     rejected = sum(sum(cell.rejects.values()) for cell in cells)
                     title = setting if setting == "prompting" else f"{setting}, {named(tam, options)}"
+                    title += f", method={method}" if method not in ("", "default") else ""
                     found = [cell.scalars for cell in cells]
                     accepted = f"{1 - rejected / asked:.0%}" if asked else ""
                     print(line(title, f"{cells[0].n_train:,}", found, accepted), flush=True)
