@@ -117,6 +117,18 @@ def test_kinds_are_drawn_by_their_shares_and_each_answer_once() -> None:
     assert len(set(stream.take(0, spans, Progress()))) == spans
 
 
+def test_an_answer_has_no_more_questions_than_per_label(tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("\n".join(PASSAGES[:2]))
+    task = made("squad", tmp_path / "few.txt")
+    with pytest.raises(UserError, match="asked_before"):
+        rows_of(task, 500, folder=tmp_path)
+    rows = list(Journal.open(tmp_path / "texts.jsonl").rows())
+    counts = Counter((row.context, row.answers) for row in rows)
+    assert task.context is not None
+    assert max(counts.values()) == task.context.per_label == 2
+    assert len(counts) == sum(len(rule_spans(passage)) for passage in PASSAGES[:2])
+
+
 PREMISE = (
     "Anna Keller, the head of the museum, bought 300 large paintings in Lisbon in 1887, because the old ones were "
     "lost. The town of Bergen was rich."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from zerogen.config.schema import FilterConfig
 from zerogen.config.task_schema import ParseConfig
-from zerogen.data.records import PLM, Continuation, Example
+from zerogen.data.records import PLM, Answer, Continuation, Example
 from zerogen.data.words import holds_words, words
 from zerogen.errors import UserError
 from zerogen.generation.demonstrations import copied
@@ -81,10 +82,16 @@ class Filter:
     min_words: the minimum if `config` has none.
     paired: whether texts are equal only under the same context, since the meaning of questions and of the texts of
         pairs depends on it.
+    per_answer: how many questions that rules made are accepted per answer of a passage.
     """
 
     def __init__(
-        self, config: FilterConfig, accepted: Iterable[Example] = (), min_words: int = 1, paired: bool = False
+        self,
+        config: FilterConfig,
+        accepted: Iterable[Example] = (),
+        min_words: int = 1,
+        paired: bool = False,
+        per_answer: int = 1,
     ) -> None:
         self.min_words = min_words if config.min_words is None else config.min_words
         self.config, self.paired = replace(config, min_words=self.min_words), paired
@@ -95,7 +102,10 @@ class Filter:
         for name, reject in self.filters:
             if not callable(reject):
                 raise UserError(f"filter.functions={name}: is no function")
-        self.labels = {self._key(row): self._meaning(row) for row in accepted}
+        self.labels: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.per_answer, self.asked = per_answer, Counter[tuple[str | None, Answer]]()
+        for row in accepted:
+            self._remember(row)
 
     def _key(self, row: Example) -> tuple[str, str]:
         return key(row.context or "") if self.paired else "", key(row.text)
@@ -119,8 +129,15 @@ class Filter:
         same, meaning = self._key(row), self._meaning(row)
         if not self.config.duplicates and same in self.labels:
             return "duplicate" if self.labels[same] == meaning else "label_conflict"
-        self.labels[same] = meaning
+        if row.way != PLM and any(self.asked[row.context, answer] >= self.per_answer for answer in row.answers):
+            return "asked_before"
+        self._remember(row)
         return None
+
+    def _remember(self, row: Example) -> None:
+        self.labels[self._key(row)] = self._meaning(row)
+        if row.way != PLM:
+            self.asked.update((row.context, answer) for answer in row.answers)
 
 
 def holds(text: str, answer: str) -> bool:

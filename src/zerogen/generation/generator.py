@@ -90,7 +90,9 @@ class Generator:
         self.journal = journal if journal is not None else Journal()
         self.context_journal = context_journal if context_journal is not None else Journal()
         self.context_source = context_source or partial(given_contexts, task, seed)
-        self.filter = Filter(filters, self.journal.rows(), task.min_words, paired=task.kind != "classification")
+        per_answer = task.context.per_label if task.context else 1
+        paired = task.kind != "classification"
+        self.filter = Filter(filters, self.journal.rows(), task.min_words, paired, per_answer)
         self.shows, self.demonstrations, self.unlabelled = demonstrations != "none", shown, unlabelled
         self.embed = embed
         # The number of chunks before a round, and the rows it is shown.
