@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zerogen.config.bundled import bundled_option, load_task
-from zerogen.config.rules import check_match, check_measures
+from zerogen.config.rules import check_measures
 from zerogen.config.schema import TOKENIZERS, Config, PlmConfig, SettingConfig
 from zerogen.config.task import override
 from zerogen.config.yaml_files import read_yaml, typed
@@ -125,7 +125,6 @@ def _config_of(options: Any) -> Config:
     config.diversity.tokenizer = options.tokenizer or config.diversity.tokenizer
     if options.unlabelled:
         config.unlabelled, config.unlabelled_limit, config.unlabelled_column = options.unlabelled, None, None
-        check_match(config)
     if options.texts is not None:
         config.diversity.self_bleu_texts = options.texts
     if options.confidence is not None:

@@ -154,12 +154,6 @@ def check_measures(config: Config) -> None:
         )
 
 
-def check_match(config: Config) -> None:
-    """Check that synthetic rows can be compared with unlabelled texts, if there are some. Raises `UserError`."""
-    if config.unlabelled and config.task.kind == "qa":
-        raise UserError(f"unlabelled={config.unlabelled}: is about texts and pairs; task '{config.task.name}' is qa")
-
-
 def check_unlabelled(config: Config) -> None:
     """Check how unlabelled texts are used. Raises `UserError`."""
     rounds, share, limit = config.self_training.rounds, config.self_training.share, config.unlabelled_limit

@@ -22,9 +22,10 @@ def load_unlabelled(
     """Read unlabelled texts as rows without a label, each once; return them and how many of `reported` were left out.
 
     source: `gold`, the gold training split; or a file: .txt with one text per line, .jsonl, .csv or .parquet.
-    column: that of the text in a table; None: that of the gold data, else `text`. The other text of a pair stands in
-    the gold data's context column, else in `context`. reported: contents of the rows that results are reported on.
-    Raises `UserError` for a file that cannot be read, a missing column, and fewer than 50 texts.
+    column: that of the text in a table; None: that of the gold data, else `text`. The other text of a pair, or the
+    passage of a question, stands in the gold data's context column, else in `context`. reported: contents of the rows
+    that results are reported on. Raises `UserError` for a file that cannot be read, a missing column, and fewer than 50
+    texts.
     """
     if source == GOLD:
         if not task.gold:
@@ -32,7 +33,7 @@ def load_unlabelled(
         rows = [replace(row, label="", answers=()) for row in load_gold(task, "train")]
     else:
         rows = _of_file(Path(source), column, task)
-    pair = task.kind == "pair"
+    pair = task.kind != "classification"
     unique = {row.content if pair else ("", row.text): row for row in reversed(rows)}
     left_out_keys = set(reported) if pair else {("", text) for _, text in reported}
     kept = [row for key, row in reversed(unique.items()) if key not in left_out_keys]
@@ -49,9 +50,9 @@ def _of_file(path: Path, column: str | None, task: TaskConfig) -> list[Example]:
     if not path.is_file():
         near = nearest(path.name, [GOLD, *(file.name for file in path.parent.glob("*") if file.is_file())])
         raise UserError(f"unlabelled={path}: there is no such file; allowed are gold or a file{near}")
-    gold, pair = source_of(task), task.kind == "pair"
+    gold, pair = source_of(task), task.kind != "classification"
     if path.suffix == ".txt" and (pair or column):
-        why = "a pair has two texts" if pair else f"unlabelled_column={column} is for tables"
+        why = "a pair has two texts, a question a passage" if pair else f"unlabelled_column={column} is for tables"
         raise UserError(f"unlabelled={path}: {why}; allowed is a {', '.join(FILE_ENDINGS)} file")
     if path.suffix not in (".txt", *FILE_ENDINGS):
         raise unknown(f"unlabelled={path}: ending", path.suffix, (".txt", *FILE_ENDINGS))

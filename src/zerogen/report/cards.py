@@ -103,7 +103,17 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
         "task": run.config["task"],
         "trainer": run.config["trainer"],
         "context_file": file,
+        "by_rules": _by_rules(run),
     }
+
+
+def _by_rules(run: FinishedRun) -> str:
+    """Tell how many rows rules made: `all`, `some` (half of them) or none, the empty string; so do earlier versions."""
+    task = run.config["task"]
+    made = task.get({"qa": "questions", "pair": "pairs"}.get(task["kind"], ""), "plm")
+    if made == "plm" or run.config.get("dataset"):
+        return ""
+    return "some" if made == "mixed" else "all"
 
 
 def _has_counters(task: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from zerogen.data.tables import json_object
 from zerogen.data.words import words
 from zerogen.errors import UserError
 from zerogen.measures.files import MEASURED_ROWS, read_lines, read_measures
-from zerogen.metrics import OWN, metric_of
+from zerogen.metrics import OWN, metric_of, scalars
 from zerogen.metrics.diversity import unsaid
 from zerogen.report.finished import FinishedRun, curve, latest, main_metric, read_run, read_runs, variants
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
@@ -62,6 +62,9 @@ def write_report(folder: Path) -> Path:
         curves=curves,
         levels=levels,
         metric=metric,
+        round_metrics={name: metric_of(name).title for name in scalars(result.rounds[-1]["metrics"]) if name in OWN}
+        if result.rounds
+        else {},
         histogram=svg(histogram_figure(lengths)) if lengths else None,
         rejects=rejects(folder, result),
         accepted=result.requests - sum(result.rejects.values()),

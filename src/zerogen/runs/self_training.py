@@ -10,6 +10,7 @@ from zerogen.config.schema import ENOUGH_LABELLED, Config
 from zerogen.config.task import priors_of
 from zerogen.data.records import Example, Prediction
 from zerogen.errors import UserError, unknown
+from zerogen.runs.answer_training import ANSWERERS, train_on_answers
 from zerogen.runs.calibration import calibrate_tam
 from zerogen.runs.prompted import prompted
 from zerogen.runs.run import Outcome, Run, describe
@@ -32,6 +33,9 @@ def self_train(run: Run, rows: Sequence[Example], outcome: Outcome) -> None:
     from zerogen.metrics.priors import log_scores
     from zerogen.metrics.pseudo_labels import agreement, combined, surest
 
+    if run.config.task.kind == "qa":
+        train_on_answers(run, rows, outcome, lambda answered: trains_on_synthetic(run.config, answered))
+        return
     task, settings = run.config.task, run.config.self_training
     texts, priors = run.unlabelled, priors_of(task)
     teachers = {}
@@ -84,7 +88,7 @@ def _tam_scores(run: Run, outcome: Outcome) -> Scores:
 
 
 def ask_teacher(run: Run, plm: Callable[[], Writer]) -> tuple[list[list[Prediction]], int]:
-    """Return what PROMPTING says of the unlabelled texts, as `prompted` has it."""
+    """Return what PROMPTING says of the labels of the unlabelled texts, as `prompted` has it."""
     return prompted(run, run.unlabelled, plm, "prompt", PROMPTING)
 
 
@@ -110,8 +114,6 @@ def check_self_training(config: Config) -> None:
     if not config.unlabelled:
         otherwise = " (method=part/asked needs none)" if config.method == "best" else ""
         raise UserError(f"{what}: needs texts without labels; set unlabelled=FILE, or gold{otherwise}")
-    if task.kind == "qa":
-        raise UserError(f"{what}: is about labels; task '{task.name}' is {task.kind}")
     for teacher in settings.teachers:
         if teacher not in TEACHERS:
             raise unknown("self_training.teachers", teacher, TEACHERS)
@@ -121,6 +123,11 @@ def check_self_training(config: Config) -> None:
         raise UserError(f"{what}: without the teacher tam each round would be the same; allowed is 1")
     if "prompting" in settings.teachers and not task.scoring:
         raise UserError(f"self_training.teachers=[prompting]: task '{task.name}' has no scoring prompts")
+    if task.kind == "qa" and set(settings.teachers) - set(ANSWERERS):
+        raise UserError(
+            f"self_training.teachers=[{','.join(settings.teachers)}]: similarity is about labels; task '{task.name}' "
+            f"is qa; allowed are {' and '.join(ANSWERERS)}"
+        )
     if "prompting" in settings.teachers and config.dataset:
         raise UserError(
             f"self_training.teachers=[prompting]: no PLM is used with dataset={config.dataset}; allowed are similarity "

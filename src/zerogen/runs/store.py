@@ -62,10 +62,13 @@ def _write_files(run: Run, outcome: Outcome, folder: Path) -> None:
         write_folder(outcome.rows, config.task, folder / "dataset")
     (folder / "pseudo-labels.jsonl").unlink(missing_ok=True)
     if outcome.pseudo_labelled:
-        write_jsonl(
-            [{"C": row.context, "X": row.text, "label": row.label, "uid": row.uid} for row in outcome.pseudo_labelled],
-            folder / "pseudo-labels.jsonl",
+        labelled = outcome.pseudo_labelled
+        lines = (
+            export_rows(labelled, config.task)
+            if config.task.kind == "qa"
+            else [{"C": row.context, "X": row.text, "label": row.label, "uid": row.uid} for row in labelled]
         )
+        write_jsonl(lines, folder / "pseudo-labels.jsonl")
     if outcome.predictions:
         write_jsonl(
             [prediction_line(row, prediction) for row, prediction in zip(run.gold, outcome.predictions, strict=True)],

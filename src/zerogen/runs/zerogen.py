@@ -8,7 +8,6 @@ from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from zerogen.config.rules import check_match
 from zerogen.config.schema import Config
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified, stratified_order
@@ -22,6 +21,7 @@ from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_
 from zerogen.generation.select import EMBEDDING, needs, select
 from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.plm.confidence import comparable
+from zerogen.runs.answer_training import plm_answers
 from zerogen.runs.calibration import calibrate_tam, check_calibration
 from zerogen.runs.few_gold import labels_alone
 from zerogen.runs.prompted import asked
@@ -94,7 +94,6 @@ def _check(config: Config) -> None:
             f"unlabelled={config.unlabelled}: is compared with synthetic rows; tam.checkpoint={config.tam.checkpoint} "
             "is evaluated only, so leave it out"
         )
-    check_match(config)
 
 
 ZEROGEN = Setting(
@@ -146,7 +145,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
             if last and scores is None:
                 _score_for_measures(run, rows, scorer)
             if last and teaches(config, "prompting"):
-                ask_teacher(run, scorer)
+                (plm_answers if config.task.kind == "qa" else ask_teacher)(run, scorer)
             if last:  # free the PLM's memory while the last TAM trains
                 stack.close()
                 del scorer

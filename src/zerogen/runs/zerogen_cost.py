@@ -270,6 +270,23 @@ def _seconds_to_ask(probe: Probe, rows: Sequence[Example]) -> float:
     return seconds
 
 
+def _seconds_to_answer(probe: Probe, questions: Sequence[Example]) -> float:
+    """Return the seconds that the PLM takes to answer a question, probed on some; 0 without a PLM."""
+    from zerogen.plm.prompting import prompt_answers
+
+    config, plm = probe.config, probe.plm()
+    if plm is None:
+        return 0.0
+
+    def pace() -> float:
+        started = time.perf_counter()
+        prompt_answers(plm, config.task, questions)
+        return (time.perf_counter() - started) / len(questions)
+
+    seconds: float = probe.once(["answers", asdict(config.task), asdict(config.plm)], pace)
+    return seconds
+
+
 def _expect_embedding(probe: Probe, rows: Sequence[Example], size: int) -> None:
     config = probe.config
     embedded = sum(rows_to_write(config, one) for one in trend_sizes(size, config.log_every))
@@ -285,7 +302,8 @@ def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
     scored = [config.task.name, config.unlabelled, config.unlabelled_limit, asdict(config.plm)]
     scored.append(config.scoring_demonstrations)
     if few and "prompting" in settings.teachers and probe.session.first(["prompt", *scored]):
-        seconds["prompt"] = _seconds_to_ask(probe, few) * len(texts)
+        asking = _seconds_to_answer if config.task.kind == "qa" else _seconds_to_ask
+        seconds["prompt"] = asking(probe, few) * len(texts)
     if few and "similarity" in settings.teachers:
         seconds["similarity"] = seconds_to_embed(probe, few) * len(texts)
     # The TAM of each round is compared with its teachers, of which the first TAM may be one.
