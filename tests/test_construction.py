@@ -1,7 +1,7 @@
 """Rows made by rules: pairs and questions from passages that a user has, without a PLM."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -16,7 +16,7 @@ from zerogen.data.overlap import f1
 from zerogen.data.records import Example
 from zerogen.errors import UserError
 from zerogen.generation.answers import SHARES, AnsweredContexts, answer_kind, rule_spans
-from zerogen.generation.construction import CONSTRUCTIONS, Passages
+from zerogen.generation.construction import CONSTRUCTIONS, Near, Passages
 from zerogen.generation.english import content_words, sentences
 from zerogen.generation.generator import Generator
 from zerogen.generation.hypotheses import antonym_of
@@ -110,7 +110,7 @@ def test_answers_stand_in_their_passages_and_are_of_all_kinds(file: Path) -> Non
 
 
 def test_kinds_are_drawn_by_their_shares_and_each_answer_once() -> None:
-    stream = AnsweredContexts(PASSAGES, rule_spans, 3, SHARES | {"date": 10000.0})
+    stream = AnsweredContexts(PASSAGES, rule_spans, 3, SHARES | {"date": 1e9})
     first = stream.take(0, len(PASSAGES), Progress())
     assert all(answer_kind(passage, answer) == "date" for passage, answer in first)
     spans = sum(len(rule_spans(passage)) for passage in PASSAGES)
@@ -253,3 +253,36 @@ def test_sentences_of_a_premise_are_not_its_whole_when_it_is_long() -> None:
     construct = load("", "shortened", CONSTRUCTIONS)
     premises = {construct(long, Passages(PASSAGES, ""), Random(seed))[0] for seed in range(30)}
     assert all(len(sentences(premise)) <= 2 for premise in premises)
+
+
+def test_questions_are_reworded_by_near_words_by_any_or_not_at_all(file: Path) -> None:
+    seen: list[str] = []
+
+    def near(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        seen.extend(words)
+        return {"museum": ("gallery",), "harbour": ("port",)}
+
+    def texts(rewording: str, near: Near | None = None) -> list[str]:
+        generator = Generator(
+            made("squad", file, rewording=rewording), no_plm, DecodingConfig(), FilterConfig(), 0, near=near
+        )
+        for _ in generator.extend(60):
+            pass
+        return [row.text for row in generator.rows(60)]
+
+    plain, similar, anyhow = texts("none"), texts("similar", near), texts("random")
+    assert texts("auto", near) == similar
+    assert texts("auto") == anyhow
+    assert seen == [*dict.fromkeys(seen)] * 2  # asked once for each run
+    given = {word.casefold() for passage in PASSAGES for word in content_words(passage)}
+    said = {word for text in plain for word in content_words(text)}
+    assert said - {"year", "money", "percentage"} <= given | {"open", "buy", "close", "visit"}
+    assert {word for text in similar for word in content_words(text)} - said <= {"gallery", "port"}
+    assert any("gallery" in text for text in similar)
+    assert not any("gallery" in text for text in anyhow)
+    with pytest.raises(
+        UserError, match="rewording=similar: needs a TAM that is an encoder; allowed are random and none"
+    ):
+        texts("similar")
+    with pytest.raises(UserError, match="rewording: 'simlar' is unknown.*did you mean 'similar'"):
+        made("squad", file, rewording="simlar")

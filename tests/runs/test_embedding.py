@@ -169,3 +169,23 @@ def test_the_dry_run_expects_rows_to_be_embedded(config: Config, monkeypatch: py
 def test_the_dry_run_probes_the_encoder(config: Config) -> None:
     asked = replace(config, dry_run=True, select=["fusegen"], train=True)
     assert estimate(asked, Session(Console(quiet=True))).seconds["embed"] > 0
+
+
+def test_words_near_a_word_are_the_nearest_first_and_not_itself(tiny_encoder: Path) -> None:
+
+    from zerogen.tam.similarity import Embedder
+
+    embedder = Embedder(TamConfig("tiny", model=str(tiny_encoder)), 64, torch.device("cpu"))
+    words = [f"word{i}" for i in range(30)] + ["Bird"]
+    near = embedder.near_words(words)
+    vectors = embedder.embed([word.lower() for word in words])
+    cosines = vectors @ vectors.T
+    for word, others in near.items():
+        place = [one.casefold() for one in words].index(word)
+        assert len(others) <= 8
+        assert words[place] not in others
+        found = [float(cosines[place, words.index(other)]) for other in others]
+        assert found == sorted(found, reverse=True)
+        assert all(value > 0.45 for value in found)
+    assert "bird" in near
+    assert embedder.near_words(["alone"]) == {}

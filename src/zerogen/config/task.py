@@ -21,6 +21,7 @@ HUB_ARGUMENTS = ("path", "name", "data_dir", "data_files", "revision", "cache_di
 KINDS = ("classification", "pair", "qa")
 ANSWERS = ("auto", "spacy", "rules", "gold")
 MADE_BY = {"qa": ("questions", ("plm", "template", "mixed")), "pair": ("pairs", ("plm", "construct", "mixed"))}
+REWORDINGS = ("auto", "similar", "random", "none")
 QUESTION = "question"  # the only label in question answering, and so the key of its prompt
 
 
@@ -261,6 +262,8 @@ def _check_making(task: TaskConfig, where: str) -> None:
             if task.kind == kind:
                 raise unknown(f"{where}: {key}", value, allowed)
             raise UserError(f"{where}: {key}={value}: allowed is plm, since its kind is {task.kind}")
+    if task.rewording not in REWORDINGS:
+        raise unknown(f"{where}: rewording", task.rewording, REWORDINGS)
     for label in task.construction:
         if label not in task.labels:
             raise unknown(f"{where}: construction", label, task.labels)

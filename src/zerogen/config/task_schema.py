@@ -160,6 +160,10 @@ class TaskConfig:
     a question that it answers), `question_of_another` (that question and a similar sentence); `shortened`,
     `apposition`, `negated`, `other_number`, `other_name`, `antonym` (a passage and one of its sentences, changed so),
     `similar` (and a sentence of another passage); or your own `module:function`."""
+    rewording: str = "auto"
+    """What becomes of questions that rules make: words are left out, and some are replaced by `similar` words of the
+    passages (the untrained TAM's encoder embeds them near) or by `random` ones; `none` leaves them as they are; `auto`:
+    similar where the TAM is an encoder, else random."""
     answer_tokens: int = 30
     """Maximum number of tokens of an answer."""
     gold: dict[str, GoldConfig] = field(default_factory=dict)

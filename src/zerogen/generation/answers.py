@@ -20,7 +20,7 @@ Extractor = Callable[[str], list[Answer]]
 
 # How often people ask for each kind, in SQuAD's own terms (Rajpurkar et al. 2016): dates 9 %, other numbers 11 %, names
 # 33 %, the rest phrases and clauses. Dates and numbers a little more: a model learns little from few of them.
-SHARES = {"phrase": 40.0, "name": 30.0, "number": 14.0, "date": 12.0, "quoted": 2.0, "clause": 2.0}
+SHARES = {"phrase": 38.0, "name": 28.0, "number": 16.0, "date": 14.0, "quoted": 2.0, "clause": 2.0}
 ANSWER_KINDS = tuple(SHARES)
 _RULES_VERSION = 2  # raise it when the rules find other spans
 _LONGEST_CLAUSE = 6  # words of a phrase; more are a clause
@@ -190,19 +190,19 @@ def extractor(source: str, gold: Iterable[Example]) -> Extractor:
 class AnsweredContexts:
     """An endless stream of (passage, answer) pairs.
 
-    shares: how often answers of a kind are drawn, by `answer_kind`; by default as often as there are some.
-
     In each round, every passage yields one new answer, in a seeded order, so that even few rows see many passages. When
     all answers are used up, they repeat in new orders. A passage is searched for answers only when its turn comes.
+
+    shares: how often answers of a kind are drawn, by `answer_kind`, as long as any passage has more of it; each kind
+        then has rounds of its own. By default, kinds come as often as the passages have them.
     """
 
     def __init__(
         self, passages: Sequence[str], find: Extractor, seed: int, shares: Mapping[str, float] | None = None
     ) -> None:
-        self.shares = shares
         self.texts, self.find, self.seed = list(dict.fromkeys(passages)), find, seed
         self.pairs: list[tuple[str, Answer]] = []
-        self._new = self._rounds()
+        self._new = self._rounds() if shares is None else self._by_kind(shares)
 
     def take(self, start: int, stop: int, progress: Progress) -> list[tuple[str, Answer]]:
         """Return pairs number `start` to `stop` (exclusive). Raises `UserError` if no passage has an answer."""
@@ -230,21 +230,37 @@ class AnsweredContexts:
                     yield self.texts[place], remaining[place].pop()
             order = sorted(place for place in order if remaining[place])
 
+    def _by_kind(self, shares: Mapping[str, float]) -> Iterator[tuple[str, Answer]]:
+        found: dict[int, dict[str, list[Answer]]] = {}
+        random, streams = Random(derive(self.seed, "kinds")), {kind: self._of_kind(kind, found) for kind in shares}
+        while streams:
+            kinds = list(streams)
+            (kind,) = random.choices(kinds, [shares[kind] for kind in kinds])
+            pair = next(streams[kind], None)
+            if pair is None:
+                del streams[kind]
+            else:
+                yield pair
+
+    def _of_kind(self, kind: str, found: dict[int, dict[str, list[Answer]]]) -> Iterator[tuple[str, Answer]]:
+        """Yield the answers of a kind, one of each passage in a round; found: those of passages, by kind."""
+        order = list(range(len(self.texts)))
+        for number in count():
+            Random(derive(self.seed, "answers", kind, number)).shuffle(order)
+            for place in order:
+                if place not in found:
+                    found[place] = {}
+                    for answer in self._shuffled(place):
+                        found[place].setdefault(answer_kind(self.texts[place], answer), []).append(answer)
+                answers = found[place].get(kind, ())
+                if len(answers) > number:
+                    yield self.texts[place], answers[number]
+            order = sorted(place for place in order if len(found[place].get(kind, ())) > number + 1)
+            if not order:
+                return
+
     def _shuffled(self, place: int) -> list[Answer]:
-        """Return the answers of a passage, the last one first to be drawn."""
-        passage, random = self.texts[place], Random(derive(self.seed, "answers of", place))
-        answers = self.find(passage)
-        random.shuffle(answers)
-        if self.shares is None:
-            return answers
-        by_kind: dict[str, list[Answer]] = {}
-        for answer in answers:
-            by_kind.setdefault(answer_kind(passage, answer), []).append(answer)
-        drawn = []
-        while by_kind:
-            kinds = sorted(by_kind)
-            (kind,) = random.choices(kinds, [self.shares[kind] for kind in kinds])
-            drawn.append(by_kind[kind].pop())
-            if not by_kind[kind]:
-                del by_kind[kind]
-        return drawn[::-1]
+        """Return the answers of a passage, in a seeded order."""
+        answers = self.find(self.texts[place])
+        Random(derive(self.seed, "answers of", place)).shuffle(answers)
+        return answers

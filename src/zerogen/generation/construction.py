@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from random import Random
@@ -23,17 +23,24 @@ from zerogen.support.doors import call, load
 
 _SIMILAR = 40  # of so many sentences that share most words with a text one is drawn
 _LOOKED_AT = 200  # passages by which their language is judged
+_MOST_WORDS = 20_000  # whose neighbours are looked for: each is compared with all others
 _MOST_POSTINGS = 2000  # sentences of a word that are compared with a text; more frequent words say little
+
+
+Near = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]
 
 
 class Passages:
     """All passages that rows are made of, with an index of their sentences.
 
-    Raises `UserError` for passages that are not in English, the language that the rules know.
+    rewording: of questions, see `TaskConfig.rewording`, and not auto. near: returns, for words, those of them that are
+    near each, by the word in lower case; for the rewording `similar`. Raises `UserError` for passages that are not in
+    English, the language that the rules know.
     """
 
-    def __init__(self, texts: Sequence[str], key: str) -> None:
-        self.texts = texts
+    def __init__(self, texts: Sequence[str], key: str, rewording: str = "random", near: Near | None = None) -> None:
+        self.texts, self.rewording = texts, rewording
+        self._near = near
         if not is_english(texts[:_LOOKED_AT]):
             raise UserError(
                 f"{key}: takes sentences apart by rules for English, in which the contexts do not seem to be (the "
@@ -50,6 +57,29 @@ class Passages:
         """All words of the passages that are no function words, as often as they come; for drawing one."""
         found = (word for text in self.texts for word in text.split())
         return [word for word in found if word.isalpha() and word.casefold() not in FUNCTION_WORDS]
+
+    def reword(self, question: str, random: Random) -> str:
+        """Return a question in other words, see `varied`; as it is with the rewording `none`."""
+        if self.rewording == "none":
+            return question
+        return varied(question, self._other, random)
+
+    def _other(self, word: str, random: Random) -> str:
+        """Draw a word in place of one: of those near it, or, with the rewording `random`, of all."""
+        if self.rewording == "random":
+            return random.choice(self.words) if self.words else word
+        near = self._neighbours.get(word)
+        return random.choice(near) if near else word
+
+    @cached_property
+    def _neighbours(self) -> Mapping[str, Sequence[str]]:
+        """The words near each of the 20,000 most frequent ones, by these in lower case."""
+        assert self._near is not None
+        forms: dict[str, Counter[str]] = defaultdict(Counter)
+        for word in self.words:
+            forms[word.casefold()][word] += 1
+        frequent = sorted(forms, key=lambda word: (-forms[word].total(), word))[:_MOST_WORDS]
+        return self._near([forms[word].most_common(1)[0][0] for word in frequent])
 
     def similar(self, text: str, but: str, random: Random) -> str | None:
         """Draw one of the 40 sentences that share most with a text, rare words counting more; None if none does.
@@ -119,15 +149,20 @@ def _question(passage: str, passages: Passages, random: Random) -> tuple[str, st
         return None
     answer = random.choice(answers)
     asked = template_question(sentence, answer)
-    return None if asked is None else (sentence, varied(asked, passages.words, random), answer.text)
+    return None if asked is None else (sentence, passages.reword(asked, random), answer.text)
 
 
 class Constructor:
-    """Makes the rows of a task that its PLM does not write."""
+    """Makes the rows of a task that its PLM does not write. near: see `Passages`; None where no encoder is at hand."""
 
-    def __init__(self, task: TaskConfig, texts: Sequence[str]) -> None:
+    def __init__(self, task: TaskConfig, texts: Sequence[str], near: Near | None = None) -> None:
         self.task = task
-        self.passages = Passages(texts, f"{MADE_BY[task.kind][0]}={made_by(task)}")
+        rewording = task.rewording
+        if rewording == "auto":
+            rewording = "random" if near is None else "similar"
+        if rewording == "similar" and near is None:
+            raise UserError("task.rewording=similar: needs a TAM that is an encoder; allowed are random and none")
+        self.passages = Passages(texts, f"{MADE_BY[task.kind][0]}={made_by(task)}", rewording, near)
         self.constructions = {
             label: [(name, load("task.construction", name, CONSTRUCTIONS)) for name in names]
             for label, names in task.construction.items()
@@ -142,7 +177,7 @@ class Constructor:
         random, context = Random(seed), draft.context or ""
         if self.task.kind == "qa":
             asked = template_question(context, draft.answers[0])
-            text = varied(asked, self.passages.words, random) if asked else ""
+            text = self.passages.reword(asked, random) if asked else ""
             return replace(draft, text=text, way="template")
         ways = self.constructions[draft.label]
         name, construct = ways[random.randrange(10**6) % len(ways)]  # one draw, however many ways a label has

@@ -18,7 +18,7 @@ from zerogen.config.template import render, shortened
 from zerogen.data.records import PLM, Answer, Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.answers import AnsweredContexts
-from zerogen.generation.construction import Constructor
+from zerogen.generation.construction import Constructor, Near
 from zerogen.generation.contexts import Contexts, GivenContexts, chunk_size
 from zerogen.generation.demonstrations import ROUND, Demonstrations, end_of_round
 from zerogen.generation.filters import Filter, parse_and_filter
@@ -51,6 +51,7 @@ class Generator:
         the rows of the rounds before its own, so that its rows do not depend on how many are written in parallel.
     unlabelled: the texts that demonstrations of them are drawn from.
     embed: returns the vectors of rows, for demonstrations that are chosen by them.
+    near: returns the words near each of some words, for questions by rules, see `Passages`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Generator:
         demonstrations: str = "none",
         unlabelled: Sequence[Example] = (),
         embed: Callable[[Sequence[Example]], Embeddings] | None = None,
+        near: Near | None = None,
     ) -> None:
         check_decoding(decoding)
         check_filter(filters)
@@ -94,7 +96,7 @@ class Generator:
         paired = task.kind != "classification"
         self.filter = Filter(filters, self.journal.rows(), task.min_words, paired, per_answer)
         self.shows, self.demonstrations, self.unlabelled = demonstrations != "none", shown, unlabelled
-        self.embed = embed
+        self.embed, self.near = embed, near
         # The number of chunks before a round, and the rows it is shown.
         self._eligible: tuple[int, Sequence[Example]] = (0, [])
 
@@ -113,7 +115,7 @@ class Generator:
         if made_by(self.task) == PLM:
             return None
         assert isinstance(self.contexts, GivenContexts | AnsweredContexts)
-        return Constructor(self.task, self.contexts.texts)
+        return Constructor(self.task, self.contexts.texts, self.near)
 
     def extend(self, n: int, progress: Progress | None = None) -> Iterator[Chunk]:
         """Write chunks until each label has its share of `n` rows; yield each chunk after it is stored.

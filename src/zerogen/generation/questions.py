@@ -7,7 +7,7 @@ https://arxiv.org/abs/2004.11892): the answer gives way to a question word that 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from zerogen.data.records import Answer
@@ -72,21 +72,22 @@ def template_question(passage: str, answer: Answer) -> str | None:
     return question[0].upper() + question[1:] + "?"
 
 
-def varied(question: str, others: Sequence[str], random: Random) -> str:
-    """Return a question with some words left out and some content words replaced by others, up to half of them each.
+def varied(question: str, other: Callable[[str, Random], str], random: Random) -> str:
+    """Return a question with some words left out, up to half, and up to 70 % of its content words replaced.
 
-    People ask in other words than a passage answers; without a dictionary, this is what keeps a model from relying on
-    every single word. The first two words, which say what is asked for, stay. others: the words to draw from.
+    People ask in other words than a passage answers: a model must not rely on every single word. The first two words,
+    which say what is asked for, stay. other: draws a word in place of one.
     """
     first, second, *rest = question.removesuffix("?").split()
     dropped, replaced = random.uniform(0, _MOST_DROPPED), random.uniform(0, _MOST_REPLACED)
     kept = [word for word in rest if random.random() >= dropped]
     if _content(kept) < _FEWEST_CONTENT_WORDS:
         kept = rest
-    drawn = [
-        random.choice(others) if others and _bare(word) not in FUNCTION_WORDS and random.random() < replaced else word
-        for word in kept
-    ]
+    drawn = []
+    for word in kept:
+        bare = _bare(word)
+        new = other(bare, random) if bare not in FUNCTION_WORDS and random.random() < replaced else bare
+        drawn.append(word if new == bare else new)
     own = [word for word, one in zip(kept, drawn, strict=True) if word == one]
     return " ".join([first, second, *(kept if _content(own) < _FEWEST_OWN_WORDS else drawn)]) + "?"
 

@@ -50,7 +50,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
     """Return all that shapes generated rows, and not `n`."""
     return {
         "format": POOL_FORMAT,
-        "task": changes(config.task, _WRITING) | _attributes_key(config.task) | _construction_key(config.task),
+        "task": changes(config.task, _WRITING) | _attributes_key(config.task) | _construction_key(config, device),
         "contexts": _contexts_key(config.task),
         "plm": plm_key(config, device) if asks_plm(config.task, config.filter) else None,
         "decoding": changes(config.decoding),
@@ -141,12 +141,23 @@ def _attributes_key(task: TaskConfig) -> dict[str, Any]:
     return {"attributes": list(task.attributes.items())} if task.attributes else {}
 
 
-def _construction_key(task: TaskConfig) -> dict[str, Any]:
+def _construction_key(config: Config, device: torch.device) -> dict[str, Any]:
     """Identify the constructions of a task that makes rows by them, those of the user's own by their code."""
+    task = config.task
     if made_by(task) == "plm":
         return {}
+    encoder = {"near": [encoder_key(config, device), device.type]} if rewords_by_encoder(config) else {}
     ways = {label: [fingerprint_of_door(name) for name in names] for label, names in task.construction.items()}
-    return {"rules": RULES_FORMAT, "construction": ways}
+    return {"rules": RULES_FORMAT, "construction": ways, "rewording": task.rewording, **encoder}
+
+
+def rewords_by_encoder(config: Config) -> bool:
+    """Tell whether the TAM's encoder finds the words by which rules replace those of questions."""
+    task = config.task
+    if made_by(task) == "plm" or task.rewording not in ("auto", "similar") or config.tam.kind != "encoder":
+        return False
+    asks = {"question", "question_of_another"} & {way for ways in task.construction.values() for way in ways}
+    return task.kind == "qa" or bool(asks)
 
 
 def _own(key: str, names: Sequence[str]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ _FIELDS = {
 }
 _TASK = "name kind labels prompts scoring context parse debias max_new_tokens max_length min_words order answers"
 _TASK += " answer_tokens gold gold_source"
-_UNREAD = "further_scoring descriptions priors construction"  # of a task, where no key of a later version asks for them
+# Of a task, where no key of a later version asks for them.
+_UNREAD = "further_scoring descriptions priors construction rewording"
 _CONFIG = "task setting plm tam decoding filter trainer diversity correctness confidence logger n log_every seed seeds"
 _CONFIG += " gpu processes data_dir contexts answers dataset dataset_labels limit eval_limit train output_dir dry_run"
 _CONFIG += " command"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from zerogen.data.records import Example, Prediction
 from zerogen.errors import UserError
 from zerogen.estimate import Probe, some
 from zerogen.runs.calibration import calibrated, check_calibration, rows_to_predict
+from zerogen.runs.identity import rewords_by_encoder
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
 
@@ -110,6 +111,16 @@ def seconds_to_embed(probe: Probe, rows: Sequence[Example]) -> float:
     config = probe.config
     seconds: float = probe.once(["embed", config.task.name, asdict(config.tam)], probed)
     return seconds
+
+
+def near_words(run: Run) -> Callable[[Sequence[str]], dict[str, tuple[str, ...]]] | None:
+    """Return what finds the words near words by the TAM's encoder, None where questions need none or it is no encoder.
+
+    The same condition, `rewords_by_encoder`, names pools.
+    """
+    if not rewords_by_encoder(run.config):
+        return None
+    return lambda words: open_embedder(run).near_words(words, run.progress)
 
 
 SIMILARITY = Setting(

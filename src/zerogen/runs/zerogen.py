@@ -28,7 +28,7 @@ from zerogen.runs.prompted import asked
 from zerogen.runs.run import Outcome, Run, describe, rows_to_write, trend_sizes
 from zerogen.runs.self_training import PROMPTING, ask_teacher, check_self_training, self_train, teaches
 from zerogen.runs.settings import PARTS, Setting
-from zerogen.runs.similarity import embeddings_of
+from zerogen.runs.similarity import embeddings_of, near_words
 from zerogen.runs.zerogen_cost import estimate
 from zerogen.support.doors import is_own
 from zerogen.support.files import exclusive
@@ -199,6 +199,7 @@ class _Pool:
             config.demonstrations,
             self.run.unlabelled if config.unlabelled else (),
             partial(embeddings_of, self.run),
+            near_words(self.run),
         )
 
 

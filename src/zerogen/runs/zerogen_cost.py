@@ -28,7 +28,7 @@ from zerogen.runs.few_gold import sizes_alone
 from zerogen.runs.prompted import ALL_PROMPTS, seconds_to_ask
 from zerogen.runs.run import Run, rows_to_write, trend_sizes
 from zerogen.runs.self_training import trains_on_synthetic
-from zerogen.runs.similarity import seconds_to_embed
+from zerogen.runs.similarity import near_words, seconds_to_embed
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
@@ -158,6 +158,7 @@ def probe_texts(plm: Writer | None, run: Run) -> TextProbe:
         config.seed,
         demonstrations=config.demonstrations,
         unlabelled=run.unlabelled if config.unlabelled else (),
+        near=near_words(run),
     )
     chunk = next(generator.extend(rows_to_write(config, config.n)))
     batch, row_bytes = PROBE, 0

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _TEMPERATURE = 0.05  # of the softmax over cosines, whose differences are small; it changes no prediction
 _BATCH = 64
+_NEAREST, _NEAR = 8, 0.45  # words near a word, at most, and their least cosine
+_ROWS_COMPARED = 1000  # words that are compared with all at a time
 
 
 class Embedder:
@@ -60,6 +62,25 @@ class Embedder:
             return texts
         contexts = self.embed([row.context or "" for row in rows], progress)
         return torch.cat([(texts - contexts).abs(), texts * contexts], dim=-1)
+
+    def near_words(self, words: Sequence[str], progress: Progress | None = None) -> dict[str, tuple[str, ...]]:
+        """Return, for each word in lower case, up to 8 others that are near it, the nearest first.
+
+        Near is a cosine above 0.45 of their vectors, each embedded alone in lower case, so that a word's case says
+        nothing of its meaning. A word that has none is left out.
+        """
+        vectors = self.embed([word.lower() for word in words], progress)
+        near: dict[str, tuple[str, ...]] = {}
+        for start in range(0, len(words), _ROWS_COMPARED):
+            found = (vectors[start : start + _ROWS_COMPARED] @ vectors.T).topk(min(_NEAREST + 1, len(words)))
+            for word, cosines, places in zip(
+                words[start:], found.values.tolist(), found.indices.tolist(), strict=False
+            ):
+                pairs = zip(cosines, places, strict=True)
+                others = [words[place] for cosine, place in pairs if cosine > _NEAR and words[place] != word]
+                if others:
+                    near[word.casefold()] = tuple(others[:_NEAREST])
+        return near
 
     def predict(
         self, texts: Sequence[str], descriptions: Mapping[str, Sequence[str]], progress: Progress | None = None
