@@ -9,14 +9,12 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import toy_rows
-from zerogen.config.schema import Config, SelfTrainingConfig, TamConfig
-from zerogen.errors import UserError
+from zerogen.config.schema import Config, SelfTrainingConfig
 from zerogen.jobs import run_one
 from zerogen.measure import main
 from zerogen.measures.rows import describe
 from zerogen.report import present
 from zerogen.report.finished import read_run
-from zerogen.runs.checks import check_code
 from zerogen.runs.result import Result
 
 
@@ -119,9 +117,3 @@ def test_the_command_compares_a_run_and_a_file(
     with pytest.raises(SystemExit) as stop:
         main([str(result.folder), "--unlabelled", "nowhere.txt"])
     assert stop.value.code == 2 and "unlabelled=nowhere.txt: there is no such file" in capsys.readouterr().err
-
-
-def test_questions_are_not_compared(config: Config) -> None:
-    config.task.kind = "qa"
-    with pytest.raises(UserError, match="unlabelled=.*: is about texts and pairs; task 'toy' is qa"):
-        check_code([replace(config, tam=TamConfig("t", model="m"))])

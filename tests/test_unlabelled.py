@@ -67,7 +67,7 @@ def test_a_pair_needs_both_texts(tmp_path: Path) -> None:
         ),
         (lambda folder: table(folder / "t.jsonl", count=49), None, TASK, "holds 49 different texts; allowed are 50"),
         (lambda folder: "gold", None, TASK, "unlabelled=gold: task 'toy' has no gold data"),
-        (lambda folder: str(folder / "texts.txt"), None, PAIR, "a pair has two texts; allowed is a .jsonl"),
+        (lambda folder: str(folder / "texts.txt"), None, PAIR, "a pair has two texts, a question a passage; allowed"),
         (lambda folder: str(folder / "texts.txt"), "text", TASK, "unlabelled_column=text is for tables"),
         (lambda folder: str(folder / "texts.md"), None, TASK, "ending: '.md' is unknown; allowed: .txt, .jsonl"),
     ],

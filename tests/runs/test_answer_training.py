@@ -72,6 +72,7 @@ def test_a_fresh_model_learns_from_what_its_teachers_answer(config: Config) -> N
     assert result.plm == "none"
     assert [(one["round"], one["unlabelled"], one["synthetic"]) for one in result.rounds] == [(1, 30, 20), (2, 30, 20)]
     assert all(0 <= one["agreement"]["tam"] <= 1 and "f1" in one["metrics"] for one in result.rounds)
+    assert json.loads((result.folder / "measures.json").read_text())["match"]["texts"] > 10
     lines = (result.folder / "pseudo-labels.jsonl").read_text().splitlines()
     assert len(lines) == 30
     for line in map(json.loads, lines):
