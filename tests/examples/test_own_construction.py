@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zerogen
-from zerogen import cli
+from tests.test_construction import no_plm
 from zerogen.config.schema import Config, DecodingConfig, FilterConfig
 from zerogen.config.task_schema import TaskConfig
 from zerogen.errors import UserError
@@ -31,7 +31,7 @@ def task() -> TaskConfig:
 
 
 def test_its_rows_have_two_names_in_each_others_place() -> None:
-    generator = Generator(task(), cli.main, DecodingConfig(), FilterConfig(), 0)  # no PLM is opened
+    generator = Generator(task(), no_plm, DecodingConfig(), FilterConfig(), 0)
     for _ in generator.extend(20):
         pass
     rows = [row for row in generator.rows(20) if row.label == "does_not"]
@@ -61,7 +61,7 @@ def test_its_file_names_the_pool() -> None:
 def test_what_is_no_pair_is_refused_in_one_line(name: str, message: str) -> None:
     own = task()
     own.construction["does_not"] = [f"tests.examples.test_own_construction:{name}"]
-    generator = Generator(own, cli.main, DecodingConfig(), FilterConfig(patience=64), 0)
+    generator = Generator(own, no_plm, DecodingConfig(), FilterConfig(patience=64), 0)
     with pytest.raises(UserError, match=message) as error:
         for _ in generator.extend(20):
             pass
