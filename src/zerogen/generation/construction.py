@@ -1,4 +1,4 @@
-"""Rows that are made of given passages by rules instead of being written: questions by template, and pairs of texts.
+"""Rows that rules make of given passages instead of a PLM: questions by template, and pairs of texts.
 
 A construction turns a passage into a pair of the label that it stands for in `task.construction`.
 """

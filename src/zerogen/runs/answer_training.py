@@ -1,4 +1,4 @@
-"""Self-training for questions without answers: teachers answer them, and a fresh TAM learns from the surest ones."""
+"""Self-training for questions without answers: teachers answer them; a fresh TAM learns from the surest."""
 
 from __future__ import annotations
 
