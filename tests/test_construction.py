@@ -1,7 +1,7 @@
 """Rows made by rules: pairs and questions from passages that a user has, without a PLM."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -13,7 +13,7 @@ from zerogen.config.schema import DecodingConfig, FilterConfig
 from zerogen.config.task import normalise_task
 from zerogen.config.task_schema import ContextConfig, TaskConfig
 from zerogen.data.overlap import f1
-from zerogen.data.records import Example
+from zerogen.data.records import Continuation, Example, Request
 from zerogen.errors import UserError
 from zerogen.generation.answers import SHARES, AnsweredContexts, answer_kind, rule_spans
 from zerogen.generation.construction import CONSTRUCTIONS, Near, Passages
@@ -22,7 +22,7 @@ from zerogen.generation.generator import Generator
 from zerogen.generation.hypotheses import antonym_of
 from zerogen.generation.pool import Journal
 from zerogen.plm.model import Plm
-from zerogen.plm.protocol import Writer
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
 from zerogen.support.doors import load
 from zerogen.support.progress import Progress
 
@@ -246,6 +246,72 @@ def test_a_round_trip_keeps_the_rows_whose_answer_the_plm_gives(file: Path, gpt2
             pass
     with pytest.raises(UserError, match=r"filter.round_trip=0.5: needs questions"):
         Generator(made("qnli", file), lambda: gpt2, DecodingConfig(), FilterConfig(round_trip=0.5), 0)
+
+
+class Answering:
+    """A PLM that answers every third question as the row has it; what else a writer does is not asked for."""
+
+    name, max_positions, parallel, tokens = "answering", 10_000, 1, 0
+
+    def __init__(self, answers: Mapping[str, str]) -> None:
+        self.answers = answers
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def write(
+        self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+    ) -> Iterator[ChunkOutput]:
+        for chunk in chunks:
+            yield ChunkOutput(
+                [Continuation(self.reply(request), "stop", 1, -1.0) for request in chunk.requests], 0, 0.0
+            )
+
+    def reply(self, request: Request) -> str:
+        question = request.prompt.split("the question")[1]
+        known = next((answer for text, answer in self.answers.items() if text in question), "")
+        return known if len(question) % 3 == 0 else ""
+
+    def report_to(self, say: Callable[[str], None]) -> None: ...
+
+    def release(self) -> None: ...
+
+
+def test_a_resumed_round_trip_equals_an_uninterrupted_one(file: Path, tmp_path: Path) -> None:
+    task = made("squad", file)
+    every = rows_of(task, 200)
+    plm = Answering({row.text: row.answers[0].text for row in every})
+
+    def checked(n: int, folder: Path | None = None) -> list[Example]:
+        journal = Journal.open(folder / "texts.jsonl" if folder else None)
+        filters = FilterConfig(round_trip=0.5, min_acceptance=0.0)
+        generator = Generator(task, lambda: plm, DecodingConfig(), filters, 0, journal)
+        for _ in generator.extend(n):
+            pass
+        return generator.rows(n)
+
+    whole = checked(60)
+    for n in (5, 20, 40, 60):
+        rows = checked(n, tmp_path)
+        assert rows == whole[:n]
+    assert all(row.reply == row.answers[0].text for row in whole)
+
+
+def test_statistics_give_no_questions_and_no_error(tmp_path: Path) -> None:
+    lines = ["1990 – – –", "1990 - - -.", "The 1990 - - - of - -", *PASSAGES[:2]]
+    (tmp_path / "table.txt").write_text("\n".join(lines))
+    for name in ("squad", "qnli"):
+        rows = rows_of(made(name, tmp_path / "table.txt"), 10)
+        assert all(len(row.text.split()) >= 3 for row in rows)
+    passages = Passages(["The Wall Street of the old town was slow.", *PASSAGES], "pairs=construct")
+    texts = set()
+    for seed in range(40):
+        pair = load("", "antonym", CONSTRUCTIONS)(passages.texts[0], passages, Random(seed))
+        texts |= {pair[1]} if pair else set()
+    assert texts and all("Wall Street" in text for text in texts)
 
 
 def test_sentences_of_a_premise_are_not_its_whole_when_it_is_long() -> None:

@@ -150,7 +150,7 @@ def say_how_to_go_on(run: Run, console: Console) -> None:
     from zerogen.generation.pool import Journal
 
     kept = ""
-    if run.setting.writes and run.names()[0] != "none":
+    if run.setting.writes and run.setting.starts_afresh(run.config):
         folder = run.pool_folder()
         rows = sum(1 for _ in Journal.open(folder / "texts.jsonl").rows())
         kept = f" {rows:,} accepted rows are kept in {folder};"

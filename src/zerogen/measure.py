@@ -162,6 +162,7 @@ def _config_of_file(options: Any) -> Config:
     if options.task is not None:
         config.task = load_task(options.task)
         override(config.task, options.data_dir, None, None)
+        config.task.questions = config.task.pairs = "plm"  # who made the rows of a file is not known
     if options.plm:
         known = bundled_option("plm", options.plm, PlmConfig)
         if known is None:

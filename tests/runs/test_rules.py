@@ -72,6 +72,33 @@ def test_questions_carry_what_the_plm_answers(tiny_config: Config, tmp_path: Pat
     assert result.tokens["generate"] > 0
 
 
+def test_rows_can_be_made_without_a_model(tiny_config: Config, tmp_path: Path) -> None:
+    config = with_task(tiny_config, "rte", tmp_path)
+    config.train = False
+    check_setting(config)
+    result, rows = finished(config)
+    assert (result.plm, result.tam, len(rows)) == ("none", "none", 40)
+
+
+def test_what_rules_cannot_serve_is_refused(tiny_config: Config, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"select": ["logprob"]}, "needs the score 'logprob' of rows that a PLM wrote.*allowed with pairs=plm"),
+        ({"demonstrations": "random"}, "demonstrations=random: stand before prompts.*allowed with pairs=plm"),
+    ):
+        config = with_task(tiny_config, "qnli", tmp_path)
+        with pytest.raises(UserError, match=message):
+            check_setting(replace(config, **changes))
+    config = with_task(
+        tiny_config, "qnli", tmp_path, construction={"entailment": ["q"], "not_entailment": ["question"]}
+    )
+    with pytest.raises(UserError, match="task.construction: 'q' is unknown"):
+        check_setting(config)
+    config = with_task(tiny_config, "squad", tmp_path, rewording="similar")
+    config.tam.kind = "lstm"
+    with pytest.raises(UserError, match="rewording=similar: needs a TAM that is an encoder, and tam=tiny is lstm"):
+        check_setting(config)
+
+
 def test_ranking_by_the_plms_answers_needs_them(tiny_config: Config, tmp_path: Path) -> None:
     config = with_task(tiny_config, "squad", tmp_path)
     config.select = ["round_trip"]

@@ -271,7 +271,10 @@ def _check_making(task: TaskConfig, where: str) -> None:
         return
     key = f"{MADE_BY[task.kind][0]}={made_by(task)}"
     if task.context is None or task.context.source == "plm":
-        raise UserError(f"{where}: {key}: rows are made of given contexts; set contexts=FILE, or gold")
+        raise UserError(
+            f"{where}: {key}: rows are made of given contexts; set contexts=FILE or gold, or "
+            f"{MADE_BY[task.kind][0]}=plm"
+        )
     if task.kind == "pair" and (missing := [label for label in task.labels if not task.construction.get(label)]):
         raise UserError(f"{where}: {key}: construction has none for label '{missing[0]}'; allowed is pairs=plm")
 

@@ -74,7 +74,8 @@ class Passages:
     @cached_property
     def _neighbours(self) -> Mapping[str, Sequence[str]]:
         """The words near each of the 20,000 most frequent ones, by these in lower case."""
-        assert self._near is not None
+        if self._near is None:
+            raise UserError("task.rewording=similar: needs a TAM that is an encoder; allowed are random and none")
         forms: dict[str, Counter[str]] = defaultdict(Counter)
         for word in self.words:
             forms[word.casefold()][word] += 1
@@ -160,8 +161,6 @@ class Constructor:
         rewording = task.rewording
         if rewording == "auto":
             rewording = "random" if near is None else "similar"
-        if rewording == "similar" and near is None:
-            raise UserError("task.rewording=similar: needs a TAM that is an encoder; allowed are random and none")
         self.passages = Passages(texts, f"{MADE_BY[task.kind][0]}={made_by(task)}", rewording, near)
         self.constructions = {
             label: [(name, load("task.construction", name, CONSTRUCTIONS)) for name in names]

@@ -134,6 +134,12 @@ class Filter:
         self._remember(row)
         return None
 
+    def forget(self, row: Example) -> None:
+        """Take back that a row was accepted: a later check has rejected it."""
+        self.labels.pop(self._key(row), None)
+        if row.way != PLM:
+            self.asked.subtract((row.context, answer) for answer in row.answers)
+
     def _remember(self, row: Example) -> None:
         self.labels[self._key(row)] = self._meaning(row)
         if row.way != PLM:

@@ -112,10 +112,13 @@ class Generator:
     @cached_property
     def constructor(self) -> Constructor | None:
         """What makes the rows that the PLM does not write; None where it writes all."""
-        if made_by(self.task) == PLM:
-            return None
+        return None if made_by(self.task) == PLM else Constructor(self.task, self._texts, self.near)
+
+    @property
+    def _texts(self) -> Sequence[str]:
+        """The given contexts, of which rules make rows."""
         assert isinstance(self.contexts, GivenContexts | AnsweredContexts)
-        return Constructor(self.task, self.contexts.texts, self.near)
+        return self.contexts.texts
 
     def extend(self, n: int, progress: Progress | None = None) -> Iterator[Chunk]:
         """Write chunks until each label has its share of `n` rows; yield each chunk after it is stored.
@@ -352,12 +355,16 @@ class Generator:
         before = plm.tokens
         answers, _ = prompt_answers(plm, self.task, accepted, progress, name=f"replies-{index:06d}")
         replies = iter(answers)
-        checked = []
+        checked, rejected = [], list[Example]()
         for row, prompt, reason in judged:
             if reason is None:
                 row = replace(row, reply=next(replies).text)
-                reason = "round_trip" if round_trip(row) < least else None
+                if round_trip(row) < least:
+                    reason = "round_trip"
+                    rejected.append(row)
             checked.append((row, prompt, reason))
+        for row in rejected:  # only now, so that the chunks after this one see what a resumed run sees
+            self.filter.forget(row)
         return checked, plm.tokens - before
 
     def _check_acceptance(self, labels: Sequence[str]) -> None:
@@ -374,9 +381,14 @@ class Generator:
                 examples = "; ".join(f"{sample['reason']}: {sample['text'][:80]!r}" for sample in samples)
                 if any(sample["reason"] == "too_short" for sample in samples):
                     key = "task" if self.filters.min_words is None else "filter"
-                    examples += f"; too_short has fewer words than {key}.min_words={self.filter.min_words}"
+                    if made_by(self.task) == PLM:
+                        examples += f"; too_short has fewer words than {key}.min_words={self.filter.min_words}"
+                where = f"prompts.{label}"
+                if made_by(self.task) not in (PLM, "mixed"):
+                    where = "questions=template" if self.task.kind == "qa" else f"construction.{label}"
+                    examples += f"; {len(self._texts):,} contexts may be too few, or too short: add some, or lower n"
                 raise UserError(
-                    f"task '{self.task.name}': prompts.{label}: {accepted} of the last {requests} texts were accepted, "
+                    f"task '{self.task.name}': {where}: {accepted} of the last {requests} texts were accepted, "
                     f"fewer than filter.min_acceptance={self.filters.min_acceptance}; rejected were {examples}"
                 )
 

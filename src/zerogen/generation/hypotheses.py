@@ -109,7 +109,7 @@ def antonym(passage: str, passages: Passages, random: Random) -> tuple[str, str]
     if drawn is None:
         return None
     premise, text = drawn
-    places = [word for word in re.finditer(r"[a-z]+", text) if antonym_of(word[0])]
+    places = [word for word in re.finditer(r"(?<![\w’'-])[a-z]+(?![\w’'-])", text) if antonym_of(word[0])]
     if not places:
         return None
     word = random.choice(places)

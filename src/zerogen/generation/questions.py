@@ -23,6 +23,7 @@ from zerogen.generation.english import (
 
 _LONGEST_SENTENCE = 12  # words; of longer ones a clause is taken
 _FEWEST_AROUND = 6  # words of a clause beside the answer
+_FEWEST_WORDS = 3  # of a question
 _LONGEST_QUESTION = 25  # words
 _FEWEST_CONTENT_WORDS, _FEWEST_OWN_WORDS = 3, 2  # that are left after the first two words, and that are not replaced
 _MOST_DROPPED, _MOST_REPLACED = 0.5, 0.7  # shares of the words of a question, at most
@@ -69,6 +70,8 @@ def template_question(passage: str, answer: Answer) -> str | None:
     if len(words) > _LONGEST_QUESTION or not _content(words[2:]):
         return None
     question = " ".join(words).strip(" ,;:–—-.")
+    if len(question.split()) < _FEWEST_WORDS:
+        return None
     return question[0].upper() + question[1:] + "?"
 
 
@@ -94,7 +97,7 @@ def varied(question: str, other: Callable[[str, Random], str], random: Random) -
 
 def _content(words: Sequence[str]) -> int:
     """Return how many of some words are no function words."""
-    return sum(_bare(word) not in FUNCTION_WORDS for word in words)
+    return sum(_bare(word) not in FUNCTION_WORDS and any(map(str.isalnum, word)) for word in words)
 
 
 def _bare(word: str) -> str:

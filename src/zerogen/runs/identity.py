@@ -18,6 +18,7 @@ from zerogen.data.gold import source_of
 from zerogen.data.unlabelled import GOLD
 from zerogen.generation.answers import provenance
 from zerogen.generation.demonstrations import Demonstrations
+from zerogen.generation.hypotheses import has_wordnet
 from zerogen.generation.select import EMBEDDING, needs
 from zerogen.runs.settings import setting_of
 from zerogen.support.doors import call, is_own
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
-RULES_FORMAT = 1  # raise it when the rules make other rows of the same contexts
+RULES_FORMAT = 2  # raise it when the rules make other rows of the same contexts
 RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
 PROMPTED_FORMAT = 1  # raise it when PROMPTING gives the same texts other probabilities
 MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other measures
@@ -55,6 +56,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
         "plm": plm_key(config, device) if asks_plm(config.task, config.filter) else None,
         "decoding": changes(config.decoding),
         **_demonstrations_key(config, device),
+        **_round_trip_key(config),
         "filter": changes(config.filter) | _own("functions", config.filter.functions),
         "seed": config.seed,
     }
@@ -148,7 +150,16 @@ def _construction_key(config: Config, device: torch.device) -> dict[str, Any]:
         return {}
     encoder = {"near": [encoder_key(config, device), device.type]} if rewords_by_encoder(config) else {}
     ways = {label: [fingerprint_of_door(name) for name in names] for label, names in task.construction.items()}
-    return {"rules": RULES_FORMAT, "construction": ways, "rewording": task.rewording, **encoder}
+    key = {"rules": RULES_FORMAT, "construction": ways, "rewording": task.rewording, **encoder}
+    if any("antonym" in names for names in task.construction.values()):
+        key["wordnet"] = has_wordnet()
+    return key
+
+
+def _round_trip_key(config: Config) -> dict[str, Any]:
+    """Identify how the PLM is asked questions back, if it is."""
+    task = config.task
+    return {} if config.filter.round_trip is None else {"asked_back": [task.scoring, task.answer_tokens]}
 
 
 def rewords_by_encoder(config: Config) -> bool:
@@ -156,8 +167,8 @@ def rewords_by_encoder(config: Config) -> bool:
     task = config.task
     if made_by(task) == "plm" or task.rewording not in ("auto", "similar") or config.tam.kind != "encoder":
         return False
-    asks = {"question", "question_of_another"} & {way for ways in task.construction.values() for way in ways}
-    return task.kind == "qa" or bool(asks)
+    ways = {way for ways in task.construction.values() for way in ways}
+    return task.kind == "qa" or any(way in ("question", "question_of_another") or is_own(way) for way in ways)
 
 
 def _own(key: str, names: Sequence[str]) -> dict[str, Any]:

@@ -142,7 +142,8 @@ def check_setting(config: Config) -> None:
         raise UserError(f"dataset={config.dataset}: setting={name} does not read it; allowed is setting=zerogen")
     if not config.train and "train" not in setting.reads:
         raise UserError(f"train=false: setting={name} never trains; leave it out")
-    if not config.train and setting.models(config) == ("none", "none"):
+    generates = setting.writes and setting.starts_afresh(config)
+    if not config.train and not generates and setting.models(config) == ("none", "none"):
         raise UserError("train=false: nothing would be done; set tam.checkpoint=FOLDER to evaluate one")
     for part, key, value in (
         ("unlabelled", "unlabelled", config.unlabelled),

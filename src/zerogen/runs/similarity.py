@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING
 
 from zerogen.config.schema import Config
@@ -120,7 +121,8 @@ def near_words(run: Run) -> Callable[[Sequence[str]], dict[str, tuple[str, ...]]
     """
     if not rewords_by_encoder(run.config):
         return None
-    return lambda words: open_embedder(run).near_words(words, run.progress)
+    found = cache(lambda words: open_embedder(run).near_words(words, run.progress))
+    return lambda words: found(tuple(words))
 
 
 SIMILARITY = Setting(

@@ -9,10 +9,12 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from zerogen.config.schema import Config
+from zerogen.config.task import MADE_BY, made_by
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified, stratified_order
 from zerogen.data.synthetic import load_datasets
 from zerogen.errors import UserError
+from zerogen.generation.construction import CONSTRUCTIONS
 from zerogen.generation.contexts import Contexts
 from zerogen.generation.demonstrations import Demonstrations
 from zerogen.generation.generator import Generator
@@ -30,7 +32,7 @@ from zerogen.runs.self_training import PROMPTING, ask_teacher, check_self_traini
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.similarity import embeddings_of, near_words
 from zerogen.runs.zerogen_cost import estimate
-from zerogen.support.doors import is_own
+from zerogen.support.doors import is_own, load
 from zerogen.support.files import exclusive
 
 if TYPE_CHECKING:
@@ -87,6 +89,26 @@ def _check(config: Config) -> None:
             f"select={config.select}: ranks by what the PLM answers, which is only known where it is asked: set "
             "filter.round_trip=0"
         )
+    if made_by(config.task) not in ("plm", "mixed") and not config.dataset and not config.tam.checkpoint:
+        key, made = MADE_BY[config.task.kind][0], made_by(config.task)
+        if unscored := sorted(needs(config.select) & {"logprob", "margin"}):
+            raise UserError(
+                f"select={config.select}: needs the score '{unscored[0]}' of rows that a PLM wrote; rules make them "
+                f"({key}={made}); allowed with {key}=plm"
+            )
+        if config.demonstrations != Config.demonstrations:
+            raise UserError(
+                f"demonstrations={config.demonstrations}: stand before prompts, and rules make the rows ({key}="
+                f"{made}); allowed with {key}=plm"
+            )
+        for names in config.task.construction.values():
+            for name in names:
+                load("task.construction", name, CONSTRUCTIONS)
+        if config.task.rewording == "similar" and config.tam.kind != "encoder":
+            raise UserError(
+                f"task.rewording=similar: needs a TAM that is an encoder, and tam={config.tam.name} is "
+                f"{config.tam.kind}; allowed are random and none"
+            )
     check_self_training(config)
     check_calibration(config)
     if config.unlabelled and config.tam.checkpoint:
@@ -159,6 +181,7 @@ class _Pool:
         self.run, self.plm, self.folder = run, plm, run.pool_folder()
         self.shown = False  # whether the first texts were shown
         self.start: int | None = None  # number of chunks left by earlier runs
+        self.near = near_words(run)
         self.given = cache(partial(given_contexts, run.config.task, run.config.seed))  # read once for all sizes
 
     def grow_to(self, size: int, first: bool) -> Generator:
@@ -199,7 +222,7 @@ class _Pool:
             config.demonstrations,
             self.run.unlabelled if config.unlabelled else (),
             partial(embeddings_of, self.run),
-            near_words(self.run),
+            self.near,
         )
 
 
