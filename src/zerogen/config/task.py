@@ -91,9 +91,14 @@ def made_by(task: TaskConfig) -> str:
     return {"qa": task.questions, "pair": task.pairs}.get(task.kind, "plm")
 
 
+def plm_writes(task: TaskConfig) -> bool:
+    """Tell whether a PLM writes any of the rows of a task; else rules make all of them."""
+    return made_by(task) in ("plm", "mixed")
+
+
 def asks_plm(task: TaskConfig, filters: FilterConfig) -> bool:
-    """Tell whether a PLM writes or checks any of the rows of a task, or its contexts."""
-    return made_by(task) in ("plm", "mixed") or filters.round_trip is not None
+    """Tell whether a PLM writes or checks any of the rows of a task."""
+    return plm_writes(task) or filters.round_trip is not None
 
 
 def counters_of(task: TaskConfig) -> DebiasConfig | ContrastConfig | None:

@@ -78,15 +78,10 @@ def content_words(text: str) -> list[str]:
     return [word for word in bare_words(text) if word not in FUNCTION_WORDS]
 
 
-def english_share(texts: Iterable[str]) -> float:
-    """Return the share of English function words among the words of texts, 0 if they have none."""
-    found = [word for text in texts for word in bare_words(text)]
-    return sum(word in FUNCTION_WORDS for word in found) / len(found) if found else 0.0
-
-
 def is_english(texts: Iterable[str]) -> bool:
-    """Return whether texts as a whole seem to be in English."""
-    return english_share(texts) >= _ENGLISH
+    """Return whether texts as a whole seem to be in English, by the share of function words among their words."""
+    found = [word for text in texts for word in bare_words(text)]
+    return bool(found) and sum(word in FUNCTION_WORDS for word in found) / len(found) >= _ENGLISH
 
 
 _IRREGULAR_FORMS = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config.rules import check_counters, check_decoding, check_filter, check_size
 from zerogen.config.schema import DecodingConfig, FilterConfig
-from zerogen.config.task import asks_plm, counters_of, made_by
+from zerogen.config.task import asks_plm, counters_of, made_by, plm_writes
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import render, shortened
 from zerogen.data.records import PLM, Answer, Example, Request, Stop, derive
@@ -74,7 +74,7 @@ class Generator:
         check_counters(task)
         shown = Demonstrations.of(demonstrations)
         shown.require(unlabelled)
-        if not task.prompts and made_by(task) in (PLM, "mixed"):
+        if not task.prompts and plm_writes(task):
             raise UserError(
                 f"task '{task.name}': prompts is empty; setting=zerogen needs one for each of {', '.join(task.labels)}"
             )
@@ -155,7 +155,7 @@ class Generator:
 
     def check(self) -> None:
         """Raise `UserError` if a prompt leaves the PLM no room, or if contexts or answers are missing or of no use."""
-        if made_by(self.task) in (PLM, "mixed"):
+        if plm_writes(self.task):
             plm, drafts = self.plm(), [Example("", "", label) for label in self.task.labels]
             shown = self._before(0, drafts)
             for wording in longest_wordings(self.task, lambda text: len(plm.encode(text))):
@@ -233,7 +233,7 @@ class Generator:
         start = len(self.journal.chunks)
         if not start:  # otherwise the run that wrote the first chunk has checked the prompts
             self.check()
-        if made_by(self.task) not in (PLM, "mixed"):
+        if not plm_writes(self.task):
             begun = time.perf_counter()
             drafts = self.drafts(start, progress)
             made = ChunkOutput([], 0, time.perf_counter() - begun)
@@ -384,7 +384,7 @@ class Generator:
                     if made_by(self.task) == PLM:
                         examples += f"; too_short has fewer words than {key}.min_words={self.filter.min_words}"
                 where = f"prompts.{label}"
-                if made_by(self.task) not in (PLM, "mixed"):
+                if not plm_writes(self.task):
                     where = "questions=template" if self.task.kind == "qa" else f"construction.{label}"
                     examples += f"; {len(self._texts):,} contexts may be too few, or too short: add some, or lower n"
                 raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zerogen.config.task import made_by, prompts_of
+from zerogen.config.task import made_by, plm_writes, prompts_of
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import load_gold, read_contexts
 from zerogen.data.records import PLM
@@ -38,7 +38,7 @@ def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredConte
 
 def prompt_warnings(task: TaskConfig) -> Iterator[str]:
     """Yield warnings: prompts whose texts end only by chance, equal prompts, answers not found as in the paper."""
-    if made_by(task) not in (PLM, "mixed"):
+    if not plm_writes(task):
         return
     if task.kind == "qa" and task.answers == "auto" and chosen(task.answers) == "rules":
         yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from zerogen.config.schema import Config
-from zerogen.config.task import MADE_BY, made_by
+from zerogen.config.task import MADE_BY, made_by, plm_writes
 from zerogen.data.records import Example
 from zerogen.data.stratified import stratified, stratified_order
 from zerogen.data.synthetic import load_datasets
@@ -89,7 +89,7 @@ def _check(config: Config) -> None:
             f"select={config.select}: ranks by what the PLM answers, which is only known where it is asked: set "
             "filter.round_trip=0"
         )
-    if made_by(config.task) not in ("plm", "mixed") and not config.dataset and not config.tam.checkpoint:
+    if not plm_writes(config.task) and not config.dataset and not config.tam.checkpoint:
         key, made = MADE_BY[config.task.kind][0], made_by(config.task)
         if unscored := sorted(needs(config.select) & {"logprob", "margin"}):
             raise UserError(

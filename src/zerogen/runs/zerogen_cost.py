@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS
-from zerogen.config.task import asks_plm, counters_of, made_by
+from zerogen.config.task import asks_plm, counters_of, plm_writes
 from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render
 from zerogen.data.records import Example
@@ -127,7 +127,7 @@ def _write_texts(probe: Probe) -> TextProbe | None:
     except Unavailable:  # the contexts of gold rows
         texts = None
     if texts is None:
-        for label in task.labels if made_by(task) in ("plm", "mixed") else ():
+        for label in task.labels if plm_writes(task) else ():
             for number, values in enumerate(_values(task, config.seed)):
                 wording = draw_wording(task, config.seed, str(number))
                 filled = render(wording.prompts[label], {**values, "A": wording.attributes})
