@@ -230,6 +230,24 @@ def test_mixed_rows_are_written_and_made(file: Path, gpt2: Plm) -> None:
     assert all((row.logprob is None) == (row.way == "template") for row in rows)
 
 
+def test_a_label_may_have_pairs_that_the_plm_writes(file: Path, gpt2: Plm) -> None:
+    ways = {"entailment": ["shortened", "plm"], "not_entailment": ["negated"]}
+    prompts = {"entailment": '"<C>" In other words, "', "not_entailment": "\"<C>\" Never: \""}
+    task = made("rte", file, construction=ways, prompts=prompts, max_new_tokens=12)
+    task = replace(task, parse=replace(task.parse, fallback="sentence"))
+    filters = FilterConfig(min_words=0, min_acceptance=0.0)
+    generator = Generator(task, lambda: gpt2, DecodingConfig(chunk_size=16), filters, 0)
+    for _ in generator.extend(24):
+        pass
+    drafts = [draft for index in range(len(generator.journal.chunks)) for draft in generator.drafts(index)]
+    assert {(row.label, row.way, bool(row.text)) for row in drafts if row.text or row.way == "plm"} == {
+        ("entailment", "plm", False),
+        ("entailment", "shortened", True),
+        ("not_entailment", "negated", True),
+    }
+    assert all(row.label == "entailment" for row in generator.rows(24) if row.way == "plm")
+
+
 def test_a_round_trip_keeps_the_rows_whose_answer_the_plm_gives(file: Path, gpt2: Plm) -> None:
     task = made("squad", file, scoring={"question": "<X> <C>"[:3]}, answer_tokens=4)
     every = Generator(task, lambda: gpt2, DecodingConfig(), FilterConfig(round_trip=0.0), 0)

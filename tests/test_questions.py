@@ -89,6 +89,9 @@ def asked(passage: str, answer: str) -> str | None:
         ("The plan cost $25 million in all.", "$25 million", "How much money did the plan cost in all?"),
         ("The vote was won by 60% of the members.", "60%", "What percentage was the vote won by of the members?"),
         ("In the spring, the council rejected the plan.", "plan", "What did the council reject in the spring?"),
+        ("The court heard Anna Keller's case in May.", "Anna Keller", "Whose case did the court hear in May?"),
+        ("The hall (built by Anna Keller) burned down.", "Anna Keller", "Who burned down the hall built by?"),
+        ("He sang the \"Song of the Sea\" in Rome.", "Sea", "What did he sing the Song of in Rome?"),
     ],
 )  # fmt: skip
 def test_a_question_asks_for_its_answer(sentence: str, answer: str, question: str) -> None:

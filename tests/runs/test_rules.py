@@ -116,6 +116,9 @@ def test_the_plm_counts_where_it_writes_checks_scores_or_teaches(tiny_config: Co
     assert setting.models(config)[0] == "tiny"
     config = with_task(config, "qnli", tmp_path)
     assert setting.models(config)[0] == "none"
+    config.task.construction["entailment"].append("plm")
+    assert setting.models(config)[0] == "tiny"
+    config = with_task(config, "qnli", tmp_path)
     config.select = ["asked"]
     assert setting.models(config)[0] == "tiny"
     config.select, config.self_training.rounds = [], 1

@@ -93,7 +93,8 @@ def made_by(task: TaskConfig) -> str:
 
 def plm_writes(task: TaskConfig) -> bool:
     """Tell whether a PLM writes any of the rows of a task; else rules make all of them."""
-    return made_by(task) in ("plm", "mixed")
+    by_label = made_by(task) == "construct" and any("plm" in ways for ways in task.construction.values())
+    return made_by(task) in ("plm", "mixed") or by_label
 
 
 def asks_plm(task: TaskConfig, filters: FilterConfig) -> bool:

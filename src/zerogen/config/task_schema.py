@@ -159,7 +159,8 @@ class TaskConfig:
     """Map from label to the ways, one or more of them, in which pairs of it are constructed: `question` (a sentence and
     a question that it answers), `question_of_another` (that question and a similar sentence); `shortened`,
     `apposition`, `negated`, `other_number`, `other_name`, `antonym` (a passage and one of its sentences, changed so),
-    `similar` (and a sentence of another passage); or your own `module:function`."""
+    `similar` (and a sentence of another passage); `plm` (a passage and what the PLM writes by the label's prompt); or
+    your own `module:function`."""
     rewording: str = "auto"
     """What becomes of questions that rules make: words are left out, and some are replaced by `similar` words of the
     passages (the untrained TAM's encoder embeds them near) or by `random` ones; `none` leaves them as they are; `auto`:

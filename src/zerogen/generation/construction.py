@@ -14,7 +14,7 @@ from random import Random
 
 from zerogen.config.task import MADE_BY, made_by
 from zerogen.config.task_schema import TaskConfig
-from zerogen.data.records import Example
+from zerogen.data.records import PLM, Example
 from zerogen.errors import UserError
 from zerogen.generation.answers import rule_spans
 from zerogen.generation.english import FUNCTION_WORDS, content_words, is_english, sentences
@@ -153,6 +153,18 @@ def _question(passage: str, passages: Passages, random: Random) -> tuple[str, st
     return None if asked is None else (sentence, passages.reword(asked, random), answer.text)
 
 
+def constructions_of(task: TaskConfig) -> dict[str, list[tuple[str, Construction | None]]]:
+    """Return the ways in which the pairs of each label are made; None stands for the PLM.
+
+    Raises `UserError` for a name that is none.
+    """
+    known = {**CONSTRUCTIONS, PLM: ""}
+    return {
+        label: [(name, None if name == PLM else load("task.construction", name, known)) for name in names]
+        for label, names in task.construction.items()
+    }
+
+
 class Constructor:
     """Makes the rows of a task that its PLM does not write. near: see `Passages`; None where no encoder is at hand."""
 
@@ -162,16 +174,12 @@ class Constructor:
         if rewording == "auto":
             rewording = "random" if near is None else "similar"
         self.passages = Passages(texts, f"{MADE_BY[task.kind][0]}={made_by(task)}", rewording, near)
-        self.constructions = {
-            label: [(name, load("task.construction", name, CONSTRUCTIONS)) for name in names]
-            for label, names in task.construction.items()
-            if task.kind == "pair"
-        }
+        self.constructions = constructions_of(task) if task.kind == "pair" else {}
 
     def fill(self, draft: Example, seed: int) -> Example:
         """Return a row with its text, and the way in which it was made; without a text where that fails.
 
-        seed: of all draws, the same for the rows of all labels that are made of one passage.
+        A row that the PLM is to write comes back as it is. seed: of all draws, the same for the rows of all labels that are made of one passage.
         """
         random, context = Random(seed), draft.context or ""
         if self.task.kind == "qa":
@@ -180,6 +188,8 @@ class Constructor:
             return replace(draft, text=text, way="template")
         ways = self.constructions[draft.label]
         name, construct = ways[random.randrange(10**6) % len(ways)]  # one draw, however many ways a label has
+        if construct is None:
+            return draft
         made = call("task.construction", name, construct, context, self.passages, random)
         if made is None:
             return replace(draft, text="", way=name)

@@ -28,6 +28,7 @@ _LONGEST_QUESTION = 25  # words
 _FEWEST_CONTENT_WORDS, _FEWEST_OWN_WORDS = 3, 2  # that are left after the first two words, and that are not replaced
 _MOST_DROPPED, _MOST_REPLACED = 0.5, 0.7  # shares of the words of a question, at most
 
+_owned = re.compile(r"['’]s ")
 _aside = re.compile(r" ?\([^()]*\)| ?\[[^\[\]]*\]")
 _clause_begins = re.compile(r"; | [–—] |, | (?:and|but|while|because|although|which|that) (?=\S+ \S+ \S+ \S+)")
 _conjunction = re.compile(r"[\s,;–—]*(?:(?:and|but|while|although|though|whereas|because|so|or|which|who|that|as) )?")
@@ -66,10 +67,10 @@ def template_question(passage: str, answer: Answer) -> str | None:
     before, after = _clause(passage[span[0] : answer.start], passage[answer.start + len(answer.text) : span[1]], answer)
     kind = answer_kind(passage, answer)
     asked, before, after = _question_word(answer.text, kind, before, after)
-    words = _ordered(asked, before.split(), after.split())
+    words = [word for word in _ordered(asked, before.split(), after.split()) if any(map(str.isalnum, word))]
     if len(words) > _LONGEST_QUESTION or not _content(words[2:]):
         return None
-    question = " ".join(words).strip(" ,;:–—-.")
+    question = _without_half_of_pairs(" ".join(words)).strip(" ,;:–—-.")
     if len(question.split()) < _FEWEST_WORDS:
         return None
     return question[0].upper() + question[1:] + "?"
@@ -104,6 +105,14 @@ def _bare(word: str) -> str:
     return word.strip(".,;:'\"’”“()").casefold()
 
 
+def _without_half_of_pairs(question: str) -> str:
+    """Return a question without brackets and quotation marks of which the other half is not in it."""
+    for first, second in ("()", "[]", "“”"):
+        if question.count(first) != question.count(second):
+            question = question.replace(first, "").replace(second, "")
+    return question.replace('"', "") if question.count('"') % 2 else question
+
+
 def _clause(before: str, after: str, answer: Answer) -> tuple[str, str]:
     """Return what stands before and after an answer in its clause, without asides in brackets."""
     before, after = _aside.sub("", before), _aside.sub("", after)
@@ -124,6 +133,8 @@ def _clause(before: str, after: str, answer: Answer) -> tuple[str, str]:
 def _question_word(answer: str, kind: str, before: str, after: str) -> tuple[str, str, str]:
     """Return the question words for an answer, and what stands before and after it without what they replace."""
     bare = re.sub(r"\b(?:the|a|an)$", "", before, flags=re.IGNORECASE).strip()
+    if kind not in ("date", "number") and (owned := _owned.match(after)):
+        return "Whose", bare, after[owned.end() :]
     if kind == "date":
         if re.fullmatch(r"\d{4}", answer) and bare.endswith(" in"):
             return "In what year", bare[:-3], after
@@ -160,11 +171,11 @@ def _question_word(answer: str, kind: str, before: str, after: str) -> tuple[str
 def _ordered(asked: str, before: list[str], after: list[str]) -> list[str]:
     """Return the words of a question, question words first: `What did the army defeat in 1204`.
 
-    Which noun follows `Which` or `How many` stays with it. Where no verb is known before the answer, which then is the
+    Which noun follows `Which`, `Whose` or `How many` stays with it. Where no verb is known before the answer, which then is the
     subject or a part of it, the words that stand before it come last.
     """
     lead: list[str] = []
-    if asked in ("Which", "How many", "What percentage"):
+    if asked in ("Which", "Whose", "How many", "What percentage"):
         while after and len(lead) < 2 and _bare(after[0]) not in FUNCTION_WORDS and not is_past(_bare(after[0])):
             lead.append(after.pop(0))
             if lead[-1].endswith(","):

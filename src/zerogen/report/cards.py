@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,13 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
 
 
 def _by_rules(run: FinishedRun) -> str:
-    """Tell how many rows rules made: `all`, `some` (half of them) or none, the empty string; so do earlier versions."""
+    """Tell how many rows rules made: `all`, `some` or none, the empty string; so do earlier versions."""
     task = run.config["task"]
     made = task.get({"qa": "questions", "pair": "pairs"}.get(task["kind"], ""), "plm")
     if made == "plm" or run.config.get("dataset"):
         return ""
-    return "some" if made == "mixed" else "all"
+    ways = chain.from_iterable(task["construction"].values()) if made == "construct" else ()
+    return "some" if made == "mixed" or "plm" in ways else "all"
 
 
 def _has_counters(task: dict[str, Any]) -> bool:

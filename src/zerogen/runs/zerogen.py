@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from zerogen.config.schema import Config
 from zerogen.config.task import MADE_BY, made_by, plm_writes
-from zerogen.data.records import Example
+from zerogen.data.records import PLM, Example
 from zerogen.data.stratified import stratified, stratified_order
 from zerogen.data.synthetic import load_datasets
 from zerogen.errors import UserError
-from zerogen.generation.construction import CONSTRUCTIONS
+from zerogen.generation.construction import constructions_of
 from zerogen.generation.contexts import Contexts
 from zerogen.generation.demonstrations import Demonstrations
 from zerogen.generation.generator import Generator
@@ -32,7 +32,7 @@ from zerogen.runs.self_training import PROMPTING, ask_teacher, check_self_traini
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.similarity import embeddings_of, near_words
 from zerogen.runs.zerogen_cost import estimate
-from zerogen.support.doors import is_own, load
+from zerogen.support.doors import is_own
 from zerogen.support.files import exclusive
 
 if TYPE_CHECKING:
@@ -89,7 +89,15 @@ def _check(config: Config) -> None:
             f"select={config.select}: ranks by what the PLM answers, which is only known where it is asked: set "
             "filter.round_trip=0"
         )
-    if not plm_writes(config.task) and not config.dataset and not config.tam.checkpoint:
+    writes = not config.dataset and not config.tam.checkpoint
+    if writes and made_by(config.task) != PLM:
+        constructions_of(config.task)
+        if config.task.rewording == "similar" and config.tam.kind != "encoder":
+            raise UserError(
+                f"task.rewording=similar: needs a TAM that is an encoder, and tam={config.tam.name} is "
+                f"{config.tam.kind}; allowed are random and none"
+            )
+    if writes and not plm_writes(config.task):
         key, made = MADE_BY[config.task.kind][0], made_by(config.task)
         if unscored := sorted(needs(config.select) & {"logprob", "margin"}):
             raise UserError(
@@ -100,14 +108,6 @@ def _check(config: Config) -> None:
             raise UserError(
                 f"demonstrations={config.demonstrations}: stand before prompts, and rules make the rows ({key}="
                 f"{made}); allowed with {key}=plm"
-            )
-        for names in config.task.construction.values():
-            for name in names:
-                load("task.construction", name, CONSTRUCTIONS)
-        if config.task.rewording == "similar" and config.tam.kind != "encoder":
-            raise UserError(
-                f"task.rewording=similar: needs a TAM that is an encoder, and tam={config.tam.name} is "
-                f"{config.tam.kind}; allowed are random and none"
             )
     check_self_training(config)
     check_calibration(config)
