@@ -59,10 +59,12 @@ def run_cell(options: argparse.Namespace, task: str, setting: str, method: str, 
         overrides += [f"n={n}"] if n else []
         overrides += [f"tam.vectors={options.vectors}"] if named(tam, options) != tam else []
         overrides += [] if task == "rotten_tomatoes" else [f"data_dir={options.data_dir}"]
-        command = [sys.executable, "-m", "zerogen", *overrides, f"output_dir={options.cells / 'outputs'}"]
+        outputs = options.cells / "outputs"
+        command = [sys.executable, "-m", "zerogen", *overrides, f"output_dir={outputs}"]
         print("$", *command[1:], file=sys.stderr, flush=True)
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        results = [Path(line) / "result.json" for line in done.stdout.splitlines()]
+        folders = [line for line in done.stdout.splitlines() if line.startswith(str(outputs))]
+        results = [Path(line) / "result.json" for line in folders]
         (result,) = (result for result in results if result.is_file())
         path.write_text(result.read_text(encoding="utf-8"), encoding="utf-8")
     return Result.of(json.loads(path.read_text(encoding="utf-8")), str(path))
