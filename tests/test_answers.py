@@ -7,7 +7,8 @@ import pytest
 
 from zerogen.data.records import Answer, Example
 from zerogen.errors import UserError
-from zerogen.generation.answers import AnsweredContexts, chosen, extractor, rule_spans
+from zerogen.generation.answers import AnsweredContexts, rule_spans
+from zerogen.generation.extractors import SpacySpans, chosen, extractor
 from zerogen.support.progress import Progress
 
 PASSAGE = (
@@ -113,8 +114,24 @@ def test_spacy_is_an_error_where_it_is_missing_and_auto_does_without(monkeypatch
         UserError, match="answers=spacy: en_core_web_sm is not installed .*pip install spacy && python -m"
     ):
         extractor("spacy", [])
-    monkeypatch.setattr("zerogen.generation.answers.find_spec", lambda name: None)
+    monkeypatch.setattr("zerogen.generation.extractors.find_spec", lambda name: None)
     assert chosen("auto") == "rules"
     assert extractor("auto", []) is rule_spans
-    monkeypatch.setattr("zerogen.generation.answers.find_spec", lambda name: object())
+    monkeypatch.setattr("zerogen.generation.extractors.find_spec", lambda name: object())
     assert chosen("auto") == "spacy"
+
+
+def test_spacy_finds_entities_and_noun_phrases() -> None:
+    if chosen("auto") != "spacy":
+        pytest.skip("spaCy and its model en_core_web_sm are not installed")
+    passage = "Anna Keller sold the old museum of the city to Portugal's king in 1990. She left."
+    entities, phrases = (extractor("spacy", [], phrases) for phrases in (False, True))
+    assert {answer.text for answer in entities(passage)} == {"Anna Keller", "Portugal's", "1990"} or {
+        answer.text for answer in entities(passage)
+    } == {"Anna Keller", "Portugal", "1990"}
+    found = phrases(passage)
+    assert {"Anna Keller", "old museum", "old museum of the city", "Portugal", "1990"} <= {one.text for one in found}
+    assert all(passage[one.start :].startswith(one.text) for one in found)
+    assert "She" not in {one.text for one in found}
+    assert isinstance(phrases, SpacySpans)
+    assert [phrases.label(passage, one) for one in found if one.text in ("Portugal", "old museum")] == ["", "GPE"]

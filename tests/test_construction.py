@@ -119,7 +119,7 @@ def test_kinds_are_drawn_by_their_shares_and_each_answer_once() -> None:
 
 def test_an_answer_has_no_more_questions_than_per_label(tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("\n".join(PASSAGES[:2]))
-    task = made("squad", tmp_path / "few.txt")
+    task = made("squad", tmp_path / "few.txt", answers="rules")
     with pytest.raises(UserError, match="asked_before"):
         rows_of(task, 500, folder=tmp_path)
     rows = list(Journal.open(tmp_path / "texts.jsonl").rows())
@@ -232,7 +232,7 @@ def test_mixed_rows_are_written_and_made(file: Path, gpt2: Plm) -> None:
 
 def test_a_label_may_have_pairs_that_the_plm_writes(file: Path, gpt2: Plm) -> None:
     ways = {"entailment": ["shortened", "plm"], "not_entailment": ["negated"]}
-    prompts = {"entailment": '"<C>" In other words, "', "not_entailment": "\"<C>\" Never: \""}
+    prompts = {"entailment": '"<C>" In other words, "', "not_entailment": '"<C>" Never: "'}
     task = made("rte", file, construction=ways, prompts=prompts, max_new_tokens=12)
     task = replace(task, parse=replace(task.parse, fallback="sentence"))
     filters = FilterConfig(min_words=0, min_acceptance=0.0)

@@ -98,6 +98,23 @@ def test_a_question_asks_for_its_answer(sentence: str, answer: str, question: st
     assert asked(sentence, answer) == question
 
 
+@pytest.mark.parametrize(
+    ("sentence", "answer", "label", "question"),
+    [
+        ("Keller opened the museum in May.", "Keller", "PERSON", "Who opened the museum in May?"),
+        ("The Franks fled from the city.", "Franks", "NORP", "Who fled from the city?"),
+        ("The Frankish army fled from the city.", "Frankish", "NORP", "Which army fled from the city?"),
+        ("The king died near the Tagus in May.", "Tagus", "LOC", "Where did the king die in May?"),
+        ("Portugal sent two ships in May.", "Portugal", "GPE", "What sent two ships in May?"),
+        ("The king died in the early spring of the year.", "early spring of the year", "DATE", "When did the king die?"),
+        ("The king ruled for two years in Lisbon.", "two years", "DATE", "What did the king rule for in Lisbon?"),
+        ("The city sold twelve ships to Spain.", "twelve", "CARDINAL", "How many ships did the city sell to Spain?"),
+    ],
+)  # fmt: skip
+def test_the_labels_of_spacy_choose_the_question_word(sentence: str, answer: str, label: str, question: str) -> None:
+    assert template_question(sentence, Answer(answer, sentence.index(answer)), label) == question
+
+
 def test_no_question_without_words_to_ask_with() -> None:
     assert asked("It is there.", "there") is None
     assert template_question("One ends. Two begins.", Answer("ends. Two", 4)) is None  # across two sentences

@@ -1,32 +1,27 @@
-"""Find answer spans in passages (by rules, spaCy or gold rows), about which the PLM then writes questions."""
+"""Find answer spans in passages by rules, and draw those about which questions are asked."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from itertools import count, islice
 from random import Random
-from typing import Any
 
-from zerogen.data.records import Answer, Example, derive
+from zerogen.data.records import Answer, derive
 from zerogen.errors import UserError
 from zerogen.generation.contexts import cycle_indices
 from zerogen.generation.english import ARTICLES, FUNCTION_WORDS, POSSESSIVES, PREPOSITIONS
 from zerogen.support.progress import Progress
 
 Extractor = Callable[[str], list[Answer]]
+Labeller = Callable[[str, Answer], str]
 
 # How often people ask for each kind, in SQuAD's own terms (Rajpurkar et al. 2016): dates 9 %, other numbers 11 %, names
 # 33 %, the rest phrases and clauses. Dates and numbers a little more: a model learns little from few of them.
 SHARES = {"phrase": 38.0, "name": 28.0, "number": 16.0, "date": 14.0, "quoted": 2.0, "clause": 2.0}
 ANSWER_KINDS = tuple(SHARES)
-_RULES_VERSION = 2  # raise it when the rules find other spans
+RULES_VERSION = 2  # raise it when the rules find other spans
 _LONGEST_CLAUSE = 6  # words of a phrase; more are a clause
-
-SPACY_MODEL = "en_core_web_sm"
-GET_SPACY = f"pip install spacy && python -m spacy download {SPACY_MODEL}"
 
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _UNIT = (
@@ -136,57 +131,6 @@ def unique(answers: Iterable[Answer]) -> list[Answer]:
     return list(first.values())
 
 
-def spacy_spans() -> Extractor:
-    """Return an extractor of named entities by spaCy. Raises `UserError` if spaCy or its model is not installed."""
-    try:
-        import spacy  # type: ignore[import-not-found, unused-ignore]
-
-        model: Any = spacy.load(SPACY_MODEL, disable=["tagger", "parser", "attribute_ruler", "lemmatizer"])
-    except (ImportError, OSError) as error:
-        raise UserError(
-            f"answers=spacy: {SPACY_MODEL} is not installed ({str(error).splitlines()[0][:80]}); get it with: "
-            f"{GET_SPACY}; answers=rules needs nothing"
-        ) from error
-    return lambda passage: unique(Answer(entity.text, entity.start_char) for entity in model(passage).ents)
-
-
-def chosen(source: str) -> str:
-    """Resolve `auto` to `spacy` if spaCy and its model are installed, else to `rules`; return other sources as is."""
-    if source != "auto":
-        return source
-    return "spacy" if find_spec("spacy") and find_spec(SPACY_MODEL) else "rules"
-
-
-def provenance(source: str) -> str:
-    """Return the source of answers for hashes and reports: gold, rules, or spaCy's model with its version."""
-    source = chosen(source)
-    if source == "rules":
-        return f"rules {_RULES_VERSION}"
-    if source != "spacy":
-        return source
-    try:
-        return f"spacy {SPACY_MODEL} {version(SPACY_MODEL)}"
-    except PackageNotFoundError:  # raised as an error only when answers are needed
-        return source
-
-
-def extractor(source: str, gold: Iterable[Example]) -> Extractor:
-    """Return the function that finds the answers of a passage.
-
-    source: spacy, rules, gold or auto. gold: rows whose first answers are used for source `gold`. Raises `UserError`
-    for spaCy if it is not installed.
-    """
-    source = chosen(source)
-    if source == "spacy":
-        return spacy_spans()
-    if source == "rules":
-        return rule_spans
-    answers: dict[str, list[Answer]] = {}
-    for row in gold:
-        answers.setdefault(row.context or "", []).extend(row.answers[:1])
-    return lambda passage: unique(answers.get(passage, ()))
-
-
 class AnsweredContexts:
     """An endless stream of (passage, answer) pairs.
 
@@ -195,12 +139,18 @@ class AnsweredContexts:
 
     shares: how often answers of a kind are drawn, by `answer_kind`, as long as any passage has more of it; each kind
         then has rounds of its own. By default, kinds come as often as the passages have them.
+    label: says which of spaCy's entities an answer is, if any; None where nothing knows.
     """
 
     def __init__(
-        self, passages: Sequence[str], find: Extractor, seed: int, shares: Mapping[str, float] | None = None
+        self,
+        passages: Sequence[str],
+        find: Extractor,
+        seed: int,
+        shares: Mapping[str, float] | None = None,
+        label: Labeller | None = None,
     ) -> None:
-        self.texts, self.find, self.seed = list(dict.fromkeys(passages)), find, seed
+        self.texts, self.find, self.seed, self.label = list(dict.fromkeys(passages)), find, seed, label
         self.pairs: list[tuple[str, Answer]] = []
         self._new = self._rounds() if shares is None else self._by_kind(shares)
 

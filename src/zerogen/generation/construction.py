@@ -16,7 +16,7 @@ from zerogen.config.task import MADE_BY, made_by
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import PLM, Example
 from zerogen.errors import UserError
-from zerogen.generation.answers import rule_spans
+from zerogen.generation.answers import Labeller, rule_spans
 from zerogen.generation.english import FUNCTION_WORDS, content_words, is_english, sentences
 from zerogen.generation.questions import template_question, varied
 from zerogen.support.doors import call, load
@@ -166,10 +166,15 @@ def constructions_of(task: TaskConfig) -> dict[str, list[tuple[str, Construction
 
 
 class Constructor:
-    """Makes the rows of a task that its PLM does not write. near: see `Passages`; None where no encoder is at hand."""
+    """Makes the rows of a task that its PLM does not write.
 
-    def __init__(self, task: TaskConfig, texts: Sequence[str], near: Near | None = None) -> None:
-        self.task = task
+    near: see `Passages`; None where no encoder is at hand. label: see `AnsweredContexts`.
+    """
+
+    def __init__(
+        self, task: TaskConfig, texts: Sequence[str], near: Near | None = None, label: Labeller | None = None
+    ) -> None:
+        self.task, self.label = task, label or (lambda passage, answer: "")
         rewording = task.rewording
         if rewording == "auto":
             rewording = "random" if near is None else "similar"
@@ -179,11 +184,12 @@ class Constructor:
     def fill(self, draft: Example, seed: int) -> Example:
         """Return a row with its text, and the way in which it was made; without a text where that fails.
 
-        A row that the PLM is to write comes back as it is. seed: of all draws, the same for the rows of all labels that are made of one passage.
+        A row that the PLM is to write comes back as it is. seed: of all draws, the same for the rows of all labels that
+        are made of one passage.
         """
         random, context = Random(seed), draft.context or ""
         if self.task.kind == "qa":
-            asked = template_question(context, draft.answers[0])
+            asked = template_question(context, draft.answers[0], self.label(context, draft.answers[0]))
             text = self.passages.reword(asked, random) if asked else ""
             return replace(draft, text=text, way="template")
         ways = self.constructions[draft.label]

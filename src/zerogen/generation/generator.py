@@ -112,7 +112,10 @@ class Generator:
     @cached_property
     def constructor(self) -> Constructor | None:
         """What makes the rows that the PLM does not write; None where it writes all."""
-        return None if made_by(self.task) == PLM else Constructor(self.task, self._texts, self.near)
+        if made_by(self.task) == PLM:
+            return None
+        label = self.contexts.label if isinstance(self.contexts, AnsweredContexts) else None
+        return Constructor(self.task, self._texts, self.near, label)
 
     @property
     def _texts(self) -> Sequence[str]:

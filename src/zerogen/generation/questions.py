@@ -40,6 +40,7 @@ _acts_as_person = re.compile(
     r",? (?:who|himself|herself|said|says|wrote|argued|was born|died|married|believed|claimed|stated|proposed|thought"
     r"|invented|discovered|told|became king|and (?:his|her))\b"
 )
+_count = re.compile(r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|several|many|few)\b", re.IGNORECASE)
 _to_place = re.compile(r"\b(?:in|at|near|from|to|into|across|throughout|outside|around|through)$")
 _of_time = re.compile(
     r"\b(?:in|on|at|by|since|until|during|around|from|of|to|before|after)(?: the| about| late| early)?$"
@@ -56,17 +57,18 @@ def sentence_of(passage: str, answer: Answer) -> tuple[int, int] | None:
     return next((span for span in sentences(passage) if span[0] <= answer.start and stop <= span[1]), None)
 
 
-def template_question(passage: str, answer: Answer) -> str | None:
+def template_question(passage: str, answer: Answer, label: str = "") -> str | None:
     """Return a question for an answer, made from the clause of the passage that holds it; None where that fails.
 
-    It fails where a sentence ends within the answer, and where nothing but function words is left to ask with.
+    It fails where a sentence ends within the answer, and where nothing but function words is left to ask with. label:
+    which of spaCy's entities the answer is, where that is known.
     """
     span = sentence_of(passage, answer)
     if span is None:
         return None
     before, after = _clause(passage[span[0] : answer.start], passage[answer.start + len(answer.text) : span[1]], answer)
     kind = answer_kind(passage, answer)
-    asked, before, after = _question_word(answer.text, kind, before, after)
+    asked, before, after = _question_word(answer.text, kind, label, before, after)
     words = [word for word in _ordered(asked, before.split(), after.split()) if any(map(str.isalnum, word))]
     if len(words) > _LONGEST_QUESTION or not _content(words[2:]):
         return None
@@ -130,11 +132,23 @@ def _clause(before: str, after: str, answer: Answer) -> tuple[str, str]:
     return before[begin.end() if begin else 0 :].strip(), after.strip(".!?;:, ")
 
 
-def _question_word(answer: str, kind: str, before: str, after: str) -> tuple[str, str, str]:
+def _question_word(answer: str, kind: str, label: str, before: str, after: str) -> tuple[str, str, str]:
     """Return the question words for an answer, and what stands before and after it without what they replace."""
     bare = re.sub(r"\b(?:the|a|an)$", "", before, flags=re.IGNORECASE).strip()
     if kind not in ("date", "number") and (owned := _owned.match(after)):
         return "Whose", bare, after[owned.end() :]
+    noun = re.match(r"[a-z][\w-]+", after)
+    attribute = noun and noun[0] not in FUNCTION_WORDS and not is_past(noun[0])
+    if label in ("PERSON", "NORP"):
+        return "Which" if attribute else "Who", bare, after
+    if label in ("GPE", "LOC", "FAC") and not attribute and _to_place.search(bare):
+        return "Where", _to_place.sub("", bare).strip(), after
+    if label in ("DATE", "TIME") and kind != "date" and not _count.match(answer):
+        return "When", _of_time.sub("", bare).strip(), after
+    if label == "CARDINAL" and kind != "number":
+        return "How many", bare, after
+    if label and kind != "date" and kind != "number":
+        return "Which" if attribute else "What", bare, after
     if kind == "date":
         if re.fullmatch(r"\d{4}", answer) and bare.endswith(" in"):
             return "In what year", bare[:-3], after
@@ -157,8 +171,7 @@ def _question_word(answer: str, kind: str, before: str, after: str) -> tuple[str
             return "Who", bare, after
         if bare.endswith(" by") and len(answer.split()) in (2, 3):
             return "Who", bare, after
-        noun = re.match(r"[a-z][\w-]+(?: [a-z][\w-]+)?", after)
-        if noun and not any(word in FUNCTION_WORDS or is_past(word) for word in noun[0].split()):
+        if attribute:
             return "Which", bare, after
         if _to_place.search(bare):
             return "Where", _to_place.sub("", bare).strip(), after
@@ -171,8 +184,8 @@ def _question_word(answer: str, kind: str, before: str, after: str) -> tuple[str
 def _ordered(asked: str, before: list[str], after: list[str]) -> list[str]:
     """Return the words of a question, question words first: `What did the army defeat in 1204`.
 
-    Which noun follows `Which`, `Whose` or `How many` stays with it. Where no verb is known before the answer, which then is the
-    subject or a part of it, the words that stand before it come last.
+    Which noun follows `Which`, `Whose` or `How many` stays with it. Where no verb is known before the answer, which
+    then is the subject or a part of it, the words that stand before it come last.
     """
     lead: list[str] = []
     if asked in ("Which", "Whose", "How many", "What percentage"):

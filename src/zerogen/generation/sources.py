@@ -9,8 +9,9 @@ from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import load_gold, read_contexts
 from zerogen.data.records import PLM
 from zerogen.errors import UserError
-from zerogen.generation.answers import GET_SPACY, SHARES, AnsweredContexts, chosen, extractor
+from zerogen.generation.answers import SHARES, AnsweredContexts
 from zerogen.generation.contexts import GivenContexts
+from zerogen.generation.extractors import GET_SPACY, SpacySpans, chosen, extractor
 
 
 def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredContexts:
@@ -29,11 +30,12 @@ def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredConte
             raise UserError(f"contexts=gold: the training rows of task '{task.name}' have no context that is not empty")
     else:
         texts = read_contexts(task)
-    return (
-        AnsweredContexts(texts, extractor(task.answers, gold), seed, None if made_by(task) == PLM else SHARES)
-        if task.kind == "qa"
-        else GivenContexts(texts, seed)
-    )
+    if task.kind != "qa":
+        return GivenContexts(texts, seed)
+    if made_by(task) == PLM:
+        return AnsweredContexts(texts, extractor(task.answers, gold), seed)
+    find = extractor(task.answers, gold, phrases=True)
+    return AnsweredContexts(texts, find, seed, SHARES, find.label if isinstance(find, SpacySpans) else None)
 
 
 def prompt_warnings(task: TaskConfig) -> Iterator[str]:

@@ -16,8 +16,8 @@ from zerogen.config.task import asks_plm, descriptions_of, made_by, priors_of
 from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.gold import source_of
 from zerogen.data.unlabelled import GOLD
-from zerogen.generation.answers import provenance
 from zerogen.generation.demonstrations import Demonstrations
+from zerogen.generation.extractors import provenance
 from zerogen.generation.hypotheses import has_wordnet
 from zerogen.generation.select import EMBEDDING, needs
 from zerogen.runs.settings import setting_of

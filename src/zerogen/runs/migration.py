@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zerogen.config.schema import Config
 from zerogen.config.task_schema import GoldConfig
 from zerogen.data.gold import source_of
-from zerogen.generation.answers import provenance
+from zerogen.generation.extractors import provenance
 from zerogen.runs.identity import changes, plm_key
 from zerogen.support.doors import is_own
 from zerogen.support.hashes import digest

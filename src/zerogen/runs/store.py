@@ -20,7 +20,7 @@ from zerogen.config.schema import Config
 from zerogen.data.records import Answer, AnswerPrediction, Example, Prediction
 from zerogen.data.synthetic import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
-from zerogen.generation.answers import provenance
+from zerogen.generation.extractors import provenance
 from zerogen.metrics import Metric, Reported, evaluate, interval_of
 from zerogen.runs.result import Result
 from zerogen.runs.run import Outcome, Run
