@@ -209,6 +209,10 @@ def test_a_task_says_which_constructions_it_takes(file: Path, own_modules: Path)
         made("qnli", file, questions="template")
     with pytest.raises(UserError, match="rows are made of given contexts"):
         normalise_task(replace(made("qnli", file), context=ContextConfig(prompt="A sentence: ")))
+    with pytest.raises(UserError, match="construction: makes pairs, and its kind is qa; leave it out"):
+        made("squad", file, construction={"question": ["shortened"]})
+    with pytest.raises(UserError, match="rewording=none: changes questions, and its kind is classification"):
+        normalise_task(replace(zerogen.load_task("rotten_tomatoes"), rewording="none"))
     (own_modules / "mine.py").write_text(
         "def swapped(passage, passages, random):\n    return passage, 'Not so at all.'\n"
     )

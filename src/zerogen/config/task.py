@@ -91,6 +91,11 @@ def made_by(task: TaskConfig) -> str:
     return {"qa": task.questions, "pair": task.pairs}.get(task.kind, "plm")
 
 
+def making(task: TaskConfig) -> str:
+    """Return who makes the rows of a pair or question task as the user writes it: `pairs=construct`."""
+    return f"{MADE_BY[task.kind][0]}={made_by(task)}"
+
+
 def plm_writes(task: TaskConfig) -> bool:
     """Tell whether a PLM writes any of the rows of a task; else rules make all of them."""
     by_label = made_by(task) == "construct" and any("plm" in ways for ways in task.construction.values())
@@ -271,11 +276,17 @@ def _check_making(task: TaskConfig, where: str) -> None:
     if task.rewording not in REWORDINGS:
         raise unknown(f"{where}: rewording", task.rewording, REWORDINGS)
     for label in task.construction:
+        if task.kind != "pair":
+            raise UserError(f"{where}: construction: makes pairs, and its kind is {task.kind}; leave it out")
         if label not in task.labels:
             raise unknown(f"{where}: construction", label, task.labels)
+    if task.rewording != "auto" and task.kind == "classification":
+        raise UserError(
+            f"{where}: rewording={task.rewording}: changes questions, and its kind is {task.kind}; leave it out"
+        )
     if made_by(task) == "plm":
         return
-    key = f"{MADE_BY[task.kind][0]}={made_by(task)}"
+    key = making(task)
     if task.context is None or task.context.source == "plm":
         raise UserError(
             f"{where}: {key}: rows are made of given contexts; set contexts=FILE or gold, or "

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from random import Random
 
-from zerogen.config.task import MADE_BY, made_by
+from zerogen.config.task import making
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import PLM, Example
 from zerogen.errors import UserError
@@ -178,7 +178,7 @@ class Constructor:
         rewording = task.rewording
         if rewording == "auto":
             rewording = "random" if near is None else "similar"
-        self.passages = Passages(texts, f"{MADE_BY[task.kind][0]}={made_by(task)}", rewording, near)
+        self.passages = Passages(texts, making(task), rewording, near)
         self.constructions = constructions_of(task) if task.kind == "pair" else {}
 
     def fill(self, draft: Example, seed: int) -> Example:

@@ -387,7 +387,7 @@ class Generator:
                     if made_by(self.task) == PLM:
                         examples += f"; too_short has fewer words than {key}.min_words={self.filter.min_words}"
                 where = f"prompts.{label}"
-                if not plm_writes(self.task):
+                if made_by(self.task) not in (PLM, "mixed"):
                     where = "questions=template" if self.task.kind == "qa" else f"construction.{label}"
                     examples += f"; {len(self._texts):,} contexts may be too few, or too short: add some, or lower n"
                 raise UserError(

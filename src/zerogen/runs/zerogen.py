@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from zerogen.config.schema import Config
-from zerogen.config.task import MADE_BY, made_by, plm_writes
+from zerogen.config.task import MADE_BY, made_by, making, plm_writes
 from zerogen.data.records import PLM, Example
 from zerogen.data.stratified import stratified, stratified_order
 from zerogen.data.synthetic import load_datasets
@@ -98,16 +98,16 @@ def _check(config: Config) -> None:
                 f"{config.tam.kind}; allowed are random and none"
             )
     if writes and not plm_writes(config.task):
-        key, made = MADE_BY[config.task.kind][0], made_by(config.task)
+        made, allowed = making(config.task), f"{MADE_BY[config.task.kind][0]}=plm"
         if unscored := sorted(needs(config.select) & {"logprob", "margin"}):
             raise UserError(
                 f"select={config.select}: needs the score '{unscored[0]}' of rows that a PLM wrote; rules make them "
-                f"({key}={made}); allowed with {key}=plm"
+                f"({made}); allowed with {allowed}"
             )
         if config.demonstrations != Config.demonstrations:
             raise UserError(
-                f"demonstrations={config.demonstrations}: stand before prompts, and rules make the rows ({key}="
-                f"{made}); allowed with {key}=plm"
+                f"demonstrations={config.demonstrations}: stand before prompts, and rules make the rows ({made}); "
+                f"allowed with {allowed}"
             )
     check_self_training(config)
     check_calibration(config)
