@@ -292,6 +292,8 @@ def _check_making(task: TaskConfig, where: str) -> None:
             f"{where}: {key}: rows are made of given contexts; set contexts=FILE or gold, or "
             f"{MADE_BY[task.kind][0]}=plm"
         )
+    if task.pairs == "mixed" and any("plm" in ways for ways in task.construction.values()):
+        raise UserError(f"{where}: pairs=mixed: lets the PLM write half of all pairs, so no construction takes plm")
     if task.kind == "pair" and (missing := [label for label in task.labels if not task.construction.get(label)]):
         raise UserError(f"{where}: {key}: construction has none for label '{missing[0]}'; allowed is pairs=plm")
 

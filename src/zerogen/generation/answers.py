@@ -21,6 +21,7 @@ Labeller = Callable[[str, Answer], str]
 SHARES = {"phrase": 38.0, "name": 28.0, "number": 16.0, "date": 14.0, "quoted": 2.0, "clause": 2.0}
 ANSWER_KINDS = tuple(SHARES)
 RULES_VERSION = 2  # raise it when the rules find other spans
+_LOOKED_AT = 20  # passages in a row for an answer of a kind
 _LONGEST_CLAUSE = 6  # words of a phrase; more are a clause
 
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
@@ -186,15 +187,20 @@ class AnsweredContexts:
         while streams:
             kinds = list(streams)
             (kind,) = random.choices(kinds, [shares[kind] for kind in kinds])
-            pair = next(streams[kind], None)
-            if pair is None:
+            try:
+                pair = next(streams[kind])
+            except StopIteration:
                 del streams[kind]
-            else:
+                continue
+            if pair is not None:
                 yield pair
 
-    def _of_kind(self, kind: str, found: dict[int, dict[str, list[Answer]]]) -> Iterator[tuple[str, Answer]]:
-        """Yield the answers of a kind, one of each passage in a round; found: those of passages, by kind."""
-        order = list(range(len(self.texts)))
+    def _of_kind(self, kind: str, found: dict[int, dict[str, list[Answer]]]) -> Iterator[tuple[str, Answer] | None]:
+        """Yield the answers of a kind, one of each passage in a round; found: those of passages, by kind.
+
+        After twenty passages in a row without any it yields None, so that a rare kind does not have all searched.
+        """
+        order, without = list(range(len(self.texts))), 0
         for number in count():
             Random(derive(self.seed, "answers", kind, number)).shuffle(order)
             for place in order:
@@ -204,7 +210,12 @@ class AnsweredContexts:
                         found[place].setdefault(answer_kind(self.texts[place], answer), []).append(answer)
                 answers = found[place].get(kind, ())
                 if len(answers) > number:
+                    without = 0
                     yield self.texts[place], answers[number]
+                else:
+                    without += 1
+                    if without % _LOOKED_AT == 0:
+                        yield None
             order = sorted(place for place in order if len(found[place].get(kind, ())) > number + 1)
             if not order:
                 return

@@ -18,6 +18,7 @@ from zerogen.data.records import PLM, Example
 from zerogen.errors import UserError
 from zerogen.generation.answers import Labeller, rule_spans
 from zerogen.generation.english import FUNCTION_WORDS, content_words, is_english, sentences
+from zerogen.generation.hypotheses import premise_of
 from zerogen.generation.questions import template_question, varied
 from zerogen.support.doors import call, load
 
@@ -184,8 +185,8 @@ class Constructor:
     def fill(self, draft: Example, seed: int) -> Example:
         """Return a row with its text, and the way in which it was made; without a text where that fails.
 
-        A row that the PLM is to write comes back as it is. seed: of all draws, the same for the rows of all labels that
-        are made of one passage.
+        A row that the PLM is to write has no text yet, and a context as long as those of rows by rules. seed: of all
+        draws, the same for the rows of all labels that are made of one passage.
         """
         random, context = Random(seed), draft.context or ""
         if self.task.kind == "qa":
@@ -195,7 +196,7 @@ class Constructor:
         ways = self.constructions[draft.label]
         name, construct = ways[random.randrange(10**6) % len(ways)]  # one draw, however many ways a label has
         if construct is None:
-            return draft
+            return replace(draft, context=self._read_by_plm(context, random))
         made = call("task.construction", name, construct, context, self.passages, random)
         if made is None:
             return replace(draft, text="", way=name)
@@ -203,3 +204,12 @@ class Constructor:
             raise UserError(f"task.construction={name}: returned {made!r}; allowed is (context, text) or None")
         context, text = made
         return replace(draft, context=context, text=text, way=name)
+
+    def _read_by_plm(self, passage: str, random: Random) -> str:
+        """Return what the PLM reads of a passage: as much as rules do, so that the length of it tells no label."""
+        by_rules = {name for ways in self.constructions.values() for name, _ in ways}
+        if by_rules & {"question", "question_of_another"}:
+            start, stop = random.choice(sentences(passage) or [(0, len(passage))])
+            return passage[start:stop]
+        drawn = premise_of(passage, random)
+        return passage if drawn is None else drawn[0]

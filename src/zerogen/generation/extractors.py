@@ -16,8 +16,8 @@ SPACY_MODEL = "en_core_web_sm"
 GET_SPACY = f"pip install spacy && python -m spacy download {SPACY_MODEL}"
 
 _LONGEST_PHRASE = 12  # tokens of a noun phrase with all that modifies it
+_AROUND = " \"“”‘’'()[]"
 _article = re.compile(r"(?:the|an?) ", re.IGNORECASE)
-_edge = re.compile(r"(?:['’]s?)?[^\w%)]*$")
 
 
 class SpacySpans:
@@ -56,21 +56,25 @@ class SpacySpans:
             if len(modified) <= _LONGEST_PHRASE:
                 last = modified[-1]
                 phrases.add(_bare(passage, modified[0].idx, last.idx + len(last)))
-        found = [answer for answer in phrases if len(answer.text) > 1]
+        found = [answer for answer in phrases if any(map(str.isalnum, answer.text))]
         return unique(sorted(found, key=lambda answer: (answer.start, len(answer.text))))
 
     def label(self, passage: str, answer: Answer) -> str:
-        """Return the label of spaCy's entity that an answer is, such as `PERSON`; the empty string where it is none."""
-        if passage not in self._labels:
-            self(passage)
-        return self._labels[passage].get(answer, "")
+        """Return which entity an answer of a passage is that was searched before, such as `PERSON`, or nothing."""
+        return self._labels.get(passage, {}).get(answer, "")
 
 
 def _bare(passage: str, start: int, stop: int) -> Answer:
-    """Return a span without an article before it, and without a possessive or punctuation at its end."""
+    """Return a span without an article before it, a possessive after it, or quotation marks and brackets around it."""
     article = _article.match(passage, start, stop)
     start = article.end() if article else start
-    text = _edge.sub("", passage[start:stop])
+    while start < stop and passage[start] in _AROUND:
+        start += 1
+    text = passage[start:stop].rstrip(_AROUND + ",;:")
+    for possessive in ("'s", "’s"):
+        text = text.removesuffix(possessive).rstrip(_AROUND)
+    if text.endswith(".") and "." not in text[:-1]:  # not of an abbreviation
+        text = text[:-1]
     return Answer(text, start)
 
 
@@ -82,14 +86,14 @@ def chosen(source: str) -> str:
 
 
 def provenance(source: str) -> str:
-    """Return the source of answers for hashes and reports: gold, rules, or spaCy's model with its version."""
+    """Return the source of answers for hashes and reports: gold, rules, or spaCy's model with both versions."""
     source = chosen(source)
     if source == "rules":
         return f"rules {RULES_VERSION}"
     if source != "spacy":
         return source
     try:
-        return f"spacy {SPACY_MODEL} {version(SPACY_MODEL)}"
+        return f"spacy {version('spacy')} {SPACY_MODEL} {version(SPACY_MODEL)}"
     except PackageNotFoundError:  # raised as an error only when answers are needed
         return source
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config.rules import check_counters, check_decoding, check_filter, check_size
 from zerogen.config.schema import DecodingConfig, FilterConfig
-from zerogen.config.task import asks_plm, counters_of, made_by, plm_writes
+from zerogen.config.task import asks_plm, counters_of, made_by, making, plm_writes
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import render, shortened
 from zerogen.data.records import PLM, Answer, Example, Request, Stop, derive
@@ -370,6 +370,14 @@ class Generator:
             self.filter.forget(row)
         return checked, plm.tokens - before
 
+    def _makers(self, label: str) -> tuple[bool, bool]:
+        """Tell whether the PLM, and whether rules, make rows of a label."""
+        made = made_by(self.task)
+        if made != "construct":
+            return made in (PLM, "mixed"), made != PLM
+        ways = set(self.task.construction[label])
+        return PLM in ways, bool(ways - {PLM})
+
     def _check_acceptance(self, labels: Sequence[str]) -> None:
         """Raise `UserError` if, over the last `filter.patience` requests of a label, hardly any text was accepted."""
         for label in labels:
@@ -382,13 +390,13 @@ class Generator:
             if requests >= self.filters.patience and accepted < self.filters.min_acceptance * requests:
                 samples = [s for s in self.journal.chunks[-1].samples if s["label"] == label and s["reason"]][:3]
                 examples = "; ".join(f"{sample['reason']}: {sample['text'][:80]!r}" for sample in samples)
-                if any(sample["reason"] == "too_short" for sample in samples):
+                by_plm, by_rules = self._makers(label)
+                if by_plm and any(sample["reason"] == "too_short" for sample in samples):
                     key = "task" if self.filters.min_words is None else "filter"
-                    if made_by(self.task) == PLM:
-                        examples += f"; too_short has fewer words than {key}.min_words={self.filter.min_words}"
+                    examples += f"; too_short has fewer words than {key}.min_words={self.filter.min_words}"
                 where = f"prompts.{label}"
-                if made_by(self.task) not in (PLM, "mixed"):
-                    where = "questions=template" if self.task.kind == "qa" else f"construction.{label}"
+                if by_rules:
+                    where = making(self.task) if self.task.kind == "qa" else f"construction.{label}"
                     examples += f"; {len(self._texts):,} contexts may be too few, or too short: add some, or lower n"
                 raise UserError(
                     f"task '{self.task.name}': {where}: {accepted} of the last {requests} texts were accepted, "

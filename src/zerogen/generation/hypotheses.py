@@ -23,7 +23,7 @@ _aside = re.compile(r" ?\([^()]*\)| ?\[[^\[\]]*\]|, (?:which|who|whose|where|an?
 _lead = re.compile(r"^(?:In|On|At|After|Before|During|For|Since|By|With|As|According to|Despite)(?: [^\s,]+){1,6}, ")
 _subordinate = re.compile(r"(?:If|When|While|Although|Though|Because|Since|As|After|Before|Once|Until|Whether) ")
 _tail = re.compile(r"(?:, | (?:because|although|while|when|after|before|since|where|including|such as) )[^,;]+$")
-_apposition = re.compile(r"((?:[A-Z][\w.’'-]+ ?){1,4}), ((?:the|an?) [^,;.]{8,80})(?=[,.])")
+_apposition = re.compile(r"((?:[A-Z][\w.’'-]+ ){0,3}[A-Z][\w.’'-]+), ((?:the|an?) [^,;.]{8,80})(?=[,.])")
 _ANTONYM_PAIRS = (
     "more/less first/last before/after above/below increase/decrease increased/decreased rise/fall rose/fell"
     " high/low higher/lower highest/lowest large/small larger/smaller largest/smallest big/little long/short"
@@ -130,7 +130,7 @@ def antonym_of(word: str) -> str | None:
     """Return the contrary of a word by a list of 70 pairs, or by WordNet if NLTK has it; None without any."""
     if word in _ANTONYMS:
         return _ANTONYMS[word]
-    if not has_wordnet() or not word.islower() or len(word) < 4:
+    if not wordnet_version() or not word.islower() or len(word) < 4:
         return None
     from nltk.corpus import wordnet
 
@@ -143,22 +143,18 @@ def antonym_of(word: str) -> str | None:
 
 
 @cache
-def has_wordnet() -> bool:
-    """Return whether NLTK finds WordNet, which `python -m nltk.downloader wordnet` installs."""
+def wordnet_version() -> str | None:
+    """Return the version of the WordNet that NLTK finds (`python -m nltk.downloader wordnet` installs it), or None."""
+    from nltk.corpus import wordnet
+
     try:
-        import nltk
-
-        nltk.data.find("corpora/wordnet")
+        return str(wordnet.get_version())
     except LookupError:
-        try:
-            nltk.data.find("corpora/wordnet.zip")
-        except LookupError:
-            return False
-    return True
+        return None
 
 
-def _draw(passage: str, random: Random) -> tuple[str, str] | None:
-    """Return a premise, and a shorter form of one of its sentences."""
+def premise_of(passage: str, random: Random) -> tuple[str, str] | None:
+    """Draw a sentence of a passage; return a premise that holds it, and the sentence; None where there is none."""
     spans = sentences(passage)
     if not spans:
         return None
@@ -167,8 +163,14 @@ def _draw(passage: str, random: Random) -> tuple[str, str] | None:
     premise = passage
     if len(spans) > _MOST_SENTENCES:
         premise = passage[start : spans[min(place + 1, len(spans) - 1)][1]]
-    text = _shorter(passage[start:stop], random)
-    return None if text is None else (premise, text)
+    return premise, passage[start:stop]
+
+
+def _draw(passage: str, random: Random) -> tuple[str, str] | None:
+    """Return a premise, and a shorter form of one of its sentences."""
+    drawn = premise_of(passage, random)
+    text = None if drawn is None else _shorter(drawn[1], random)
+    return None if drawn is None or text is None else (drawn[0], text)
 
 
 def _shorter(sentence: str, random: Random) -> str | None:

@@ -28,7 +28,6 @@ _LONGEST_QUESTION = 25  # words
 _FEWEST_CONTENT_WORDS, _FEWEST_OWN_WORDS = 3, 2  # that are left after the first two words, and that are not replaced
 _MOST_DROPPED, _MOST_REPLACED = 0.5, 0.7  # shares of the words of a question, at most
 
-_owned = re.compile(r"['’]s ")
 _aside = re.compile(r" ?\([^()]*\)| ?\[[^\[\]]*\]")
 _clause_begins = re.compile(r"; | [–—] |, | (?:and|but|while|because|although|which|that) (?=\S+ \S+ \S+ \S+)")
 _conjunction = re.compile(r"[\s,;–—]*(?:(?:and|but|while|although|though|whereas|because|so|or|which|who|that|as) )?")
@@ -40,15 +39,21 @@ _acts_as_person = re.compile(
     r",? (?:who|himself|herself|said|says|wrote|argued|was born|died|married|believed|claimed|stated|proposed|thought"
     r"|invented|discovered|told|became king|and (?:his|her))\b"
 )
-_count = re.compile(r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|several|many|few)\b", re.IGNORECASE)
 _to_place = re.compile(r"\b(?:in|at|near|from|to|into|across|throughout|outside|around|through)$")
 _of_time = re.compile(
     r"\b(?:in|on|at|by|since|until|during|around|from|of|to|before|after)(?: the| about| late| early)?$"
 )
 _amount = re.compile(
     r"\W?[\d.,]+ (?:(?:million|billion|trillion|thousand|hundred) )?"
-    r"(years?|months?|weeks?|days?|hours?|minutes?|people|miles|km|kilomet(?:re|er)s|met(?:re|er)s|feet|acres|tons|times)$"
+    r"((?:years?|months?|weeks?|days?|hours?|minutes?)|people|feet|times|km|[a-z][\w-]*s)$"
 )
+_duration = re.compile(
+    r"(?:about |nearly |over )?(?:\d[\d.,]*|an?|one|two|three|four|five|six|seven|eight|nine|ten|several|many|few)"
+    r"(?: \w+)?[ -](?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|decades?|century|centuries)\b",
+    re.IGNORECASE,
+)
+_era = re.compile(r"(?:BCE?|AD|CE)\b")
+_owned = re.compile(r"['’]s? (?=([a-z][\w-]*))")
 
 
 def sentence_of(passage: str, answer: Answer) -> tuple[int, int] | None:
@@ -109,9 +114,18 @@ def _bare(word: str) -> str:
 
 def _without_half_of_pairs(question: str) -> str:
     """Return a question without brackets and quotation marks of which the other half is not in it."""
-    for first, second in ("()", "[]", "“”"):
-        if question.count(first) != question.count(second):
-            question = question.replace(first, "").replace(second, "")
+    opened: list[int] = []
+    single: list[int] = []
+    for place, character in enumerate(question):
+        if character in "([“":
+            opened.append(place)
+        elif character in ")]”":
+            if opened and question[opened[-1]] + character in ("()", "[]", "“”"):
+                opened.pop()
+            else:
+                single.append(place)
+    dropped = {*opened, *single}
+    question = "".join(character for place, character in enumerate(question) if place not in dropped)
     return question.replace('"', "") if question.count('"') % 2 else question
 
 
@@ -135,20 +149,24 @@ def _clause(before: str, after: str, answer: Answer) -> tuple[str, str]:
 def _question_word(answer: str, kind: str, label: str, before: str, after: str) -> tuple[str, str, str]:
     """Return the question words for an answer, and what stands before and after it without what they replace."""
     bare = re.sub(r"\b(?:the|a|an)$", "", before, flags=re.IGNORECASE).strip()
-    if kind not in ("date", "number") and (owned := _owned.match(after)):
+    if kind not in ("date", "number") and (owned := _owned.match(after)) and _is_noun(owned[1]):
         return "Whose", bare, after[owned.end() :]
     noun = re.match(r"[a-z][\w-]+", after)
-    attribute = noun and noun[0] not in FUNCTION_WORDS and not is_past(noun[0])
+    # `Keller lives`: after a name without an article, a word in s is more often a verb.
+    attribute = noun and _is_noun(noun[0]) and (bare != before or not re.search(r"[^s]s$", noun[0]))
+    lasts = _duration.match(answer)
     if label in ("PERSON", "NORP"):
         return "Which" if attribute else "Who", bare, after
     if label in ("GPE", "LOC", "FAC") and not attribute and _to_place.search(bare):
         return "Where", _to_place.sub("", bare).strip(), after
-    if label in ("DATE", "TIME") and kind != "date" and not _count.match(answer):
+    if label in ("DATE", "TIME") and kind != "date" and not lasts:
         return "When", _of_time.sub("", bare).strip(), after
     if label == "CARDINAL" and kind != "number":
         return "How many", bare, after
-    if label and kind != "date" and kind != "number":
+    if label and kind not in ("date", "number"):
         return "Which" if attribute else "What", bare, after
+    if kind == "number" and (_era.match(after) or _era.search(answer)):
+        return "In what year", _of_time.sub("", bare).strip(), after
     if kind == "date":
         if re.fullmatch(r"\d{4}", answer) and bare.endswith(" in"):
             return "In what year", bare[:-3], after
@@ -158,12 +176,16 @@ def _question_word(answer: str, kind: str, label: str, before: str, after: str) 
             return "How much money", bare, after
         if "%" in answer or "percent" in answer or "per cent" in answer:
             return "What percentage", bare, after
+        if lasts and bare.endswith(" for"):
+            return "How long", bare[:-4], after
         if amount := _amount.match(answer):
-            if bare.endswith(" for"):
-                return "How long", bare[:-4], after
             unit = amount[1]
-            return f"How many {unit if unit.endswith('s') or unit in ('people', 'feet') else unit + 's'}", bare, after
-        if re.search(r"(?:st|nd|rd|th|s)$", answer):
+            return (
+                f"How many {unit if unit.endswith('s') or unit in ('people', 'feet', 'km') else unit + 's'}",
+                bare,
+                after,
+            )
+        if re.search(r"\d(?:st|nd|rd|th|s)$", answer):
             return "Which", bare, after
         return "How many", bare, after
     if kind == "name":
@@ -213,6 +235,11 @@ def _ordered(asked: str, before: list[str], after: list[str]) -> list[str]:
 def _first_comma(words: list[str]) -> int | None:
     """Return the number of words up to the first comma, None where there is none before the last word."""
     return next((place for place, word in enumerate(words[:-1], 1) if word.endswith(",")), None)
+
+
+def _is_noun(word: str) -> bool:
+    """Return whether a word in lower case may be a noun: it is no function word, and has no past form."""
+    return word not in FUNCTION_WORDS and not is_past(word)
 
 
 def _is_verb(word: str) -> bool:

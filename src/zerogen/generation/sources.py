@@ -40,7 +40,7 @@ def given_contexts(task: TaskConfig, seed: int) -> GivenContexts | AnsweredConte
 
 def prompt_warnings(task: TaskConfig) -> Iterator[str]:
     """Yield warnings: prompts whose texts end only by chance, equal prompts, answers not found as in the paper."""
-    if not plm_writes(task):
+    if not plm_writes(task) or not task.prompts:
         return
     if task.kind == "qa" and task.answers == "auto" and chosen(task.answers) == "rules":
         yield f"answers are found by rules; named entities, as in the paper, need {GET_SPACY}"

@@ -18,7 +18,7 @@ from zerogen.data.gold import source_of
 from zerogen.data.unlabelled import GOLD
 from zerogen.generation.demonstrations import Demonstrations
 from zerogen.generation.extractors import provenance
-from zerogen.generation.hypotheses import has_wordnet
+from zerogen.generation.hypotheses import wordnet_version
 from zerogen.generation.select import EMBEDDING, needs
 from zerogen.runs.settings import setting_of
 from zerogen.support.doors import call, is_own
@@ -152,7 +152,7 @@ def _construction_key(config: Config, device: torch.device) -> dict[str, Any]:
     ways = {label: [fingerprint_of_door(name) for name in names] for label, names in task.construction.items()}
     key = {"rules": RULES_FORMAT, "construction": ways, "rewording": task.rewording, **encoder}
     if any("antonym" in names for names in task.construction.values()):
-        key["wordnet"] = has_wordnet()
+        key["wordnet"] = wordnet_version()
     return key
 
 
