@@ -197,7 +197,7 @@ def test_passages_that_give_too_little_stop_the_run_with_the_reason(text: str, t
 
 
 def test_a_task_says_which_constructions_it_takes(file: Path, own_modules: Path) -> None:
-    with pytest.raises(UserError, match="pairs=construct: construction has none for label 'not_entailment'"):
+    with pytest.raises(UserError, match="pairs=construct: construction has none for label 'not_entailment'; add"):
         made("qnli", file, construction={"entailment": ["question"]})
     with pytest.raises(UserError, match="construction: 'maybe' is unknown; allowed"):
         made("qnli", file, construction={"maybe": ["question"]})

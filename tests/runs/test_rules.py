@@ -70,6 +70,29 @@ def test_questions_carry_what_the_plm_answers(tiny_config: Config, tmp_path: Pat
     assert all(isinstance(row["reply"], str) for row in rows)
     assert "the PLM answers" in (result.folder / "report.html").read_text()
     assert result.tokens["generate"] > 0
+    card = (result.folder / "dataset" / "README.md").read_text()
+    assert "Language model: tiny" in card
+    assert "asked every question over its passage" in card
+    assert "`reply` what the language model answered" in card
+    assert "The prompts" not in card
+
+
+def test_cards_say_what_rules_made_and_what_the_plm_wrote(tiny_config: Config, tmp_path: Path) -> None:
+    ways = {"entailment": ["shortened", "plm"], "not_entailment": ["negated"]}
+    prompts = {"entailment": '"<C>" In other words: "', "not_entailment": '"<C>" Never: "'}
+    plm = tiny_config.plm.model
+    config = with_task(tiny_config, "rte", tmp_path, construction=ways, prompts=prompts)
+    config.plm.model, config.n, config.filter.min_words, config.confidence.rows = plm, 24, 1, 0
+    config.task.parse.fallback = "sentence"
+    check_setting(config)
+    result, _ = finished(config)
+    assert result.plm == "tiny"
+    card = (result.folder / "dataset" / "README.md").read_text()
+    assert "24 pairs that rules made of given passages, or tiny wrote from the prompt of a label" in card
+    assert "- entailment: shortened, plm" in card
+    assert "In other words" in card
+    assert "Never" not in card
+    assert "that rules made of given passages, or that tiny wrote" in (result.folder / "tam" / "README.md").read_text()
 
 
 def test_rows_can_be_made_without_a_model(tiny_config: Config, tmp_path: Path) -> None:

@@ -295,7 +295,17 @@ def _check_making(task: TaskConfig, where: str) -> None:
     if task.pairs == "mixed" and any("plm" in ways for ways in task.construction.values()):
         raise UserError(f"{where}: pairs=mixed: lets the PLM write half of all pairs, so no construction takes plm")
     if task.kind == "pair" and (missing := [label for label in task.labels if not task.construction.get(label)]):
-        raise UserError(f"{where}: {key}: construction has none for label '{missing[0]}'; allowed is pairs=plm")
+        raise UserError(
+            f"{where}: {key}: construction has none for label '{missing[0]}'; add construction.{missing[0]}"
+        )
+    made: dict[str, str] = {}
+    for label, ways in task.construction.items():
+        for way in dict.fromkeys(ways):
+            if way != "plm" and made.setdefault(way, label) != label:
+                raise UserError(
+                    f"{where}: construction.{label}: {way} also makes the pairs of '{made[way]}'; allowed is one label "
+                    "for each way"
+                )
 
 
 def _check_context(task: TaskConfig, where: str) -> None:

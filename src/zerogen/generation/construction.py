@@ -17,7 +17,7 @@ from zerogen.config.task_schema import TaskConfig
 from zerogen.data.records import PLM, Example
 from zerogen.errors import UserError
 from zerogen.generation.answers import Labeller, rule_spans
-from zerogen.generation.english import FUNCTION_WORDS, content_words, is_english, sentences
+from zerogen.generation.english import FUNCTION_WORDS, content_words, is_english, is_foreign, sentences
 from zerogen.generation.hypotheses import premise_of
 from zerogen.generation.questions import template_question, varied
 from zerogen.support.doors import call, load
@@ -47,6 +47,11 @@ class Passages:
                 f"{key}: takes sentences apart by rules for English, in which the contexts do not seem to be (the "
                 f"first is {texts[0][:60]!r}); allowed is plm, whose prompts may be in any language"
             )
+
+    @cached_property
+    def foreign(self) -> int:
+        """The number of passages that do not seem to be in English, of which no rows are made."""
+        return sum(map(is_foreign, self.texts))
 
     @cached_property
     def sentences(self) -> list[str]:
@@ -189,6 +194,8 @@ class Constructor:
         draws, the same for the rows of all labels that are made of one passage.
         """
         random, context = Random(seed), draft.context or ""
+        if is_foreign(context):
+            return replace(draft, text="", way="not English")
         if self.task.kind == "qa":
             asked = template_question(context, draft.answers[0], self.label(context, draft.answers[0]))
             text = self.passages.reword(asked, random) if asked else ""

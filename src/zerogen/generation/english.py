@@ -42,6 +42,12 @@ FUNCTION_WORDS = ARTICLES.union(
 )
 """Words that say little alone; two texts that share only these say nothing of the same."""
 
+_ENOUGH = 10  # words by which the language of a text can be told
+# Frequent words that German, Dutch, French, Spanish, Italian and Portuguese do not write alike.
+_ONLY_ENGLISH = _words(
+    "the and to with for by from that which are were has their its his than into who when after some this have been but"
+    " it at be or not these they would could"
+)
 _ENGLISH = 0.2  # share of function words: about 0.4 of English words, 0.1 of those of related languages
 _ABBREVIATIONS = (
     "Mr|Mrs|Ms|Dr|St|Sr|Jr|Prof|Gen|Col|Lt|Sgt|Capt|Rev|Gov|Sen|Rep|Hon|vs|etc|e\\.g|i\\.e|c|ca|cf|approx|No|Vol|Inc|Ltd"
@@ -84,6 +90,12 @@ def is_english(texts: Iterable[str]) -> bool:
     return bool(found) and sum(word in FUNCTION_WORDS for word in found) / len(found) >= _ENGLISH
 
 
+def is_foreign(text: str) -> bool:
+    """Return whether a text of ten words or more has none of the words that hardly any English text does without."""
+    found = bare_words(text)
+    return len(found) >= _ENOUGH and _ONLY_ENGLISH.isdisjoint(found)
+
+
 _IRREGULAR_FORMS = (
     "became/become began/begin bound/bind bought/buy broke/break brought/bring built/build came/come"
     " caught/catch chose/choose cost/cost"
@@ -97,6 +109,8 @@ _IRREGULAR_FORMS = (
     " understood/understand withdrew/withdraw woke/wake won/win wore/wear wrote/write"
 )
 _IRREGULAR = dict(pair.split("/") for pair in _IRREGULAR_FORMS.split())
+# Of two or more syllables, the second not stressed in writing: travelled and controlled, but called and installed.
+_travelled = re.compile(r"[aeiouy][^aeiouy]+[eiou]ll$")
 _regular_past = re.compile(r"[a-z]{2,}ed")
 # Stems to which the past adds no more than a d: moved, named, settled, changed, defined, described, included, used.
 _silent_e = re.compile(
@@ -117,6 +131,6 @@ def base_form(past: str) -> str:
     stem = past.removesuffix("ed")
     if stem.endswith("i"):
         return stem[:-1] + "y"
-    if len(stem) > 3 and stem[-1] == stem[-2] and stem[-1] not in "lsfz":
+    if len(stem) > 3 and stem[-1] == stem[-2] and (stem[-1] not in "lsfz" or _travelled.search(stem)):
         return stem[:-1]
     return stem + "e" if stem == "creat" or _silent_e.search(stem) else stem

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config.rules import check_counters, check_decoding, check_filter, check_size
 from zerogen.config.schema import DecodingConfig, FilterConfig
-from zerogen.config.task import asks_plm, counters_of, made_by, making, plm_writes
+from zerogen.config.task import MADE_BY, asks_plm, counters_of, made_by, making, plm_writes
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.config.template import render, shortened
 from zerogen.data.records import PLM, Answer, Example, Request, Stop, derive
@@ -24,7 +24,7 @@ from zerogen.generation.demonstrations import ROUND, Demonstrations, end_of_roun
 from zerogen.generation.filters import Filter, parse_and_filter
 from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.generation.scores import round_trip
-from zerogen.generation.sources import given_contexts
+from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.generation.wording import Wording, draw_wording, longest_wordings
 from zerogen.plm.prompting import prompt_answers
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
@@ -164,9 +164,18 @@ class Generator:
             for wording in longest_wordings(self.task, lambda text: len(plm.encode(text))):
                 for draft, before in zip(drafts, shown, strict=True):
                     self._request(draft, wording, before)
+        _ = self.constructor  # which knows whether contexts are in English, before answers are looked for
         if self.contexts is not None:
             self.contexts.check()
-        _ = self.constructor
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what may go wrong: see `prompt_warnings`; and how many contexts the rules cannot read."""
+        yield from prompt_warnings(self.task)
+        if self.constructor is not None and (foreign := self.constructor.passages.foreign):
+            yield (
+                f"{foreign:,} of {len(self._texts):,} contexts do not seem to be in English, which the rules know: "
+                f"they make no rows of them; {MADE_BY[self.task.kind][0]}=plm takes any language"
+            )
 
     @property
     def _repeats(self) -> int:
@@ -389,7 +398,9 @@ class Generator:
                     break
             if requests >= self.filters.patience and accepted < self.filters.min_acceptance * requests:
                 samples = [s for s in self.journal.chunks[-1].samples if s["label"] == label and s["reason"]][:3]
-                examples = "; ".join(f"{sample['reason']}: {sample['text'][:80]!r}" for sample in samples)
+                examples = "; ".join(
+                    sample["reason"] + (f": {sample['text'][:80]!r}" if sample["text"] else "") for sample in samples
+                )
                 by_plm, by_rules = self._makers(label)
                 if by_plm and any(sample["reason"] == "too_short" for sample in samples):
                     key = "task" if self.filters.min_words is None else "filter"

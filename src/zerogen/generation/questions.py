@@ -87,9 +87,11 @@ def varied(question: str, other: Callable[[str, Random], str], random: Random) -
     """Return a question with some words left out, up to half, and up to 70 % of its content words replaced.
 
     People ask in other words than a passage answers: a model must not rely on every single word. The first two words,
-    which say what is asked for, stay. other: draws a word in place of one.
+    which say what is asked for, stay, or three: `In what year`. other: draws a word in place of one.
     """
-    first, second, *rest = question.removesuffix("?").split()
+    own = question.removesuffix("?").split()
+    asked = 3 if own[:2] == ["In", "what"] or own[:3] == ["How", "much", "money"] else 2
+    lead, rest = own[:asked], own[asked:]
     dropped, replaced = random.uniform(0, _MOST_DROPPED), random.uniform(0, _MOST_REPLACED)
     kept = [word for word in rest if random.random() >= dropped]
     if _content(kept) < _FEWEST_CONTENT_WORDS:
@@ -99,8 +101,8 @@ def varied(question: str, other: Callable[[str, Random], str], random: Random) -
         bare = _bare(word)
         new = other(bare, random) if bare not in FUNCTION_WORDS and random.random() < replaced else bare
         drawn.append(word if new == bare else new)
-    own = [word for word, one in zip(kept, drawn, strict=True) if word == one]
-    return " ".join([first, second, *(kept if _content(own) < _FEWEST_OWN_WORDS else drawn)]) + "?"
+    same = [word for word, one in zip(kept, drawn, strict=True) if word == one]
+    return " ".join([*lead, *(kept if _content(same) < _FEWEST_OWN_WORDS else drawn)]) + "?"
 
 
 def _content(words: Sequence[str]) -> int:

@@ -105,6 +105,7 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
         "trainer": run.config["trainer"],
         "context_file": file,
         "by_rules": _by_rules(run),
+        "asked_back": _asked_back(run),
     }
 
 
@@ -116,6 +117,12 @@ def _by_rules(run: FinishedRun) -> str:
         return ""
     ways = chain.from_iterable(task["construction"].values()) if made == "construct" else ()
     return "some" if made == "mixed" or "plm" in ways else "all"
+
+
+def _asked_back(run: FinishedRun) -> dict[str, float] | None:
+    """Return the least F1 of a round trip, None where the PLM was not asked back; earlier versions never asked."""
+    least = run.config["filter"].get("round_trip")
+    return None if least is None or run.config.get("dataset") else {"least": least}
 
 
 def _has_counters(task: dict[str, Any]) -> bool:

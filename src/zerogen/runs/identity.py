@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
-RULES_FORMAT = 3  # raise it when the rules make other rows of the same contexts
+RULES_FORMAT = 4  # raise it when the rules make other rows of the same contexts
 RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
 PROMPTED_FORMAT = 1  # raise it when PROMPTING gives the same texts other probabilities
 MEASURES_FORMAT = 2  # raise it when the same rows and configuration give other measures

@@ -21,7 +21,7 @@ from zerogen.generation.generator import Generator
 from zerogen.generation.pool import Journal, count_rejects, first_outputs, first_per_label, quotas, used_chunks
 from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_scores
 from zerogen.generation.select import EMBEDDING, needs, select
-from zerogen.generation.sources import given_contexts, prompt_warnings
+from zerogen.generation.sources import given_contexts
 from zerogen.plm.confidence import comparable
 from zerogen.runs.answer_training import plm_answers
 from zerogen.runs.calibration import calibrate_tam, check_calibration
@@ -189,8 +189,9 @@ class _Pool:
         written = Journal.open(folder / "texts.jsonl")
         if len(list(first_per_label(written.rows(), quotas(size, run.config.task.labels)))) < size:
             # Fail on an unavailable PLM or a prompt that is too long before anything is written.
-            self._generator().check()
-            for warning in prompt_warnings(run.config.task) if first else ():
+            generator = self._generator()
+            generator.check()
+            for warning in generator.warnings() if first else ():
                 run.progress.say(warning)
         with exclusive(folder, run.progress):
             texts, contexts = (Journal.open(folder / f"{name}.jsonl", repair=True) for name in ("texts", "contexts"))
