@@ -8,7 +8,7 @@ import pytest
 from zerogen.data.records import Answer, Example
 from zerogen.errors import UserError
 from zerogen.generation.answers import AnsweredContexts, rule_spans
-from zerogen.generation.extractors import SpacySpans, chosen, extractor
+from zerogen.generation.extractors import SpacySpans, _bare, chosen, extractor
 from zerogen.support.progress import Progress
 
 PASSAGE = (
@@ -119,6 +119,37 @@ def test_spacy_is_an_error_where_it_is_missing_and_auto_does_without(monkeypatch
     assert extractor("auto", []) is rule_spans
     monkeypatch.setattr("zerogen.generation.extractors.find_spec", lambda name: object())
     assert chosen("auto") == "spacy"
+
+
+def test_rare_kinds_do_not_have_all_passages_searched() -> None:
+    searched: list[str] = []
+
+    def find(passage: str) -> list[Answer]:
+        searched.append(passage)
+        return [Answer(passage, 0)]
+
+    shares = {"number": 1.0, "quoted": 1.0}  # of which there is none
+    pairs = AnsweredContexts([str(i) for i in range(1000)], find, 1, shares).take(0, 30, Progress())
+    assert len(set(pairs)) == 30
+    assert len(searched) < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("the old museum.", "old museum"),
+        ("U.S.", "U.S."),
+        ("C++", "C++"),
+        ("5€", "5€"),
+        ("“Old Hall", "Old Hall"),
+        ("[1990]", "1990"),
+        ("Portugal's", "Portugal"),
+        ("James'", "James"),
+    ],
+)
+def test_spans_of_spacy_are_bared(text: str, bare: str) -> None:
+    passage = f"See {text} there"
+    assert _bare(passage, 4, 4 + len(text)) == Answer(bare, passage.index(bare))
 
 
 def test_spacy_finds_entities_and_noun_phrases() -> None:

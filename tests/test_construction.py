@@ -252,6 +252,43 @@ def test_a_label_may_have_pairs_that_the_plm_writes(file: Path, gpt2: Plm) -> No
     assert all(row.label == "entailment" for row in generator.rows(24) if row.way == "plm")
 
 
+def test_the_plm_reads_as_much_of_a_passage_as_rules_do(file: Path) -> None:
+    ways = {"entailment": ["plm"], "not_entailment": ["negated"]}
+    task = made("rte", file, construction=ways)
+    generator = Generator(task, no_plm, DecodingConfig(), FilterConfig(), 0)
+    drafts = generator.drafts(0)
+    lengths = {
+        label: Counter(
+            len(sentences(row.context or "")) for row in drafts if row.label == label and (row.text or row.way == "plm")
+        )
+        for label in task.labels
+    }
+    assert max(lengths["entailment"]) == max(lengths["not_entailment"]) == 2  # of passages of four sentences
+    for name, most in (("rte", 2), ("qnli", 1)):
+        task = made(name, file, construction=zerogen.load_task(name).construction | {"entailment": ["plm"]})
+        drafts = Generator(task, no_plm, DecodingConfig(), FilterConfig(), 0).drafts(0)
+        assert max(len(sentences(row.context or "")) for row in drafts if row.way == "plm") == most
+
+
+def test_passages_in_other_languages_give_no_rows(tmp_path: Path) -> None:
+    german = "Im Jahr 1852 wurde der Turm in der Nähe des Hafens gebaut. Die Stadt war stolz auf ihn."
+    (tmp_path / "both.txt").write_text("\n".join([*PASSAGES, german]))
+    generator = Generator(made("squad", tmp_path / "both.txt"), no_plm, DecodingConfig(), FilterConfig(), 0)
+    (warning,) = generator.warnings()
+    assert warning.startswith(f"1 of {len(set(PASSAGES)) + 1} contexts do not seem to be in English")
+    for _ in generator.extend(60):
+        pass
+    assert all(row.context != german for row in generator.rows(60))
+
+
+def test_a_way_stands_for_one_label(file: Path) -> None:
+    ways = {"entailment": ["question", "shortened"], "not_entailment": ["negated", "question"]}
+    with pytest.raises(UserError, match="construction.not_entailment: question also makes the pairs of 'entailment'"):
+        made("qnli", file, construction=ways)
+    with pytest.raises(UserError, match="pairs=mixed: lets the PLM write half of all pairs, so no construction takes"):
+        made("qnli", file, pairs="mixed", construction={"entailment": ["plm"], "not_entailment": ["question"]})
+
+
 def test_a_round_trip_keeps_the_rows_whose_answer_the_plm_gives(file: Path, gpt2: Plm) -> None:
     task = made("squad", file, scoring={"question": "<X> <C>"[:3]}, answer_tokens=4)
     every = Generator(task, lambda: gpt2, DecodingConfig(), FilterConfig(round_trip=0.0), 0)

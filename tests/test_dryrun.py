@@ -138,7 +138,7 @@ def test_expectations_grow_with_the_number_of_rows(config: Config) -> None:
 def test_the_run_is_the_probe_as_many_times_as_it_is_needed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     half = Chunk(0, toy_rows(16), {"bad": 16, "good": 16}, {}, [], tokens=640, seconds=3.2)
     films = Chunk(0, [Example(str(i), "film", "") for i in range(4)], {"": 4}, {}, [], tokens=40, seconds=0.5)
-    texts = TextProbe(half, [films], batch=96, row_bytes=1000)
+    texts = TextProbe(half, [films], batch=96, row_bytes=1000, once=0)
     monkeypatch.setattr("zerogen.runs.zerogen_cost.probe_texts", lambda plm, run: texts)
     config = replace(config, train=False, confidence=ConfidenceConfig(rows=0))
     sizes = (replace(config, n=n, output_dir=f"{config.output_dir}/{n}") for n in (400, 800))

@@ -48,7 +48,8 @@ def dry_run(configs: Sequence[Config], console: Console) -> None:
         for number, config in enumerate(configs, 1):
             seeds = expand(config)
             runs += len(seeds)
-            models = f"plm={config.plm.name} tam={config.tam.name}"
+            plm, tam = setting_of(config).models(config)
+            models = f"plm={plm} tam={tam}"
             words = f"{number}/{len(configs)} setting={setting_of(config).name} task={config.task.name} {models}"
             console.rule(words, align="left", style="dim")
             if len(seeds) > 1:

@@ -89,7 +89,8 @@ def _parser() -> ArgumentParser:
         "--context",
         action="append",
         default=[],
-        help="the other text of the pair, or the passage that answers the question: one for all TEXTs, or one for each",
+        help="the other text of the pair, or the passage that answers the question: one for all TEXTs, or "
+        "--context given once for each",
     )
     parser.add_argument("--file", help="file of texts, one a line; or a table: .csv, .jsonl or .parquet")
     parser.add_argument(

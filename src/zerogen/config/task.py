@@ -326,7 +326,8 @@ def _check_context(task: TaskConfig, where: str) -> None:
     if task.context.per_label < 1 or task.context.max_new_tokens < 1:
         raise UserError(f"{where}: context.per_label and context.max_new_tokens: allowed is 1 or more")
     if not _any_holds(task, "C") and (task.prompts or made_by(task) == "plm"):
-        raise UserError(f"{where}: context is set, but none of the prompts holds <C>")
+        found = "none of the prompts holds <C>" if task.prompts else "there are no prompts that hold <C>"
+        raise UserError(f"{where}: context is set, but {found}")
 
 
 def _check_sizes(task: TaskConfig, where: str) -> None:

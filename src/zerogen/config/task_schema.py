@@ -146,15 +146,15 @@ class TaskConfig:
     order: list[str] = field(default_factory=lambda: ["context", "text"])
     """The order in which the TAM reads the two texts of a pair."""
     answers: str = "auto"
-    """Where the answers of generated questions come from: `spacy` (named entities), `rules` (numbers, dates, names and
-    noun phrases; needs nothing), `gold` (those of the gold training split), `auto` (spacy if its model is installed,
-    else rules)."""
+    """Where the answers of generated questions come from: `spacy` (named entities; for questions by template also noun
+    phrases), `rules` (numbers, dates, names and noun phrases; needs nothing), `gold` (those of the gold training
+    split), `auto` (spacy if its model is installed, else rules)."""
     questions: str = "plm"
     """Who asks generated questions: `plm` by the prompts, `template` (rules for English turn the clause that holds the
-    answer into a question) or `mixed` (half of them each)."""
+    answer into a question) or `mixed` (either, one as likely as the other)."""
     pairs: str = "plm"
     """Who makes generated pairs: `plm` by the prompts, `construct` (rules for English make them of given contexts, see
-    construction) or `mixed` (half of them each)."""
+    construction) or `mixed` (either, one as likely as the other)."""
     construction: dict[str, list[str]] = field(default_factory=dict)
     """Map from label to the ways, one or more of them, in which pairs of it are constructed: `question` (a sentence and
     a question that it answers), `question_of_another` (that question and a similar sentence); `shortened`,

@@ -42,6 +42,7 @@ class TextProbe:
     contexts: list[Chunk]
     batch: int  # rows that the run will decode at a time
     row_bytes: int
+    once: float  # seconds that the first chunk alone takes
 
 
 def estimate(probe: Probe) -> None:
@@ -160,7 +161,11 @@ def probe_texts(plm: Writer | None, run: Run) -> TextProbe:
         unlabelled=run.unlabelled if config.unlabelled else (),
         near=near_words(run),
     )
-    chunk = next(generator.extend(rows_to_write(config, config.n)))
+    chunks = generator.extend(rows_to_write(config, config.n))
+    chunk, once = next(chunks), 0.0
+    if plm is None and (later := next(chunks, None)) is not None:  # rules look at all passages before the first row
+        usual = later.seconds / sum(later.asked.values()) * sum(chunk.asked.values())
+        chunk, once = replace(chunk, seconds=usual), max(0.0, chunk.seconds - usual)
     batch, row_bytes = PROBE, 0
     if isinstance(plm, LocalWriter):
         longest = max(len(plm.encode(sample["prompt"])) for sample in chunk.samples) + config.task.max_new_tokens
@@ -168,7 +173,7 @@ def probe_texts(plm: Writer | None, run: Run) -> TextProbe:
         lines = len(config.task.labels) if counters_of(config.task) else 1
         most = config.decoding.chunk_size * lines
         batch, row_bytes = min(most, plm.rows_at_a_time(config.decoding, longest)), plm.row_bytes(longest)
-    return TextProbe(chunk, generator.context_journal.chunks, batch, row_bytes)
+    return TextProbe(chunk, generator.context_journal.chunks, batch, row_bytes, once)
 
 
 def _expect_texts(probe: Probe, texts: TextProbe) -> None:
@@ -191,7 +196,7 @@ def _expect_texts(probe: Probe, texts: TextProbe) -> None:
     probe.say(
         f"{rows_to_write(config, config.n):,} rows need about {about(requests)} texts ({about(low)} to {about(high)})"
     )
-    expected.seconds["generate"] = chunk.seconds / asked * requests
+    expected.seconds["generate"] = texts.once + chunk.seconds / asked * requests
     expected.tokens = chunk.tokens / asked * requests
     if texts.contexts and task.context is not None:
         written = sum(len(one.rows) for one in texts.contexts)
