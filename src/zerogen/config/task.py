@@ -63,7 +63,8 @@ def override(
             raise UserError(f"contexts={contexts}: task '{task.name}' has no context")
         if contexts not in ("plm", "gold") and not Path(contexts).is_file():
             near = nearest(contexts, ("plm", "gold"))
-            raise UserError(f"contexts={contexts}: there is no such file; allowed are plm, gold or a file{near}")
+            found = "is a folder" if Path(contexts).is_dir() else "there is no such file"
+            raise UserError(f"contexts={contexts}: {found}; allowed are plm, gold or a file{near}")
         task.context.source = contexts
     if answers is not None:
         if task.kind != "qa":

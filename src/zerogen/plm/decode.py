@@ -83,7 +83,7 @@ class CachedEngine:
                     input_ids=block,
                     position_ids=torch.arange(start, start + width, device=device)[None],
                     attention_mask=causal_mask(width, start, device),
-                    past_key_values=cache,
+                    cache=cache,
                     use_cache=True,
                 )
             states.append(last)
@@ -101,7 +101,7 @@ class CachedEngine:
             input_ids=tokens[:, None],
             position_ids=positions[:, None],
             attention_mask=mask[:, None, None],
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
         return self._logits(states[:, -1])

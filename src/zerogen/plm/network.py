@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ class Network:
         self.config = model.config.get_text_config()
         self._own_attention: str = model.config._attn_implementation
         self._body, self._head = model.base_model, model.get_output_embeddings()
+        # Models of transformers before 5.24, and remote code, take it as past_key_values.
+        self._has_cache_argument = "cache" in signature(self.model.forward).parameters
         self.halved = self._narrowed = False
         with torch.inference_mode():
             inputs = self._padded([[(5 * i + 1) % self.config.vocab_size for i in range(4)]] * 2)
@@ -57,6 +60,8 @@ class Network:
 
     def hidden(self, **inputs: Any) -> Tensor:
         """Run the model on keyword arguments of its forward; return states [B, T, H] for `logits`."""
+        if "cache" in inputs and not self._has_cache_argument:
+            inputs["past_key_values"] = inputs.pop("cache")
         if self.halved:
             states: Tensor = self._body(**inputs).last_hidden_state
             return states

@@ -243,7 +243,7 @@ def _read_forks(
         input_ids=pad_right(ids, device),
         position_ids=pad_right(positions, device),
         attention_mask=F.pad(_tree_mask(pad_right(branches, device)), (before, 0)),
-        past_key_values=prefix.cache.copy(grows=False),
+        cache=prefix.cache.copy(grows=False),
         use_cache=True,
     )
     lines, places = torch.tensor(states_at, device=device).T
@@ -321,7 +321,7 @@ def _read(
             input_ids=block,
             position_ids=torch.arange(position, position + block.shape[1], device=network.device)[None],
             attention_mask=causal_mask(block.shape[1], position, network.device),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
         yield start, states
