@@ -97,17 +97,17 @@ def _check(config: Config) -> None:
                 f"task.rewording=similar: needs a TAM that is an encoder, and tam={config.tam.name} is "
                 f"{config.tam.kind}; allowed are random and none"
             )
-    made, allowed = making(config.task), f"{MADE_BY[config.task.kind][0]}=plm" if config.task.kind in MADE_BY else ""
-    if writes and made_by(config.task) != PLM and (unscored := sorted(needs(config.select) & {"logprob", "margin"})):
-        raise UserError(
-            f"select={config.select}: needs the score '{unscored[0]}' of rows that a PLM wrote; rules make "
-            f"{'some of them' if plm_writes(config.task) else 'them'} ({made}); allowed with {allowed}"
-        )
-    if writes and not plm_writes(config.task) and config.demonstrations != Config.demonstrations:
-        raise UserError(
-            f"demonstrations={config.demonstrations}: stand before prompts, and rules make the rows ({made}); "
-            f"allowed with {allowed}"
-        )
+        made, allowed = making(config.task), f"{MADE_BY[config.task.kind][0]}=plm"
+        if unscored := sorted(needs(config.select) & {"logprob", "margin"}):
+            raise UserError(
+                f"select={config.select}: needs the score '{unscored[0]}' of rows that a PLM wrote; rules make "
+                f"{'some of them' if plm_writes(config.task) else 'them'} ({made}); allowed with {allowed}"
+            )
+        if not plm_writes(config.task) and config.demonstrations != Config.demonstrations:
+            raise UserError(
+                f"demonstrations={config.demonstrations}: stand before prompts, and rules make the rows ({made}); "
+                f"allowed with {allowed}"
+            )
     check_self_training(config)
     check_calibration(config)
     if config.unlabelled and config.tam.checkpoint:
