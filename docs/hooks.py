@@ -34,8 +34,8 @@ FILES = {
     "data": "records overlap gold unlabelled tables words stratified synthetic texts predictions",
     "plm": "protocol open pretrained model decode cache cuda_graph network pack sampling rng debias contrast score "
     "confidence prompting workers module",
-    "generation": "contexts sources english answers extractors questions construction hypotheses demonstrations wording generator "
-    "filters pool scores select selections weighting",
+    "generation": "contexts sources english answers extractors questions construction hypotheses demonstrations "
+    "wording generator filters pool scores select selections weighting",
     "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity "
     "shift",
     "metrics": "metric classification squad intervals agreement diversity composition match priors pseudo_labels",
