@@ -99,8 +99,13 @@ def making(task: TaskConfig) -> str:
 
 def plm_writes(task: TaskConfig) -> bool:
     """Tell whether a PLM writes any of the rows of a task; else rules make all of them."""
-    by_label = made_by(task) == "construct" and any("plm" in ways for ways in task.construction.values())
-    return made_by(task) in ("plm", "mixed") or by_label
+    made = made_by(task)
+    return made in ("plm", "mixed") or (made == "construct" and _constructs_by_plm(task))
+
+
+def _constructs_by_plm(task: TaskConfig) -> bool:
+    """Tell whether the PLM is among the ways of a label."""
+    return any("plm" in ways for ways in task.construction.values())
 
 
 def asks_plm(task: TaskConfig, filters: FilterConfig) -> bool:
@@ -293,7 +298,7 @@ def _check_making(task: TaskConfig, where: str) -> None:
             f"{where}: {key}: rows are made of given contexts; set contexts=FILE or gold, or "
             f"{MADE_BY[task.kind][0]}=plm"
         )
-    if task.pairs == "mixed" and any("plm" in ways for ways in task.construction.values()):
+    if task.pairs == "mixed" and _constructs_by_plm(task):
         raise UserError(f"{where}: pairs=mixed: lets the PLM write half of all pairs, so no construction takes plm")
     if task.kind == "pair" and (missing := [label for label in task.labels if not task.construction.get(label)]):
         raise UserError(
