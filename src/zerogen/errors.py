@@ -34,6 +34,10 @@ class ChildFailed(Exception):
         self.exitcode, self.what = exitcode, what
 
 
+class ServerFailed(Exception):
+    """A server no longer answers, or no longer does what it is asked; what was finished is kept."""
+
+
 def nearest(value: object, options: Iterable[object]) -> str:
     """Return ``; did you mean 'x'?`` for the closest of `options`, or nothing when none is close."""
     names = {str(option).casefold(): str(option) for option in options}

@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config.schema import Config
+from zerogen.config.schema import SERVER, Config, PlmConfig
 from zerogen.data.records import Example
 from zerogen.errors import Unavailable
-from zerogen.support.doors import is_own
 from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
@@ -115,7 +114,8 @@ class Session:
         config = run.config.plm
         key = json.dumps([asdict(config), str(run.device)])
         if self._plm is None or self._plm[0] != key:
-            source = None if is_own(config.writer) else resolve(config.model, config.revision, "plm.model")
+            local = config.writer == PlmConfig.writer
+            source = resolve(config.model, config.revision, "plm.model") if local else None
             if source is not None and source.gguf and not converted(source).is_dir():
                 os.environ["ZEROGEN_CACHE"] = str(self.scratch)
             self._plm = None
@@ -168,8 +168,9 @@ class Probe:
         name = self.config.plm.name
         try:
             plm = self.session.open_plm(self.run)
-        except Unavailable:
-            self.missing(f"PLM {name} ({self.config.plm.model})", "PLM")
+        except Unavailable as error:
+            why = error if self.config.plm.writer == SERVER else self.config.plm.model
+            self.missing(f"PLM {name} ({why})", "PLM")
             return None
         what = f"opened by {self.config.plm.writer}"
         if isinstance(plm, LocalWriter):

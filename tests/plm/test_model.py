@@ -619,7 +619,7 @@ def test_counter_prompts_without_decay_only_score(gpt2: Plm) -> None:
     alone = gpt2.generate(requests(PROMPTS[1:2]), DecodingConfig(), NEVER, 12, seed=4)[0]
     found = gpt2.generate(asked, DecodingConfig(), NEVER, 12, seed=4)[0]
     assert found.text == alone.text
-    assert found.counter_logprob["other"] < found.logprob
+    assert found.logprob is not None and found.counter_logprob["other"] < found.logprob
 
 
 def test_common_beginnings_are_grouped_so_that_fewest_tokens_are_left() -> None:

@@ -11,18 +11,25 @@ from zerogen.config.schema import (
     FEWEST_UNLABELLED,
     LOGGER_MODES,
     PARALLEL_WRITERS,
+    SERVER,
+    SERVER_KEYS,
     TOKENIZERS,
     Config,
     DecodingConfig,
     FilterConfig,
     LoggerConfig,
+    PlmConfig,
     SelfTrainingConfig,
     TamConfig,
     TrainerConfig,
 )
 from zerogen.config.task_schema import TaskConfig
 from zerogen.errors import UserError, unknown
+from zerogen.support.doors import is_own
 from zerogen.support.files import LONGEST_NAME
+
+# What requests for texts hold from other keys.
+_SENT = ("model", "prompt", "messages", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs")
 
 
 def _between(key: str, value: float, allowed: str, ok: bool) -> None:
@@ -81,6 +88,11 @@ def check_plm(config: Config) -> None:
     """Check the PLM's arithmetic, and that it can be opened once per device. Raises `UserError`."""
     plm, gpus = config.plm, config.gpu
     _one_of("plm.dtype", plm.dtype, ("auto", "float32", "bfloat16", "float16"))
+    if not is_own(plm.writer):
+        _check_chat(plm)
+        _check_server(plm)
+    if plm.scoring == "label_tokens":
+        _check_label_tokens(config)
     if plm.writer in PARALLEL_WRITERS:
         return
     several = f"processes={config.processes}" if config.processes > 1 else ""
@@ -91,6 +103,58 @@ def check_plm(config: Config) -> None:
             f"{several}: plm.writer={plm.writer} writes in one process, on one device; allowed with plm.writer="
             f"{' or '.join(PARALLEL_WRITERS)}"
         )
+
+
+def _check_chat(plm: PlmConfig) -> None:
+    if plm.chat not in (True, False, "auto"):
+        raise UserError(f"plm.chat={plm.chat}: allowed is auto, true or false")
+    if plm.system is not None and (plm.chat is False or (plm.chat == "auto" and plm.writer != SERVER)):
+        raise UserError(f"plm.system={plm.system}: is a turn of a chat; set plm.chat=true, or leave it out")
+
+
+def _check_label_tokens(config: Config) -> None:
+    """Check that nothing is asked of the first tokens of labels that they do not tell."""
+    setting = config.setting
+    usual = (("setting.scope", setting.scope, "prompt"), ("setting.prompts", setting.prompts, "first"))
+    calibrated = ("setting.calibration", setting.calibration, "none" if setting.calibration == "prior" else None)
+    shown = ("scoring_demonstrations", config.scoring_demonstrations, 0)
+    for key, value, allowed in (*usual, calibrated, shown):
+        if allowed is not None and value != allowed:
+            raise UserError(f"{key}={value}: plm.scoring=label_tokens scores no whole texts; allowed is {allowed}")
+
+
+def _check_server(plm: PlmConfig) -> None:
+    """Check what is said of a server, and that it is said of one."""
+    if plm.writer != SERVER:
+        usual = PlmConfig()
+        for key in SERVER_KEYS:
+            if (value := getattr(plm, key)) != getattr(usual, key):
+                raise UserError(f"plm.{key}={value}: is about a server; set plm.writer={SERVER}, or leave it out")
+        return
+    if not plm.base_url:
+        raise UserError(f"plm.writer={SERVER}: set plm.base_url, such as http://localhost:8000/v1")
+    for key in ("revision", "dtype"):
+        if (value := getattr(plm, key)) != getattr(PlmConfig(), key):
+            raise UserError(f"plm.{key}={value}: is about weights; the server has those of its own, so leave it out")
+    _one_of("plm.scoring", plm.scoring, ("auto", "label_tokens"))
+    _between("plm.concurrency", plm.concurrency, "1 or more", plm.concurrency >= 1)
+    _between("plm.timeout", plm.timeout, "more than 0 seconds", 0 < plm.timeout < math.inf)
+    _between("plm.retries", plm.retries, "0 (none) or more", plm.retries >= 0)
+    if plm.max_positions is not None:
+        _between("plm.max_positions", plm.max_positions, "null, or 2 or more", plm.max_positions >= 2)
+    for key in ("price_in", "price_out"):
+        if (price := getattr(plm, key)) is not None:
+            _between(f"plm.{key}", price, "null, or 0 or more", 0 <= price < math.inf)
+    if (plm.price_in is None) != (plm.price_out is None):
+        raise UserError("plm.price_in and plm.price_out: allowed are both, or none")
+    if not re.fullmatch(r"[A-Za-z_]\w*", plm.key_variable):
+        # Not the value: it may be the key itself.
+        raise UserError("plm.key_variable: allowed is the name of an environment variable, such as OPENAI_API_KEY")
+    for key in plm.extra:
+        if key in _SENT:
+            raise UserError(f"plm.extra.{key}: is set by other keys; allowed are fields beside {', '.join(_SENT)}")
+        if "key" in key.casefold() or "authorization" in key.casefold():
+            raise UserError(f"plm.extra.{key}: would stand in files; the key comes from the environment alone")
 
 
 def check_trainer(trainer: TrainerConfig) -> None:

@@ -15,6 +15,11 @@ LOGGER_MODES = ("online", "offline", "off")
 SPLITS = ("train", "validation", "test")
 FILE_ENDINGS = (".jsonl", ".csv", ".tsv", ".tab", ".parquet")
 PARALLEL_WRITERS = ("transformers",)  # which may be opened once in each of several processes
+SERVER = "openai"  # the writer that asks a server
+SERVER_KEYS = (  # of `plm`, about it
+    *("base_url", "key_variable", "scoring", "concurrency", "timeout", "retries", "max_positions"),
+    *("price_in", "price_out", "extra"),
+)
 
 
 @dataclass
@@ -28,8 +33,35 @@ class PlmConfig:
     dtype: str = "auto"
     """`auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`."""
     writer: str = "transformers"
-    """What opens the PLM: `transformers`, or your own `module:attribute`, a function (PlmConfig, device) that returns a
-    Writer and gives the other keys their meaning."""
+    """What opens the PLM: `transformers`, `openai` (a server that speaks the OpenAI API), or your own
+    `module:attribute`, a function (PlmConfig, device) that returns a Writer and gives the other keys their meaning."""
+    chat: Any = "auto"
+    """Whether prompts are put to the PLM as a user's turn in its chat template, and its answer begins with what stands
+    open after the quote: true, false, or `auto`: only on a server that offers nothing else."""
+    system: str | None = None
+    """Chat: text of the system's turn; null: the template's own, or none."""
+    base_url: str | None = None
+    """Server: URL of its API, such as http://localhost:8000/v1. The key comes from the environment alone, see
+    `key_variable`."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Server: name of the environment variable that holds the key; a server that wants none may go without."""
+    scoring: str = "auto"
+    """Server: how the labels of texts are scored. `auto`: by the log-probability of given texts, where the server tells
+    it; `label_tokens`: setting=prompting compares the probabilities of the first tokens of the labels' words."""
+    concurrency: int = 16
+    """Server: maximum number of requests in flight."""
+    timeout: float = 600.0
+    """Server: seconds that a request may take."""
+    retries: int = 6
+    """Server: how often a request is repeated that it was too busy for, or that a broken connection cut off."""
+    max_positions: int | None = None
+    """Server: tokens that it reads and writes in one request; null: as it says itself, else 4,096."""
+    price_in: float | None = None
+    """Server: price of a million tokens read; with price_out results say what they cost."""
+    price_out: float | None = None
+    """Server: price of a million tokens written."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Server: further fields of each request for a text."""
 
 
 @dataclass

@@ -111,6 +111,10 @@ class TaskConfig:
     prompts: dict[str, str] = field(default_factory=dict)
     """Map from label to the prompt after which the PLM writes a text X of that label; may contain `<C>` and `<A>`. In
     question answering there is one, `question`, with `<C>` and the answer `<Y>`."""
+    prompts_chat: dict[str, str] = field(default_factory=dict)
+    """Map from label to the user's turn in place of `prompts` (and of all further ones) where the PLM is asked as in a
+    chat; may contain `<C>` and `<A>`, in question answering `<C>` and `<Y>`. Its answer begins with the quote that
+    `parse.stop` closes."""
     further_prompts: list[dict[str, str]] = field(default_factory=list)
     """Further sets of prompts, each a map from label to prompt: for each text the seed draws one of all sets, and
     counter-prompts are of the same set. Not for question answering."""

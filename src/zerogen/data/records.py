@@ -36,17 +36,21 @@ class Continuation:
     """The text that the PLM wrote after a prompt.
 
     text: up to the stop string, which is included only if its `Stop` keeps it.
-    finish_reason: "stop" (a stop string), "eos" (end of text) or "length" (the token limit).
+    finish_reason: "stop" (a stop string), "eos" (end of text), "length" (the token limit), or "failed" (a server has
+        not answered as it should).
     tokens: number of sampled tokens, including the last one.
-    logprob: mean natural-log probability of those tokens under the PLM itself (temperature 1, no truncation).
+    logprob: mean natural-log probability of those tokens under the PLM itself (temperature 1, no truncation); None
+        where a server does not tell it.
     counter_logprob: label to the same mean after the request's counter-prompts.
+    model: what a server calls the PLM, and its fingerprint of it; empty for one in this process.
     """
 
     text: str
     finish_reason: str
     tokens: int
-    logprob: float
+    logprob: float | None
     counter_logprob: dict[str, float] = field(default_factory=dict)
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Example:
     answers: reference answers of a question, spans of the context; empty if the context does not answer it.
     weight: weight of the row in the training loss.
     way: who made the row: `plm`, `template`, or the name of a construction.
+    model: what a server calls the PLM that wrote the text, and its fingerprint of it; empty for one in this process.
     reply: what the PLM answers when it is asked the question of a synthetic row; None where it was not asked.
     scores: name of a score to its value for the row.
     target: label to probability, what a TAM learns where it is not the label alone; empty otherwise.
@@ -79,6 +84,7 @@ class Example:
     answers: tuple[Answer, ...] = ()
     weight: float = 1.0
     way: str = PLM
+    model: str = ""
     reply: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     target: dict[str, float] = field(default_factory=dict)

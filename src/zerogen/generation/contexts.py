@@ -14,6 +14,7 @@ from zerogen.data.records import Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.filters import Filter, parse_and_filter
 from zerogen.generation.pool import Chunk, Journal
+from zerogen.plm.chat import filled
 from zerogen.plm.protocol import ChunkRequest, Writer
 from zerogen.support.progress import Progress
 
@@ -118,14 +119,11 @@ class Contexts:
     def _write(self, progress: Progress) -> None:
         """Write as many chunks of contexts as the PLM writes side by side."""
         start, plm = len(self.journal.chunks), self.plm()
-        rule = ParseConfig()
+        rule, (prompt, _) = ParseConfig(), filled(plm, self.config.prompt, {}, None)
         chunks = [
             ChunkRequest(
                 f"contexts-{index:06d}",
-                [
-                    Request(f"C{index}-{i}", self.config.prompt)
-                    for i in range(chunk_size(index, self.decoding.chunk_size))
-                ],
+                [Request(f"C{index}-{i}", prompt) for i in range(chunk_size(index, self.decoding.chunk_size))],
                 [Stop(stop.text, stop.keep) for stop in rule.stop],
                 self.config.max_new_tokens,
                 derive(self.seed, "contexts", index),
@@ -150,5 +148,9 @@ class Contexts:
                         if rejects[reason] <= 3:
                             samples.append({"text": row.text, "reason": reason})
                 asked, rejected = {"": len(chunk.requests)}, {"": dict(rejects)}
-                self.journal.append(Chunk(index, rows, asked, rejected, samples, output.tokens, output.seconds))
+                self.journal.append(
+                    Chunk(
+                        index, rows, asked, rejected, samples, output.tokens, output.seconds, usage=dict(output.usage)
+                    )
+                )
                 self.texts += [row.text for row in rows]

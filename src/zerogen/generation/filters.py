@@ -18,10 +18,13 @@ from zerogen.support.doors import call, load
 def parse(continuation: Continuation, rule: ParseConfig) -> tuple[str, str | None]:
     """Return (text, reject reason or None) for what the PLM wrote.
 
-    A text without its stop string is `unfinished`, unless `fallback=sentence` cuts it at its first newline or else
-    after its last full stop. A text that does not end in `must_end` has a `wrong_end`; a blank text is `empty`.
+    A request that a server did not answer as it should has `failed`. A text without its stop string is `unfinished`,
+    unless `fallback=sentence` cuts it at its first newline or else after its last full stop. A text that does not end
+    in `must_end` has a `wrong_end`; a blank text is `empty`.
     """
     text, reason = continuation.text, None
+    if continuation.finish_reason == "failed":
+        return text, "failed"
     if continuation.finish_reason != "stop":
         reason = "unfinished"
         if rule.fallback == "sentence":
@@ -160,7 +163,8 @@ def parse_and_filter(
     """
     text, reason = parse(continuation, rule)
     counters = {label: round(value, 5) for label, value in continuation.counter_logprob.items()}
-    row = replace(row, text=text, logprob=round(continuation.logprob, 5), counter_logprob=counters)
+    logprob = None if continuation.logprob is None else round(continuation.logprob, 5)
+    row = replace(row, text=text, logprob=logprob, counter_logprob=counters, model=continuation.model)
     if reason is None and copied(text, before):
         reason = "copied"
     return row, reason or filters.reason(row)

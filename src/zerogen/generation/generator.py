@@ -14,7 +14,7 @@ from zerogen.config.rules import check_counters, check_decoding, check_filter, c
 from zerogen.config.schema import DecodingConfig, FilterConfig
 from zerogen.config.task import MADE_BY, asks_plm, counters_of, made_by, making, plm_writes
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
-from zerogen.config.template import render, shortened
+from zerogen.config.template import shortened
 from zerogen.data.records import PLM, Answer, Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.answers import AnsweredContexts
@@ -26,6 +26,7 @@ from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
 from zerogen.generation.scores import round_trip
 from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.generation.wording import Wording, draw_wording, longest_wordings
+from zerogen.plm.chat import filled, in_chat
 from zerogen.plm.prompting import prompt_answers
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
 from zerogen.support.doors import is_own
@@ -161,7 +162,7 @@ class Generator:
         if plm_writes(self.task):
             plm, drafts = self.plm(), [Example("", "", label) for label in self.task.labels]
             shown = self._before(0, drafts)
-            for wording in longest_wordings(self.task, lambda text: len(plm.encode(text))):
+            for wording in longest_wordings(in_chat(self.task, plm), lambda text: len(plm.encode(text))):
                 for draft, before in zip(drafts, shown, strict=True):
                     self._request(draft, wording, before)
         _ = self.constructor  # which knows whether contexts are in English, before answers are looked for
@@ -218,7 +219,7 @@ class Generator:
 
         before: the demonstrations. Raises `UserError` for a prompt that is too long for the PLM.
         """
-        return self._request(draft, draw_wording(self.task, self.seed, draft.uid), before)
+        return self._request(draft, draw_wording(in_chat(self.task, self.plm()), self.seed, draft.uid), before)
 
     def _request(self, draft: Example, wording: Wording, before: str = "") -> tuple[Request, bool]:
         plm, task = self.plm(), self.task
@@ -236,9 +237,10 @@ class Generator:
                 f"task '{task.name}': {wording.key}.{draft.label}: {error}, which is what the {plm.max_positions} "
                 f"positions of {plm.name} leave beside {beside}"
             ) from error
-        prompts = {label: before + render(template, {**values, "C": context}) for label, template in templates.items()}
+        values |= {"C": context}
+        prompts = {label: filled(plm, template, values, None, before)[0] for label, template in templates.items()}
         prompt = prompts.pop(draft.label)
-        return Request(draft.uid, prompt, prompts), context != values["C"]
+        return Request(draft.uid, prompt, prompts), context != (draft.context or "")
 
     def _write(self, progress: Progress) -> Iterator[Chunk]:
         """Write as many chunks as the writer handles in parallel."""
@@ -356,6 +358,7 @@ class Generator:
             tokens,
             output.seconds + time.perf_counter() - begun,
             cut,
+            dict(output.usage),
         )
 
     def _round_trip(

@@ -23,6 +23,7 @@ class Chunk:
     asked: number of requests by label. rejects: number of rejected texts by label and reason.
     samples: the first outputs of each label and the first rejected outputs of each reason, for people to read.
     cut: number of requests that hold only a part of their context.
+    usage: what a server was asked for, see `zerogen.plm.protocol.Usage`; empty without one.
     """
 
     index: int
@@ -33,6 +34,7 @@ class Chunk:
     tokens: int
     seconds: float
     cut: int = 0
+    usage: dict[str, int] = field(default_factory=dict)
 
     def accepted(self) -> Counter[str]:
         """Return the number of accepted rows per label."""
@@ -83,8 +85,12 @@ class Journal:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             fields = asdict(chunk)
+            if not chunk.usage:
+                del fields["usage"]
             for row in fields["rows"]:
                 del row["weight"], row["scores"], row["target"]  # set only after a row leaves the pool
+                if not row["model"]:
+                    del row["model"]
             line = json.dumps(fields, ensure_ascii=False) + "\n"
             # Fail if the file was deleted meanwhile, instead of starting a new one in the middle.
             with writing(self.path.parent), self.path.open("r+b" if self.chunks else "ab") as file:

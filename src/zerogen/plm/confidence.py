@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from zerogen.config.task_schema import TaskConfig
-from zerogen.config.template import render, shortened, without_attributes
+from zerogen.config.template import shortened, without_attributes
 from zerogen.data.records import Example
+from zerogen.plm.chat import filled, in_chat
 from zerogen.plm.prompting import softmax
 from zerogen.plm.protocol import Scorer
 from zerogen.support.progress import Progress
@@ -43,7 +44,8 @@ def label_probabilities(
         return None
     stop = task.parse.stop[0]
     ending = "" if stop.keep else stop.text
-    templates = [without_attributes(task.prompts[label]) + "<X>" for label in task.labels]
+    prompts = in_chat(task, plm).prompts
+    templates = [without_attributes(prompts[label]) + "<X>" for label in task.labels]
     values = [{"C": row.context or "", "X": row.text + ending} for row in rows]
     by_label = _scores(plm, templates, values, [(0, 0)] * len(rows), "X", True, progress)
     return [softmax(dict(zip(task.labels, scores, strict=True))) for scores in by_label]
@@ -80,7 +82,7 @@ def _scores(
                 filling = {**filling, "X": text}
             context = shortened(templates, filling, "C", plm.max_positions, plm.encode, plm.decode, span)
             for template in templates:
-                prompts.append(render(template, {**filling, "C": context}))
+                prompts.append(filled(plm, template, {**filling, "C": context}, part)[0])
                 begins.append(len(prompts[-1]) - len(filling[part]))
             advance(1)
     scores = [0.0] * len(prompts)

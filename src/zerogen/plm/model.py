@@ -16,6 +16,7 @@ from torch import Tensor
 from zerogen.config.schema import DecodingConfig
 from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
+from zerogen.plm.chat import PLAIN, Frame
 from zerogen.plm.decode import CachedEngine, RecomputingEngine, Row, Slots, decode
 from zerogen.plm.network import MISFITS, Network
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, longest_row
@@ -63,9 +64,9 @@ class Plm(Codec):
 
     parallel = 1
 
-    def __init__(self, model: Any, tokenizer: Any, name: str = "plm") -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str = "plm", frame: Frame = PLAIN) -> None:
         self.network = Network(model)
-        super().__init__(tokenizer, longest_row(model.config), name)
+        super().__init__(tokenizer, longest_row(model.config), name, frame)
         self.device = model.device
         self.tokens = 0
         self.say: Callable[[str], None] = lambda text: None
@@ -83,7 +84,7 @@ class Plm(Codec):
         if tokenizer.eos_token_id is not None:
             self.eos.add(tokenizer.eos_token_id)
         self.cached = self._cache_is_exact()
-        self.longest_fork = min(self.network.window, self.max_positions) if self._forks_are_exact() else 0
+        self.longest_fork = min(self.network.window, self.positions) if self._forks_are_exact() else 0
 
     @torch.inference_mode()
     def _forks_are_exact(self) -> bool:
@@ -177,17 +178,15 @@ class Plm(Codec):
         order = sorted(range(len(encoded)), key=lambda i: (max(map(len, encoded[i])), encoded[i]))
         prompts = [encoded[i] for i in order]
         capacity = max(len(prompt) for group in prompts for prompt in group) + max_new_tokens
-        if capacity > self.max_positions:
-            raise ValueError(
-                f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.max_positions} positions"
-            )
+        if capacity > self.positions:
+            raise ValueError(f"{self.name}: a prompt and its {max_new_tokens} tokens exceed {self.positions} positions")
         keys = fold_in(torch.full((len(order),), seed % (1 << 63), device=self.device), self._ids(order))
         effect = effect_of(debias or DebiasConfig())
         sampler = Sampler(decoding.top_p, decoding.top_k, decoding.temperature, effect)
         cached = self.cached and capacity <= self.network.window
         static_shapes = self.static_shapes and cached and sampler.settles
         if static_shapes:
-            capacity = min(-(-capacity // _COLUMNS) * _COLUMNS, self.max_positions)
+            capacity = min(-(-capacity // _COLUMNS) * _COLUMNS, self.positions)
         batch = _Batch(prompts, keys, sampler, stops, max_new_tokens, capacity, cached, static_shapes)
         batch_size, lines = self.rows_at_a_time(decoding, capacity), len(prompts[0])
         done: dict[int, Continuation] = {}
@@ -214,7 +213,7 @@ class Plm(Codec):
         most = max(len(request.counters) for request in requests)
         encoded = []
         for request in requests:
-            own, *counters = [self.encode(prompt) for prompt in (request.prompt, *request.counters.values())]
+            own, *counters = [self.prompt_ids(prompt) for prompt in (request.prompt, *request.counters.values())]
             # A prompt as its own counter-prompt does not debias: it pads requests that have fewer than others.
             encoded.append([own, *counters, *[own] * (most - len(counters))])
         return encoded
@@ -308,6 +307,8 @@ class Plm(Codec):
         if matches:
             place, stop = min(matches, key=lambda item: item[0])
             text = text[: place + len(stop.text) * stop.keep]
+        if finish_reason == "eos" and self.frame.chat:  # an answer that nothing else closes
+            finish_reason = "stop"
         own, *others = [total / len(row.tokens) for total in row.logprobs]
         return Continuation(
             text, finish_reason, len(row.tokens), own, dict(zip(request.counters, others, strict=False))
@@ -330,10 +331,10 @@ class Plm(Codec):
         """
         progress = progress or Progress()
         with progress.wait("tokenizing"):
-            encoded = [self.encode(prompt) for prompt in prompts]
+            encoded = [self.prompt_ids(prompt) for prompt in prompts]
             first = [1] * len(encoded) if begins is None else list(map(self._token_at, prompts, begins))
         for prompt, ids in zip(prompts, encoded, strict=True):
-            if not 2 <= len(ids) <= self.max_positions:
+            if not 2 <= len(ids) <= self.positions:
                 raise ValueError(f"{self.name}: cannot score {len(ids)} tokens: {prompt[:60]!r}")
         cached = self.cached and max(map(len, encoded), default=0) <= self.network.window
         with progress.bar("scoring texts", sum(map(len, encoded)) - len(encoded), "tokens") as advance:
@@ -346,7 +347,7 @@ class Plm(Codec):
 
     def _token_at(self, text: str, place: int) -> int:
         """Return the index of the first token that reaches beyond a character, but never 0."""
-        spans = self.tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        spans = self._read(text, return_offsets_mapping=True)["offset_mapping"]
         return max(1, next((i for i, (_, end) in enumerate(spans) if end > place), len(spans) - 1))
 
 

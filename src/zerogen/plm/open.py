@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config.schema import PlmConfig
+from zerogen.config.schema import SERVER, PlmConfig
 from zerogen.errors import UserError
 from zerogen.plm.protocol import Scorer, Writer
 from zerogen.support import doors
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # What `plm.writer` may be: a callable (PlmConfig, torch.device) -> Writer. One may have an attribute `identity`, a
 # callable (PlmConfig) -> JSON value: what of the configuration shapes the rows, beside the writer's name.
-WRITERS = {"transformers": "zerogen.plm.pretrained.open_pretrained"}
+WRITERS = {"transformers": "zerogen.plm.pretrained.open_pretrained", SERVER: "zerogen.plm.server.open_server"}
 
 
 def opener(config: PlmConfig) -> Any:
@@ -44,6 +44,11 @@ def open_plm(config: PlmConfig, device: torch.device) -> Writer:
 
 def as_scorer(plm: Writer, config: PlmConfig, what: str) -> Scorer:
     """Return a PLM that can score. Raises `UserError` for one that cannot; `what` needs it and is named."""
+    if not isinstance(plm, Scorer) and config.writer == SERVER:
+        raise UserError(
+            f"{what}: needs the log-probabilities of given texts, which {config.base_url} does not tell (vLLM, SGLang "
+            "and llama.cpp do)"
+        )
     if not isinstance(plm, Scorer):
         raise UserError(
             f"{what}: plm.writer={config.writer} cannot score texts (it has no logprob); allowed is a writer that "

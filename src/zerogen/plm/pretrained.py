@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from zerogen.config.schema import PlmConfig
+from zerogen.errors import UserError
+from zerogen.plm.chat import CONSTANTS, PLAIN, Frame, chat_frame
 from zerogen.plm.model import Plm
 from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
 from zerogen.support.weights import has_bfloat16, load_pretrained, resolve
@@ -21,7 +25,29 @@ def open_pretrained(config: PlmConfig, device: torch.device) -> Plm:
     if can_pack(dtype, device):
         pack_linears(model)
         return_freed_memory()
-    return Plm(model, tokenizer, config.name)
+    return Plm(model, tokenizer, config.name, tokenizer_frame(tokenizer, config))
+
+
+def tokenizer_frame(tokenizer: Any, config: PlmConfig) -> Frame:
+    """Return how prompts are put to a PLM with that tokenizer. Raises `UserError` for a chat that it does not know."""
+    if config.chat is not True:
+        return PLAIN
+    if not tokenizer.chat_template:
+        raise UserError(f"plm.chat=true: plm.model={config.model} has no chat template; allowed is auto or false")
+
+    def render(turns: list[dict[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **CONSTANTS)
+        except TemplateError as error:
+            raise ValueError(str(error)) from error
+        return str(text)
+
+    frame = chat_frame(render, config.system)
+    if frame is None:
+        raise UserError(f"plm.chat=true: the chat template of plm.model={config.model} changes what the user says")
+    return frame
 
 
 def precision(name: str, device: torch.device) -> torch.dtype:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from zerogen.config.schema import DecodingConfig
+from zerogen.config.schema import DecodingConfig, PlmConfig
 from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
+from zerogen.plm.chat import PLAIN, Frame
 from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,12 +37,43 @@ class ChunkRequest:
 class ChunkOutput:
     """One continuation per request of a chunk, in their order; the tokens sampled and the seconds it took.
 
+    usage: what a server was asked for, by name, see `Usage`; empty without one.
+
     Chunks that are written side by side share their time: the seconds of all of them add up to what passed.
     """
 
     continuations: Sequence[Continuation]
     tokens: int
     seconds: float
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Usage:
+    """What a server was asked for: requests, how many of them were repeated or failed, and tokens."""
+
+    requests: int = 0
+    retries: int = 0
+    failed: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def since(self, before: Usage) -> dict[str, int]:
+        """Return what has come since an earlier state, by name; empty where that is nothing."""
+        now = {one.name: getattr(self, one.name) - getattr(before, one.name) for one in fields(self)}
+        return now if any(now.values()) else {}
+
+    def copy(self) -> Usage:
+        """Return the state now."""
+        return Usage(**asdict(self))
+
+
+def cost_of(config: PlmConfig, usages: Iterable[Mapping[str, int]]) -> float | None:
+    """Return what tokens cost, in the currency of the prices; None where these are not given."""
+    if config.price_in is None or config.price_out is None:
+        return None
+    prices = {"tokens_in": config.price_in, "tokens_out": config.price_out}
+    return sum(usage.get(name, 0) * price for usage in usages for name, price in prices.items()) / 1e6
 
 
 @runtime_checkable
@@ -100,6 +133,16 @@ class Scorer(Writer, Protocol):
 
 
 @runtime_checkable
+class LabelScorer(Writer, Protocol):
+    """A writer that tells how probable the first tokens of some words are, which PROMPTING can compare labels by."""
+
+    def label_logprobs(
+        self, prompts: Sequence[str], words: Sequence[str], progress: Progress | None = None
+    ) -> Iterator[tuple[int, list[float]]]:
+        """Yield (index, natural-log probability that each of `words` follows that prompt), in any order."""
+
+
+@runtime_checkable
 class LocalWriter(Writer, Protocol):
     """A writer whose weights and cache take memory of this machine, so that a dry run can say how much."""
 
@@ -116,14 +159,36 @@ class LocalWriter(Writer, Protocol):
         """Return the bytes that the cache of one such row takes."""
 
 
+@runtime_checkable
+class RemoteWriter(Writer, Protocol):
+    """A writer on another machine, whose answers cost time or money.
+
+    folder: where answers of unfinished work are kept, so that a run that was stopped goes on; None: nowhere.
+    usage: what it was asked for so far.
+    """
+
+    folder: Path | None
+    usage: Usage
+
+
 class Codec:
     """Text to token ids and back, as a PLM of transformers reads and writes them.
 
-    max_positions: the longest row that the PLM can read, in tokens.
+    frame: how prompts are put to it. positions: the longest row that it can read, in tokens. max_positions: the same
+    without what the frame takes.
     """
 
-    def __init__(self, tokenizer: Any, max_positions: int, name: str) -> None:
-        self.tokenizer, self.max_positions, self.name = tokenizer, max_positions, name
+    def __init__(self, tokenizer: Any, positions: int, name: str, frame: Frame = PLAIN) -> None:
+        self.tokenizer, self.positions, self.name, self.frame = tokenizer, positions, name, frame
+        self.max_positions = positions - (len(self.prompt_ids(frame.wrap("", ""))) if frame.chat else 0)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Return the token ids of a prompt as the frame has wrapped it, which holds a chat's special tokens."""
+        ids: list[int] = self._read(prompt)["input_ids"]
+        return ids
+
+    def _read(self, prompt: str, **options: Any) -> Any:
+        return self.tokenizer(prompt, verbose=False, add_special_tokens=not self.frame.chat, **options)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a prompt, with the special tokens that the tokenizer puts before one."""

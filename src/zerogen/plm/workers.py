@@ -29,7 +29,7 @@ from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
 from zerogen.errors import ChildFailed
 from zerogen.plm.open import open_plm
-from zerogen.plm.pretrained import precision
+from zerogen.plm.pretrained import precision, tokenizer_frame
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, Writer, longest_row
 from zerogen.support.console import reporting_errors
 from zerogen.support.files import write_whole
@@ -134,7 +134,7 @@ class Workers(Codec):
 
     def __init__(self, config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> None:
         plm_config, tokenizer = load_codec(resolve(config.model, config.revision, "plm.model"), "plm.model")
-        super().__init__(tokenizer, longest_row(plm_config), config.name)
+        super().__init__(tokenizer, longest_row(plm_config), config.name, tokenizer_frame(tokenizer, config))
         self.config, self.devices, self.folder = config, devices, folder
         self.parallel = len(devices)
         self.tokens = 0

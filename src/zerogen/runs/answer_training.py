@@ -101,9 +101,9 @@ def plm_answers(run: Run, plm: Callable[[], Writer]) -> tuple[list[AnswerPredict
                 continue
             writer = plm()
             begun, tokens = time.perf_counter(), writer.tokens
-            answers, _ = prompt_answers(
-                writer, config.task, questions[start : start + _BLOCK], run.progress, f"unlabelled-{start:06d}"
-            )
+            block, name = questions[start : start + _BLOCK], f"unlabelled-{start:06d}"
+            with run.counting(writer, "prompt"):
+                answers, _ = prompt_answers(writer, config.task, block, run.progress, name)
             blocks[start] = {
                 "start": start,
                 "answers": [asdict(answer) for answer in answers],

@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config, PlmConfig
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, SERVER, Config, PlmConfig
 from zerogen.config.task import asks_plm, descriptions_of, made_by, priors_of
 from zerogen.config.task_schema import GoldConfig, TaskConfig
 from zerogen.data.gold import source_of
@@ -51,7 +51,9 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
     """Return all that shapes generated rows, and not `n`."""
     return {
         "format": POOL_FORMAT,
-        "task": changes(config.task, _WRITING) | _attributes_key(config.task) | _construction_key(config, device),
+        "task": changes(config.task, _writing(config))
+        | _attributes_key(config.task)
+        | _construction_key(config, device),
         "contexts": _contexts_key(config.task),
         "plm": plm_key(config, device) if asks_plm(config.task, config.filter) else None,
         "decoding": changes(config.decoding),
@@ -60,6 +62,12 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
         "filter": changes(config.filter) | _own("functions", config.filter.functions),
         "seed": config.seed,
     }
+
+
+def _writing(config: Config) -> tuple[str, ...]:
+    """Return what of a task shapes texts: with those for a chat, where the PLM may be asked in one."""
+    chats = config.plm.chat is True or config.plm.writer == SERVER
+    return (*_WRITING, "prompts_chat") if chats else _WRITING
 
 
 def run_key(config: Config, device: torch.device) -> dict[str, Any]:
@@ -193,7 +201,8 @@ def plm_key(config: Config, device: torch.device) -> dict[str, Any]:
             return {"writer": config.plm.writer, "identity": value}
         return {"writer": fingerprint_of_door(config.plm.writer), "config": changes(config.plm)}
     weights = fingerprint(resolve(config.plm.model, config.plm.revision, "plm.model"))
-    return {"weights": weights, "dtype": str(precision(config.plm.dtype, device)), "device": device.type}
+    chat = {"chat": True, "system": config.plm.system} if config.plm.chat is True else {}
+    return {"weights": weights, "dtype": str(precision(config.plm.dtype, device)), "device": device.type, **chat}
 
 
 def prompted_key(config: Config, device: torch.device) -> dict[str, Any]:

@@ -19,10 +19,9 @@ from zerogen.runs.identity import prompted_key
 from zerogen.runs.run import Run
 from zerogen.support.files import append_line, exclusive
 from zerogen.support.hashes import short_hash
-from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
-    from zerogen.plm.protocol import Scorer, Writer
+    from zerogen.plm.protocol import LabelScorer, Scorer, Writer
 
 ALL_PROMPTS = SettingConfig("prompting", prompts="all")
 _SUREST = 0.1  # share of the texts from which demonstrations are drawn
@@ -54,7 +53,7 @@ def prompted(
     config, task = run.config, run.config.task
     name = short_hash([prompted_key(config, run.device), _BLOCK, [row.content for row in texts]])
     folder = run.task_folder / f"unlabelled_{config.plm.name}_{name}"
-    asking = _Asking(run.progress, texts, task.labels, lambda: as_scorer(plm(), config.plm, what))
+    asking = _Asking(run, stage, texts, lambda: as_scorer(plm(), config.plm, what))
     with exclusive(folder, run.progress):
         sets = asking.stored(
             folder / "prompting.jsonl",
@@ -80,9 +79,9 @@ def prompted(
 class _Asking:
     """Asks a PLM about texts, and counts the seconds and tokens that it took, now or before."""
 
-    progress: Progress
+    run: Run
+    stage: str
     texts: Sequence[Example]
-    labels: Sequence[str]
     open: Callable[[], Scorer]
     seconds: float = 0.0
     tokens: int = 0
@@ -95,18 +94,18 @@ class _Asking:
         ask: Callable[[Scorer, Sequence[Example]], Sequence[Sequence[Prediction]]],
     ) -> list[list[Prediction]]:
         """Return a number of sets of predictions of the texts from a file, after asking for those that it lacks."""
-        blocks = _stored(path, len(self.texts), number, len(self.labels))
+        labels = self.run.config.task.labels
+        blocks = _stored(path, len(self.texts), number, len(labels))
         missing = [start for start in range(0, len(self.texts), _BLOCK) if start not in blocks]
         if missing:
             scorer = self.open()
-            with self.progress.bar(title, len(self.texts), "texts") as advance:
+            with self.run.progress.bar(title, len(self.texts), "texts") as advance:
                 advance(sum(len(block.probabilities[0]) for block in blocks.values()))
                 for start in missing:
                     begun, tokens = time.perf_counter(), scorer.tokens
-                    sets = ask(scorer, self.texts[start : start + _BLOCK])
-                    probabilities = [
-                        [[one.probabilities[label] for label in self.labels] for one in its] for its in sets
-                    ]
+                    with self.run.counting(scorer, self.stage):
+                        sets = ask(scorer, self.texts[start : start + _BLOCK])
+                    probabilities = [[[one.probabilities[label] for label in labels] for one in its] for its in sets]
                     seconds = round(time.perf_counter() - begun, 3)
                     blocks[start] = _Block(probabilities, seconds, scorer.tokens - tokens)
                     append_line(json.dumps({"start": start, **asdict(blocks[start])}), path)
@@ -115,7 +114,7 @@ class _Asking:
         self.tokens += sum(block.tokens for block in blocks.values())
         return [
             [
-                Prediction.of(dict(zip(self.labels, row, strict=True)))
+                Prediction.of(dict(zip(labels, row, strict=True)))
                 for start in sorted(blocks)
                 for row in blocks[start].probabilities[place]
             ]
@@ -172,15 +171,17 @@ def _first_words(text: str) -> str:
 
 
 def seconds_to_ask(
-    scorer: Scorer, task: TaskConfig, rows: Sequence[Example], setting: SettingConfig, number: int
+    scorer: Scorer | LabelScorer, task: TaskConfig, rows: Sequence[Example], setting: SettingConfig, number: int
 ) -> tuple[float, float]:
     """Return the seconds that PROMPTING takes for a text, and those after a number of demonstrations, timed on rows."""
     from zerogen.plm.prompting import demonstrated, prompt_sets
+    from zerogen.plm.protocol import Scorer
 
     started = time.perf_counter()
     sets, _ = prompt_sets(scorer, task, rows, setting)
     asked = time.perf_counter()
     for before in demonstrations(task, rows, sets, setting, min(number, 1)):
+        assert isinstance(scorer, Scorer)
         demonstrated(scorer, task, rows, setting, before)
     return (asked - started) / len(rows), number * (time.perf_counter() - asked) / len(rows)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from zerogen.config.schema import CALIBRATIONS_ON_TEXTS
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config, PlmConfig
 from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import as_scorer
@@ -15,19 +15,18 @@ from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_o
 from zerogen.runs.prompted import demonstrations, seconds_to_ask
 from zerogen.runs.run import Outcome, Run, describe
 from zerogen.runs.settings import UNLABELLED, Setting
-from zerogen.support.doors import is_own
 
 if TYPE_CHECKING:
-    from zerogen.plm.protocol import Scorer
+    from zerogen.plm.protocol import LabelScorer, Scorer, Writer
 
 
 def prompting(run: Run) -> Outcome:
     """Predict the label whose filled prompt is most probable, or let the PLM write the answer."""
-    # Only an open writer of the user's own shows whether it can score: it is refused before anything else is read.
-    plm = run.load_scorer("setting=prompting") if is_own(run.config.plm.writer) else None
+    # Only an open one that is not transformers' shows whether it can score: it is refused before anything else is read.
+    plm = _open(run) if run.config.plm.writer != PlmConfig.writer else None
     rows = run.gold
-    plm = plm or run.load_scorer("setting=prompting")
-    with run.stage("prompt"):
+    plm = plm or _open(run)
+    with run.stage("prompt"), run.counting(plm, "prompt"):
         predictions, cut = _predict(plm, run, rows)
     outcome = Outcome(tokens={"prompt": plm.tokens}, cut=cut)
     if cut:
@@ -37,13 +36,26 @@ def prompting(run: Run) -> Outcome:
     return outcome
 
 
+def _open(run: Run) -> Scorer | LabelScorer:
+    """Open the PLM as one that scores labels; questions are only answered, which any PLM can."""
+    return _as_labeller(run.open_plm(run.unfinished), run.config)
+
+
+def _as_labeller(plm: Writer, config: Config) -> Scorer | LabelScorer:
+    from zerogen.plm.protocol import LabelScorer
+
+    if config.task.kind == "qa":
+        return cast("Scorer", plm)
+    return plm if isinstance(plm, LabelScorer) else as_scorer(plm, config.plm, "setting=prompting")
+
+
 def estimate(probe: Probe) -> None:
     """Show filled prompts, and expect every gold row to be predicted."""
     from zerogen.config.template import render
 
     config, task = probe.config, probe.config.task
     plm = probe.plm()
-    scorer = None if plm is None else as_scorer(plm, config.plm, "setting=prompting")
+    scorer = None if plm is None else _as_labeller(plm, config)
     rows = some(probe.gold.get("evaluate", ()))
     for label in task.labels:
         for row in rows[:2] or [Example("", "<X>", label, "<C>")]:
@@ -67,7 +79,7 @@ PROMPTING = Setting(
 )
 
 
-def _seconds_to_predict(plm: Scorer, run: Run, rows: Sequence[Example]) -> tuple[float, float]:
+def _seconds_to_predict(plm: Scorer | LabelScorer, run: Run, rows: Sequence[Example]) -> tuple[float, float]:
     """Return the seconds for a row, and the further ones after demonstrations."""
     from zerogen.plm.prompting import prompt_answers
 
@@ -79,10 +91,11 @@ def _seconds_to_predict(plm: Scorer, run: Run, rows: Sequence[Example]) -> tuple
 
 
 def _predict(
-    plm: Scorer, run: Run, rows: Sequence[Example]
+    plm: Scorer | LabelScorer, run: Run, rows: Sequence[Example]
 ) -> tuple[Sequence[Prediction] | Sequence[AnswerPrediction], int]:
     """Return a prediction for each row, and how many rows were cut."""
     from zerogen.plm.prompting import demonstrated, prompt_answers, prompt_sets
+    from zerogen.plm.protocol import Scorer
 
     task, setting, number = run.config.task, run.config.setting, run.config.scoring_demonstrations
     if task.kind == "qa":
@@ -95,6 +108,7 @@ def _predict(
         befores = demonstrations(task, run.unlabelled, of_texts, setting, number)
     sets, cut = prompt_sets(plm, task, rows, setting, run.progress)
     for before in befores:
+        assert isinstance(plm, Scorer)  # with labels' first tokens demonstrations are refused
         predictions, cut_here = demonstrated(plm, task, rows, setting, before, run.progress)
         sets.append(predictions)
         cut = max(cut, cut_here)

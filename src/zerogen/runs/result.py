@@ -12,7 +12,7 @@ from zerogen.metrics import OWN, Reported, scalars
 from zerogen.support.files import write_whole
 
 # Left out where they are empty.
-_OPTIONAL = ("selected_from", "own_setting", "further_metrics", "rounds", "gold_rows", "labels_alone")
+_OPTIONAL = ("selected_from", "own_setting", "further_metrics", "rounds", "gold_rows", "labels_alone", "server")
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Result:
     where nothing was generated. evaluator: it was trained to judge synthetic rows, and nobody asked for its figures.
     selected_from: rows before a selection or self-training, 0 without them. rounds: of self-training, with their rows
     and metrics. gold_rows: how many rows of `n_train` are gold ones beside synthetic ones. labels_alone: what models
-    reach that were trained on gold rows alone, with their rows and metrics. own_setting: what a setting of the user's
-    own reads, and whether its rows are synthetic. further_metrics: by name.
+    reach that were trained on gold rows alone, with their rows and metrics. server: what one was asked for, by stage,
+    what it calls the PLM, how labels were scored, and what that cost where prices are known. own_setting: what a
+    setting of the user's own reads, and whether its rows are synthetic. further_metrics: by name.
     """
 
     setting: str
@@ -62,6 +63,7 @@ class Result:
     rounds: list[dict[str, Any]] = field(default_factory=list)
     gold_rows: int = 0
     labels_alone: list[dict[str, Any]] = field(default_factory=list)
+    server: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, said: Any, where: str, folder: Path | None = None) -> Result:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config.schema import Config
+from zerogen.config.schema import Config, PlmConfig
 from zerogen.config.task import asks_plm
 from zerogen.data.gold import read_gold, source_of
 from zerogen.data.records import AnswerPrediction, Example, Prediction, derive
@@ -74,6 +75,7 @@ class Run:
     devices: Sequence[torch.device]  # each of them writes texts; the first one does everything else
     progress: Progress = field(default_factory=Progress)
     seconds: dict[str, float] = field(default_factory=dict)
+    usage: dict[str, Counter[str]] = field(default_factory=dict)  # of a server, by stage
     evaluated_sizes: frozenset[int] = frozenset()  # sizes of the trend that an earlier run has evaluated
     on_point: Callable[[Outcome], None] = lambda outcome: None  # called for every TAM, evaluated where there is gold
     log: Log = field(default_factory=Log)  # where trainings are recorded
@@ -164,12 +166,29 @@ class Run:
             else config.tam.checkpoint or describe_weights(config.tam.model, config.tam.revision, "tam.model"),
         }
 
-    def open_plm(self) -> Writer:
-        """Open the configured PLM on the first device."""
-        from zerogen.plm.open import open_plm
+    @contextmanager
+    def counting(self, plm: Writer, stage: str) -> Iterator[None]:
+        """Add what a server is asked for in a block to that of a stage."""
+        from zerogen.plm.protocol import RemoteWriter
 
-        with self.stage("load"), self.progress.wait(f"loading {self.config.plm.name} (a GGUF file is converted once)"):
-            plm = open_plm(self.config.plm, self.device)
+        before = plm.usage.copy() if isinstance(plm, RemoteWriter) else None
+        yield
+        if isinstance(plm, RemoteWriter) and before is not None:
+            self.usage.setdefault(stage, Counter()).update(plm.usage.since(before))
+
+    def open_plm(self, folder: Path | None = None) -> Writer:
+        """Open the configured PLM on the first device. folder: where a server's answers of unfinished work are kept."""
+        from zerogen.plm.open import open_plm
+        from zerogen.plm.protocol import RemoteWriter
+
+        config = self.config.plm
+        wait = f"loading {config.name} (a GGUF file is converted once)"
+        if config.writer != PlmConfig.writer:
+            wait = f"opening {config.name}"
+        with self.stage("load"), self.progress.wait(wait):
+            plm = open_plm(config, self.device)
+        if isinstance(plm, RemoteWriter):
+            plm.folder = folder
         plm.report_to(self.progress.say)
         return plm
 
@@ -177,7 +196,12 @@ class Run:
         """Open the configured PLM for its scores. Raises `UserError`, naming `what` needs them, if it has none."""
         from zerogen.plm.open import as_scorer
 
-        return as_scorer(self.open_plm(), self.config.plm, what)
+        return as_scorer(self.open_plm(self.unfinished), self.config.plm, what)
+
+    @property
+    def unfinished(self) -> Path:
+        """The folder of a server's answers that are not part of a pool or of a result yet."""
+        return self.task_folder / f"unfinished_{self.config.plm.name}"
 
     def scorer(self, plm: Callable[[], Writer]) -> Scorer | None:
         """Return the PLM if it can score texts; if it cannot, say so once, and do not open it again."""
@@ -189,7 +213,8 @@ class Run:
         if isinstance(opened, Scorer):
             return opened
         self.unscored = True
-        self.progress.say(f"plm.writer={self.config.plm.writer} cannot score texts: confidence in labels is unknown")
+        where = self.config.plm.base_url or f"plm.writer={self.config.plm.writer}"
+        self.progress.say(f"{where} cannot score given texts: confidence in labels is unknown")
         return None
 
     @contextmanager
@@ -203,7 +228,7 @@ class Run:
         if len(self.devices) == 1:
             from zerogen.plm.pack import return_freed_memory
 
-            plm = cache(self.open_plm)
+            plm = cache(partial(self.open_plm, folder))
             try:
                 yield plm
             finally:

@@ -16,12 +16,13 @@ from typing import Any
 import yaml
 
 from zerogen.config.keys import keys_of
-from zerogen.config.schema import Config
+from zerogen.config.schema import SERVER, Config
 from zerogen.data.records import Answer, AnswerPrediction, Example, Prediction
 from zerogen.data.synthetic import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
 from zerogen.generation.extractors import provenance
 from zerogen.metrics import Metric, Reported, evaluate, interval_of
+from zerogen.plm.protocol import cost_of
 from zerogen.runs.result import Result
 from zerogen.runs.run import Outcome, Run
 from zerogen.runs.settings import setting_of
@@ -116,9 +117,25 @@ def _result_of(run: Run, outcome: Outcome) -> Result:
         rounds=outcome.rounds,
         gold_rows=len(few.train) if (few := run.few_gold) else 0,
         labels_alone=outcome.labels_alone,
+        server=_server(run, outcome),
         own_setting=run.setting.record(),
         further_metrics=_reported(further, run.gold if further else (), outcome.predictions, config.task.labels),
     )
+
+
+def _server(run: Run, outcome: Outcome) -> dict[str, Any]:
+    """Return what a server was asked for, whichever run asked for the rows; empty for a PLM in this process."""
+    plm, usage = run.config.plm, {stage: dict(its) for stage, its in run.usage.items() if its}
+    if plm.writer != SERVER or not usage:
+        return {}
+    said: dict[str, Any] = {"model": plm.model, "usage": usage}
+    if models := sorted({row.model for row in outcome.rows if row.model}):
+        said["answered_as"] = models
+    if run.setting.name == "prompting" and run.config.task.kind != "qa":
+        said["scoring"] = plm.scoring
+    if (cost := cost_of(plm, usage.values())) is not None:
+        said["cost"] = round(cost, 6)
+    return said
 
 
 def _reported(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from zerogen.config.schema import Config
+from zerogen.config.schema import Config, PlmConfig
 from zerogen.config.task import MADE_BY, made_by, making, plm_writes
 from zerogen.data.records import PLM, Example
 from zerogen.data.stratified import stratified, stratified_order
@@ -32,7 +33,6 @@ from zerogen.runs.self_training import PROMPTING, ask_teacher, check_self_traini
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.similarity import embeddings_of, near_words
 from zerogen.runs.zerogen_cost import estimate
-from zerogen.support.doors import is_own
 from zerogen.support.files import exclusive
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def zerogen(run: Run) -> Outcome:
         _ = run.gold, run.few_gold
     if config.train or EMBEDDING in needs(config.select) or Demonstrations.of(config.demonstrations).among:
         run.require_tam()
-    if is_own(config.plm.writer):  # only an open one shows whether it can score
+    if config.plm.writer != PlmConfig.writer:  # only an open one shows whether it can score
         if needs(config.select) & {"confidence", "asked"}:
             run.load_scorer(f"select={config.select}")
         if teaches(config, "prompting"):
@@ -243,6 +243,11 @@ def account(run: Run, outcome: Outcome, generator: Generator, rows: Sequence[Exa
     for stage, its in {"contexts": stage1, "generate": chunks}.items():
         run.seconds[stage] = sum(chunk.seconds for chunk in its)
         outcome.tokens[stage] = sum(chunk.tokens for chunk in its)
+        usage: Counter[str] = Counter()
+        for chunk in its:
+            usage.update(chunk.usage)
+        if usage:
+            run.usage[stage] = usage
 
 
 def selected(
@@ -283,7 +288,9 @@ def confidences_of(
     scores = file.read(rows, among_others)
     if scores is None and rows and comparable(task):
         scorer = run.scorer(plm)
-        scores = None if scorer is None else confidences(scorer, task, rows, run.progress)
+        if scorer is not None:
+            with run.counting(scorer, "confidence"):
+                scores = confidences(scorer, task, rows, run.progress)
         if scores is not None and file.path.parent.is_dir():  # rows of a file have no pool
             file.add(rows, scores)
     return scores

@@ -251,7 +251,8 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
     if not scored or not comparable(config.task):
         return
     if not isinstance(plm, Scorer):
-        probe.say_once(f"plm.writer={config.plm.writer} cannot score texts: confidence in labels is unknown")
+        where = config.plm.base_url or f"plm.writer={config.plm.writer}"
+        probe.say_once(f"{where} cannot score given texts: confidence in labels is unknown")
         return
 
     def pace() -> float:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from zerogen.errors import ChildFailed, UserError
+from zerogen.errors import ChildFailed, ServerFailed, UserError
 from zerogen.support.process import Stopped, stop_no_longer
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def make_console() -> Console:
 def reporting_errors() -> Iterator[None]:
     """Turn exceptions into exit codes.
 
-    Exit with 2 and one line if the user's input is wrong, with 1 and one line if a file or the disk fails, and with
-    128 + signal if a signal stopped the run. Any other exception keeps its traceback and exit code 1.
+    Exit with 2 and one line if the user's input is wrong, with 1 and one line if a file, the disk or a server fails,
+    and with 128 + signal if a signal stopped the run. Any other exception keeps its traceback and exit code 1.
     """
     replace_unknown_characters()
     try:
@@ -68,6 +68,9 @@ def reporting_errors() -> Iterator[None]:
     except UserError as error:
         print(f"zerogen: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ServerFailed as failure:
+        print(f"zerogen: error: {UserError(str(failure))}", file=sys.stderr)
+        sys.exit(1)
     except ChildFailed as failure:
         if failure.exitcode < 0:  # killed, so it could not report this itself
             guess = "; was memory short?" if -failure.exitcode == signal.SIGKILL else ""

@@ -1,0 +1,251 @@
+"""Send requests to a server: a bounded number at a time, each repeated where that may help."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from zerogen.config.schema import PlmConfig
+from zerogen.errors import ServerFailed, UserError
+from zerogen.plm.protocol import Usage
+
+_BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529)
+_LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server asks for more
+_WAITS = wait_random_exponential(multiplier=1, max=_LONGEST_WAIT)  # with "full jitter"
+_FAILURES = 8  # one after the other that end a run, at least
+_CONNECT = 20.0  # seconds
+_RANDOM = random.Random()  # of waiting times only
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request: the path after the server's address (from ../ on beside it), and the body, None for a GET."""
+
+    path: str
+    body: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that has failed for good, and why; status: of the answer, 0 without one."""
+
+    reason: str
+    status: int = 0
+
+
+class _Busy(Exception):
+    """A failure that another attempt may mend. after: the seconds that the server wants to be left alone."""
+
+    def __init__(self, reason: str, status: int = 0, after: float | None = None, timeout: bool = False) -> None:
+        super().__init__(reason)
+        self.status, self.after, self.timeout = status, after, timeout
+
+
+class Client:
+    """Sends JSON to a server, with the key that an environment variable holds.
+
+    A request that the server is too busy for, that fails in it or whose connection breaks is repeated after a random
+    time that grows, or the one that the server asks for; one that takes too long, once. What then still fails, or is
+    refused, is a `Failure` of that request alone, unless nothing else is answered either.
+    """
+
+    def __init__(self, config: PlmConfig) -> None:
+        self.url = _address(config)
+        self.key = os.environ.get(config.key_variable, "").strip()
+        self.variable, self.model = config.key_variable, config.model
+        self.concurrency, self.timeout, self.retries = config.concurrency, config.timeout, config.retries
+        self.usage = Usage()
+        self._failures = 0  # one after the other
+
+    def probe(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Return the answer to a request that is not repeated, or its `Failure`, which counts nowhere."""
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        timeout = httpx.Timeout(self.timeout, connect=min(_CONNECT, self.timeout))
+
+        async def ask() -> Any:
+            async with httpx.AsyncClient(headers=headers, timeout=timeout) as http:
+                return await self._once(http, Call(path, body))
+
+        with anyio.from_thread.start_blocking_portal() as portal:
+            try:
+                return portal.call(ask)
+            except _Busy as error:
+                return Failure(str(error), error.status)
+
+    def send(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
+        """Yield (index, JSON value of the answer or `Failure`) as they arrive.
+
+        Raises `UserError` for a key that is refused and a model that is not there, and `ServerFailed` where the server
+        is gone or answers nothing any more.
+        """
+        if not calls:
+            return
+        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        with anyio.from_thread.start_blocking_portal() as portal:
+            sending = portal.start_task_soon(self._send_all, calls, arrived)
+            sending.add_done_callback(lambda future: arrived.put(None))
+            try:
+                while (item := arrived.get()) is not None:
+                    yield item
+                sending.result()
+            finally:
+                sending.cancel()
+
+    async def _send_all(self, calls: Sequence[Call], arrived: queue.SimpleQueue[Any]) -> None:
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+        timeout = httpx.Timeout(self.timeout, connect=min(_CONNECT, self.timeout))
+        numbered = iter(enumerate(calls))
+        failures: list[Exception] = []
+
+        async def work(http: httpx.AsyncClient, group: anyio.abc.TaskGroup) -> None:
+            for index, call in numbered:
+                try:
+                    arrived.put((index, await self._answer(http, call)))
+                except (UserError, ServerFailed) as error:  # of the whole run, not of a request
+                    failures.append(error)
+                    group.cancel_scope.cancel()
+
+        client = httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout)
+        async with client as http, anyio.create_task_group() as group:
+            for _ in range(min(self.concurrency, len(calls))):
+                group.start_soon(work, http, group)
+        if failures:
+            raise failures[0]
+
+    async def _answer(self, http: httpx.AsyncClient, call: Call) -> Any:
+        """Return the answer to a request, after as many attempts as it takes, or its `Failure`."""
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(_Busy),
+            stop=self._gives_up,
+            wait=_wait,
+            before_sleep=self._count_retry,
+            reraise=True,
+        )
+        self.usage.requests += 1
+        try:
+            answer: Any = await attempts(self._once, http, call)
+        except _Busy as error:
+            return await self._failed(http, Failure(str(error), error.status))
+        if isinstance(answer, Failure):
+            return await self._failed(http, answer)
+        self._failures = 0
+        return answer
+
+    async def _once(self, http: httpx.AsyncClient, call: Call) -> Any:
+        beside = call.path.startswith("../")  # what servers offer beside the OpenAI API lies above its /v1
+        url = self.url.removesuffix("/v1") + call.path.removeprefix("..") if beside else self.url + call.path
+        try:
+            response = await (http.get(url) if call.body is None else http.post(url, json=call.body))
+        except httpx.TimeoutException as error:
+            waits = isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout)
+            raise _Busy(f"no answer within {self.timeout:g} seconds (plm.timeout)", timeout=not waits) from error
+        except httpx.TransportError as error:
+            raise _Busy(str(error) or type(error).__name__) from error
+        except httpx.InvalidURL as error:
+            raise UserError(f"plm.base_url={self.url}: {error}") from error
+        if response.status_code in (401, 403):
+            raise UserError(self._key_refused(response))
+        if response.status_code in _BUSY:
+            raise _Busy(_reason(response), response.status_code, _retry_after(response))
+        if response.status_code != 200:
+            return Failure(_reason(response), response.status_code)
+        try:
+            return response.json()
+        except ValueError:
+            return Failure(f"no JSON: {response.text[:80]!r}", 200)
+
+    def _key_refused(self, response: httpx.Response) -> str:
+        what = f"the key in {self.variable} is refused" if self.key else f"it wants a key; set {self.variable}"
+        reason = _reason(response)
+        # Some servers repeat the key, or a part of it.
+        parts = [self.key, *(self.key[start : start + 8] for start in range(len(self.key) - 7))] if self.key else []
+        return f"plm.base_url={self.url}: {what}" + ("" if any(part in reason for part in parts) else f" ({reason})")
+
+    async def _failed(self, http: httpx.AsyncClient, failure: Failure) -> Failure:
+        """Count a failure. Raises `ServerFailed` if the server is gone, or if nothing but failures has come lately."""
+        self.usage.failed += 1
+        self._failures += 1
+        kept = "what was finished is kept; run the same command again to go on"
+        if not failure.status or failure.status == 429:
+            alive = failure.status == 0 and await self._is_there(http)
+            if not alive:
+                raise ServerFailed(f"plm.base_url={self.url}: {failure.reason}; {kept}")
+        if self._failures >= max(_FAILURES, self.concurrency):
+            raise ServerFailed(
+                f"plm.base_url={self.url}: the last {self._failures} requests failed: {failure.reason}; {kept}"
+            )
+        return failure
+
+    async def _is_there(self, http: httpx.AsyncClient) -> bool:
+        with suppress(httpx.TransportError):
+            return (await http.get(f"{self.url}/models", timeout=_CONNECT)).status_code < 500
+        return False
+
+    def _gives_up(self, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        most = min(1, self.retries) if isinstance(error, _Busy) and error.timeout else self.retries
+        return state.attempt_number > most
+
+    def _count_retry(self, state: RetryCallState) -> None:
+        self.usage.retries += 1
+
+
+def _address(config: PlmConfig) -> str:
+    """Return the server's URL. Raises `UserError` where that is none, or holds a secret, which files would keep."""
+    url = str(config.base_url or "").rstrip("/")
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise UserError(f"plm.base_url={url}: {error}; allowed is such as http://localhost:8000/v1") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UserError(f"plm.base_url={url}: allowed is a URL such as http://localhost:8000/v1")
+    if parsed.userinfo or parsed.query:
+        raise UserError(
+            f"plm.base_url={parsed.scheme}://{parsed.host}...: holds a name, password or query, which would stand in "
+            f"files; the key comes from the environment: {config.key_variable}"
+        )
+    return url
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    after = error.after if isinstance(error, _Busy) else None
+    # Not all at the same moment, and never before the server wants it.
+    return after + _RANDOM.random() if after is not None else _WAITS(state)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Return the seconds that a server asks for, as a number or as a date."""
+    said = response.headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    with suppress(ValueError, TypeError):
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    return None
+
+
+def _reason(response: httpx.Response) -> str:
+    """Return the status and what the server says of it, in the layouts that servers use."""
+    text = response.text
+    with suppress(ValueError):
+        said = response.json()
+        said = said.get("error", said) if isinstance(said, dict) else said
+        said = said.get("message", said) if isinstance(said, dict) else said
+        text = said if isinstance(said, str) else json.dumps(said)
+    return f"{response.status_code} {' '.join(text.split())[:200]}".strip()

@@ -1,0 +1,235 @@
+"""A PLM behind a server that speaks the OpenAI API: completions and chat, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerogen.config.schema import SERVER, PlmConfig
+from zerogen.data.records import Continuation, Stop, derive
+from zerogen.errors import UserError
+from zerogen.plm.abilities import Abilities, abilities_of, logprobs_of, prompt_fields, text_of
+from zerogen.plm.client import Call, Client, Failure
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
+from zerogen.support.files import append_line
+from zerogen.support.hashes import short_hash
+
+if TYPE_CHECKING:
+    import torch
+
+_MOST_STOPS = 4  # of a request, by the OpenAI API
+_UNIT = re.compile(r"[\x01-\x7f]{1,3}|[^\x01-\x7f]", re.DOTALL)
+_QUOTED = re.compile(r"(?:\A|:)\s*[\"“](.+?)(?:[\"”]|\Z)", re.DOTALL)
+
+
+class Unfinished:
+    """Answers of a chunk, or of a set of texts to score, that is not finished: a server's are not had twice.
+
+    folder: where they lie, a file for each, until they are all there and stored elsewhere; None: nowhere.
+    """
+
+    def __init__(self, folder: Path | None, name: str, key: object) -> None:
+        self.path = None if folder is None else folder / f"{name}.part"
+        self.key = short_hash(key)
+
+    def read(self) -> dict[int, Any]:
+        """Return the answers by their number; those of damaged lines and of other requests are lost."""
+        found: dict[int, Any] = {}
+        if self.path is not None and self.path.is_file():
+            for line in self.path.read_bytes().splitlines():
+                with suppress(ValueError, TypeError, KeyError, RecursionError):
+                    entry = json.loads(line)
+                    if entry["key"] == self.key:
+                        found[entry["place"]] = entry["answer"]
+        return found
+
+    def add(self, place: int, answer: Any) -> None:
+        """Store an answer."""
+        if self.path is not None:
+            line = json.dumps({"key": self.key, "place": place, "answer": answer}, ensure_ascii=False)
+            append_line(line, self.path)
+
+    def delete(self) -> None:
+        """Delete the file, and its folder with the last one: what it held is stored elsewhere."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.parent.rmdir()
+
+
+class Server:
+    """Writes texts through a server. Each is a request of its own; what a bad answer costs is that text alone.
+
+    Rows are not the same from run to run: servers round differently from one batch to another, and not all read the
+    seed. Tokens stay on the server: `encode` cuts texts into pieces of up to three letters, which are no more than
+    its tokens in most languages.
+
+    folder: where answers of unfinished chunks are kept, so that a run that was stopped goes on; None: nowhere.
+    """
+
+    parallel = 1
+
+    def __init__(self, config: PlmConfig, client: Client, abilities: Abilities) -> None:
+        self.config, self.client, self.abilities = config, client, abilities
+        self.name, self.frame = config.name, abilities.frame
+        self.max_positions = abilities.positions - len(self.encode(self.frame.wrap("", "")))
+        self.tokens, self.usage = 0, client.usage
+        self.folder: Path | None = None
+        self.say: Callable[[str], None] = lambda text: None
+        self._warned = False
+
+    def encode(self, text: str) -> list[int]:
+        """Return pieces of a text, each as a number: up to three ASCII letters, or one of another script."""
+        return [int.from_bytes(piece.encode("utf-8", "surrogatepass"), "big") for piece in _UNIT.findall(text)]
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of pieces."""
+        pieces = [unit.to_bytes((unit.bit_length() + 7) // 8 or 1, "big") for unit in ids]
+        return "".join(piece.decode("utf-8", "replace") for piece in pieces)
+
+    def report_to(self, say: Callable[[str], None]) -> None:
+        """Say what the server can do; call `say` with a line about each first failure from now on."""
+        self.say = say
+        say(f"{self.client.url}: {self.abilities}")
+
+    def release(self) -> None:
+        """Do nothing: the memory is the server's."""
+
+    def write(
+        self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+    ) -> Iterator[ChunkOutput]:
+        """Yield the output for each chunk, in their order. Raises `ServerFailed` where the server is gone.
+
+        Raises `UserError` for requests with counter-prompts, which a server cannot be asked with.
+        """
+        for chunk in chunks:
+            started, before = time.perf_counter(), self.usage.copy()
+            self._refuse_counters(chunk)
+            unfinished = Unfinished(self.folder, chunk.name, [chunk.seed, [asdict(one) for one in chunk.requests]])
+            done = {place: Continuation(**fields) for place, fields in unfinished.read().items()}
+            on_row(len(done))
+            missing = [place for place in range(len(chunk.requests)) if place not in done]
+            calls = [self._call(chunk, place) for place in missing]
+            for index, answer in self.client.send(calls):
+                place = missing[index]
+                done[place] = self._continuation(answer, chunk.stops)
+                if done[place].finish_reason != "failed":
+                    unfinished.add(place, asdict(done[place]))
+                on_row(1)
+            usage = self.usage.since(before)
+            continuations = [done[place] for place in range(len(chunk.requests))]
+            tokens = sum(one.tokens for one in continuations)
+            yield ChunkOutput(continuations, tokens, round(time.perf_counter() - started, 3), usage)
+            unfinished.delete()
+
+    def _refuse_counters(self, chunk: ChunkRequest) -> None:
+        if any(request.counters for request in chunk.requests):
+            raise UserError(
+                f"plm.writer={SERVER}: a server cannot compare prompts as it writes; allowed are task.debias.decay=0 "
+                "and task.contrast.guidance=1"
+            )
+
+    def _call(self, chunk: ChunkRequest, place: int) -> Call:
+        decoding, abilities, request = chunk.decoding, self.abilities, chunk.requests[place]
+        greedy = decoding.top_k == 1
+        body = {
+            "model": abilities.model,
+            "max_tokens": chunk.max_new_tokens,
+            "temperature": 0.0 if greedy else decoding.temperature,
+            "top_p": 1.0 if greedy else decoding.top_p,
+            "seed": derive(chunk.seed, "server", place) % (1 << 31),
+        }
+        if stops := self._stops(chunk.stops):
+            body["stop"] = stops[:_MOST_STOPS]
+        body |= prompt_fields(request.prompt, abilities.kind, self.frame, self.config.system) | self.config.extra
+        if abilities.kind == "vLLM":
+            body["include_stop_str_in_output"] = True
+        if decoding.top_k > 1:
+            body["top_k"] = decoding.top_k
+        if not abilities.logprobs:
+            del body["logprobs"]
+        return Call("/completions" if abilities.completions else "/chat/completions", body)
+
+    def _stops(self, stops: Sequence[Stop]) -> list[str]:
+        """Return the strings at which the server is to stop; a text is cut at all of them once it has come."""
+        if self._plain_request:  # a whole reply, of which the text is the quoted part
+            return []
+        if self.abilities.kind == "vLLM":
+            return [stop.text for stop in stops]
+        # Other servers drop the string without saying which one it was, so one that is to stay must not stop them.
+        return [stop.text for stop in stops if not stop.keep]
+
+    @property
+    def _plain_request(self) -> bool:
+        return not self.abilities.continues
+
+    def _continuation(self, answer: Any, stops: Sequence[Stop]) -> Continuation:
+        """Return what an answer holds; one that does not hold it is a failure of that request alone."""
+        if isinstance(answer, Failure):
+            return self._failed(answer.reason)
+        try:
+            choice = answer["choices"][0]
+            text, reason = text_of(answer), str(choice["finish_reason"])
+            usage = answer.get("usage") or {}
+            tokens_in, tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            return self._failed(f"an answer without {error}: {str(answer)[:80]}")
+        self.usage.tokens_in += tokens_in
+        self.usage.tokens_out += tokens
+        self.tokens += tokens
+        if reason not in ("stop", "length"):
+            return self._failed(f"finish_reason={reason}")
+        if self._plain_request:
+            quoted = _QUOTED.search(text) if any(stop.text == '"' for stop in stops) else None
+            text = quoted[1] if quoted else text
+        matches = [(text.index(stop.text), stop) for stop in stops if stop.text in text.lstrip("\n")]
+        if matches:
+            place, stop = min(matches, key=lambda item: item[0])
+            text, reason = text[: place + len(stop.text) * stop.keep], "stop"
+        elif reason == "stop" and self.abilities.kind == "vLLM" and choice.get("stop_reason") is None:
+            # The end of an answer in a chat, which nothing closes but that.
+            reason = "stop" if self.frame.chat else "eos"
+        logprobs = logprobs_of(answer)
+        mean = sum(logprobs) / len(logprobs) if logprobs else None
+        fingerprint = answer.get("system_fingerprint")
+        model = Path(str(answer.get("model") or self.abilities.model)).name
+        return Continuation(text, reason, tokens, mean, model=f"{model}@{fingerprint}" if fingerprint else model)
+
+    def _failed(self, reason: str) -> Continuation:
+        if not self._warned:
+            self._warned = True
+            self.say(f"{self.client.url}: a request failed, which costs its row: {reason}")
+        return Continuation("", "failed", 0, None)
+
+
+def open_server(config: PlmConfig, device: torch.device) -> Writer:
+    """Open a server by what it can do: one that scores given texts, or the first tokens of labels, or only writes.
+
+    Raises `UserError` where it does not answer, refuses the key or does not have the model.
+    """
+    from zerogen.plm.server_scores import EchoServer, GrammarServer, LabelServer
+
+    client = Client(config)
+    abilities = abilities_of(client, config)
+    if config.scoring == "label_tokens":
+        if not abilities.logprobs:
+            raise UserError(
+                f"plm.scoring=label_tokens: {client.url} tells no log-probabilities; allowed is auto, without PROMPTING"
+            )
+        return LabelServer(config, client, abilities)
+    return {"echo": EchoServer, "grammar": GrammarServer, "": Server}[abilities.scores](config, client, abilities)
+
+
+def _identity(config: PlmConfig) -> dict[str, Any]:
+    """Return what of the configuration shapes rows: not where the server is, nor how often it is asked."""
+    shaping = ("model", "chat", "system", "scoring", "max_positions", "extra")
+    return {name: getattr(config, name) for name in shaping if getattr(config, name) != getattr(PlmConfig(), name)}
+
+
+open_server.identity = _identity  # type: ignore[attr-defined]

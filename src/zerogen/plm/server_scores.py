@@ -1,0 +1,190 @@
+"""Scores of texts from a server, by whichever way it has to tell them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from zerogen.errors import ServerFailed, UserError
+from zerogen.plm.abilities import echo_body, grammar_body, prompt_fields
+from zerogen.plm.client import Call, Failure
+from zerogen.plm.server import Server, Unfinished
+from zerogen.support.progress import Progress
+
+_TOP = 20  # alternatives to a token that are asked for, the most that the OpenAI API allows
+
+
+class EchoServer(Server):
+    """A server that returns a prompt with the log-probabilities of its tokens (vLLM, SGLang)."""
+
+    def logprob(
+        self,
+        prompts: Sequence[str],
+        *,
+        begins: Sequence[int] | None = None,
+        total: bool = False,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, float]]:
+        """Score texts, see `zerogen.plm.protocol.Scorer`."""
+        places = list(begins) if begins is not None else [0] * len(prompts)
+        unfinished = Unfinished(self.folder, "scores", [self.abilities.scores, prompts, places])
+        done = {place: (float(sums), int(count)) for place, (sums, count) in unfinished.read().items()}
+        with (progress or Progress()).bar("scoring texts", len(prompts), "texts") as advance:
+            advance(len(done))
+            missing = [place for place in range(len(prompts)) if place not in done]
+            for place, scored in self._score(prompts, places, missing):
+                if scored[0] != scored[0]:
+                    raise FloatingPointError(f"{self.name}: a score is NaN")
+                done[place] = scored
+                unfinished.add(place, scored)
+                advance(1)
+        for place, (sums, count) in done.items():
+            yield place, sums if total else sums / count
+        unfinished.delete()
+
+    def _score(
+        self, prompts: Sequence[str], begins: Sequence[int], places: Sequence[int]
+    ) -> Iterator[tuple[int, tuple[float, int]]]:
+        """Yield (place, (sum of the log-probabilities of the tokens that count, their number))."""
+        bodies = [echo_body(self.abilities.model, prompts[place], special=not self.frame.chat) for place in places]
+        for index, answer in self.client.send([Call("/completions", body) for body in bodies]):
+            place = places[index]
+            said = self._part(answer, lambda answer: answer["choices"][0]["logprobs"])
+            tokens, logprobs = said["tokens"], said["token_logprobs"]
+            self._count(len(tokens))
+            ends = [len(token) for token in tokens]
+            yield place, _sum_from(_first(ends, len(prompts[place]) - begins[place]), logprobs, self.name)
+
+    def _count(self, tokens: int) -> None:
+        self.usage.tokens_in += tokens
+        self.tokens += tokens
+
+    def _part(self, answer: Any, of: Callable[[Any], Any]) -> Any:
+        """Return a part of an answer. Raises ValueError for a text that the server refuses, else `ServerFailed`."""
+        if isinstance(answer, Failure):
+            if 400 <= answer.status < 500:
+                raise ValueError(f"{self.name}: {answer.reason}")
+            raise ServerFailed(f"{self.client.url}: {answer.reason}; run the same command again to go on")
+        try:
+            return of(answer)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ServerFailed(f"{self.client.url}: an answer without {error}: {str(answer)[:80]}") from error
+
+
+class GrammarServer(EchoServer):
+    """A llama.cpp server, which is made to write a given text token by token, and tells how probable each one was."""
+
+    def _score(
+        self, prompts: Sequence[str], begins: Sequence[int], places: Sequence[int]
+    ) -> Iterator[tuple[int, tuple[float, int]]]:
+        fields = {"add_special": not self.frame.chat, "parse_special": True, "with_pieces": True}
+        cut = [Call("../tokenize", {"content": prompts[place], **fields}) for place in places]
+        forced: dict[int, tuple[list[int], int]] = {}
+        for index, answer in self.client.send(cut):
+            place = places[index]
+            tokens = self._part(answer, lambda answer: answer["tokens"])
+            counted = len(prompts[place][begins[place] :].encode())
+            first = _first([_bytes_of(token["piece"]) for token in tokens], counted) if begins[place] else 1
+            forced[place] = [token["id"] for token in tokens], first
+        for place, (ids, _) in forced.items():
+            if not 2 <= len(ids) <= self.abilities.positions:
+                raise ValueError(f"{self.name}: cannot score {len(ids)} tokens: {prompts[place][:60]!r}")
+        # Neighbours that begin alike are read from the server's cache.
+        order = sorted(forced, key=lambda place: forced[place][0])
+        calls = [Call("../completion", grammar_body(*forced[place])) for place in order]
+        for index, answer in self.client.send(calls):
+            ids, first = forced[order[index]]
+            written = self._part(answer, lambda answer: answer["completion_probabilities"])
+            if [token["id"] for token in written] != ids[first:]:
+                raise ServerFailed(f"{self.client.url}: it did not write the tokens that it was made to write")
+            self._count(len(ids))
+            yield order[index], _sum_from(0, [token["logprob"] for token in written], self.name)
+
+
+class LabelServer(Server):
+    """A server of which only the log-probabilities of the most probable tokens are known: it compares first tokens."""
+
+    def label_logprobs(
+        self, prompts: Sequence[str], words: Sequence[str], progress: Progress | None = None
+    ) -> Iterator[tuple[int, list[float]]]:
+        """Yield (index, log-probability that each word comes next, by its first token), in any order.
+
+        A word that is not among the 20 most probable tokens counts as much as the last of these. Raises `UserError`
+        for words that begin with the same token.
+        """
+        chat = not self.abilities.completions
+        more = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "model": self.abilities.model}
+        more |= {"logprobs": True, "top_logprobs": _TOP} if chat else {"logprobs": _TOP}
+        calls = []
+        for prompt in prompts:
+            asked = f"{prompt}\n(One word: {', '.join(words)})" if self._plain_request else prompt
+            fields = prompt_fields(asked, self.abilities.kind, self.frame, self.config.system)
+            calls.append(Call("/chat/completions" if chat else "/completions", fields | more))
+        with (progress or Progress()).bar("asking for labels", len(prompts), "texts") as advance:
+            for index, answer in self.client.send(calls):
+                if isinstance(answer, Failure):
+                    raise ServerFailed(f"{self.client.url}: {answer.reason}; run the same command again to go on")
+                usage = answer.get("usage") or {}
+                self.usage.tokens_in += int(usage.get("prompt_tokens") or 0)
+                self.usage.tokens_out += int(usage.get("completion_tokens") or 0)
+                yield index, self._by_word(_alternatives(answer), words)
+                advance(1)
+
+    def _by_word(self, alternatives: dict[str, float], words: Sequence[str]) -> list[float]:
+        if not alternatives:
+            raise ServerFailed(f"{self.client.url}: an answer without top_logprobs")
+        least = min(alternatives.values())
+        by_word: list[list[float]] = [[] for _ in words]
+        for token, logprob in alternatives.items():
+            begun = token.strip().casefold()
+            means = [place for place, word in enumerate(words) if begun and word.strip().casefold().startswith(begun)]
+            if len(means) > 1 and len(begun) > 1:
+                both = ", ".join(words[place] for place in means)
+                raise UserError(
+                    f"plm.scoring=label_tokens: {both} begin with the same token, '{token.strip()}'; give the labels "
+                    "other words in task.further_scoring"
+                )
+            if len(means) == 1:
+                by_word[means[0]].append(logprob)
+        return [_logsumexp(logprobs) if logprobs else least for logprobs in by_word]
+
+
+def _alternatives(answer: Any) -> dict[str, float]:
+    """Return the most probable first tokens and their log-probabilities, in either layout."""
+    try:
+        said = answer["choices"][0]["logprobs"]
+        if "content" in said:
+            return {one["token"]: float(one["logprob"]) for one in said["content"][0]["top_logprobs"]}
+        return {token: float(logprob) for token, logprob in said["top_logprobs"][0].items()}
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return {}
+
+
+def _logsumexp(values: Sequence[float]) -> float:
+    top = max(values)
+    return top + math.log(sum(math.exp(value - top) for value in values))
+
+
+def _bytes_of(piece: str | list[int]) -> int:
+    return len(piece.encode()) if isinstance(piece, str) else len(piece)
+
+
+def _first(lengths: Sequence[int], counted: int) -> int:
+    """Return the index, 1 or more, of the first token that reaches into the last `counted` units of a text.
+
+    lengths: of the tokens, in the same units. Counted from the end: special tokens may stand before the text.
+    """
+    left = sum(lengths)
+    for index, length in enumerate(lengths):
+        left -= length
+        if left < counted:
+            return max(1, index)
+    return max(1, len(lengths) - 1)
+
+
+def _sum_from(first: int, logprobs: Sequence[float | None], name: str) -> tuple[float, int]:
+    counted = [value for value in logprobs[first:] if value is not None]
+    if not counted:
+        raise ValueError(f"{name}: cannot score a text of fewer than two tokens")
+    return sum(counted), len(counted)
