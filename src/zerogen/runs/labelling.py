@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from zerogen.plm.protocol import Scorer, Writer
 
 Say = Callable[[str], None]
-# What of a task shapes what PROMPTING predicts.
-_READ = ("kind", "labels", "scoring", "further_scoring", "answer_tokens")
 
 
 @dataclass
@@ -101,8 +99,7 @@ class PromptingPlm:
         from zerogen.runs.identity import PROMPTED_FORMAT, changes, plm_key
 
         config = self.config
-        asked = [changes(config.task, _READ), changes(config.setting)]
-        return [PROMPTED_FORMAT, *asked, plm_key(config, device)]
+        return [PROMPTED_FORMAT, changes(config.task), changes(config.setting), plm_key(config, device)]
 
     def open(self, device: torch.device) -> PlmLabeller | PlmReader:
         """Load the PLM. Raises `UserError` if its weights are missing, and for one that cannot score labels."""
