@@ -39,7 +39,7 @@ FILES = ROOT / "docs" / "reference" / "files.md"
 
 # How many snippets there are; a new one is counted here once it is known to be run or checked below.
 # Those in braces show a file of examples/, which tests/examples run.
-COUNTS = {"bash": 60, "yaml": 14, "python": 7, "text": 14, "": 2, "{.py}": 12, "{.yaml}": 4}
+COUNTS = {"bash": 61, "yaml": 14, "python": 7, "text": 14, "": 2, "{.py}": 12, "{.yaml}": 4}
 
 # What is neither run nor composed, and why.
 NOT_RUN = {
@@ -276,10 +276,12 @@ def execute(main: Callable[[list[str]], None], command: str, run: Path, patch: p
 def test_every_prediction(finished: Finished, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished.work)
     lines = of("zerogen.predict")
-    assert len(lines) == 5
+    assert len(lines) == 7
     for line in lines:
         asks = "--context" in line or "questions.jsonl" in line
         out = execute(predict.main, line, reader if asks else finished.run, monkeypatch)
+        if written := re.search(r"--output (\S+)", line):
+            out = Path(written[1]).read_text()
         assert ("cooking" in out or "football" in out) != asks, line
     with Path("labelled.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

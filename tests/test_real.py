@@ -42,6 +42,23 @@ def test_prompting_beats_chance_on_rotten_tomatoes() -> None:
     assert right / len(rows) > 0.6  # chance stays below with 99 % probability
 
 
+def test_the_plm_of_a_run_labels_texts_as_the_run_did(tmp_path: Path) -> None:
+    done = command(tmp_path, "task=rotten_tomatoes", "setting=prompting", "plm=smollm2", "eval_limit=24")
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.glob("outputs/rotten_tomatoes/prompting_smollm2_none_*")
+    expected = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": line["text"]}) + "\n" for line in expected))
+    out = []
+    for model in ([str(run)], ["--plm", "smollm2", "--task", "rotten_tomatoes"]):
+        predict = [sys.executable, "-m", "zerogen.predict", *model, "--file", "t.jsonl", "--probabilities"]
+        out.append(subprocess.run(predict, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    assert out[0] == out[1]
+    for line, found in zip(expected, map(json.loads, out[0].splitlines()), strict=True):
+        # In bfloat16, what is read beside a text changes the last digits.
+        assert found["probabilities"] == pytest.approx(line["probabilities"], abs=0.01)
+        assert found["label"] == line["prediction"] or found["probability"] < 0.51
+
+
 def test_the_bundled_plm_reads_a_text_once_for_all_endings() -> None:
     plm = zerogen.load_plm("smollm2")
     assert isinstance(plm, Plm) and plm.longest_fork == plm.max_positions

@@ -9,11 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from zerogen.config.bundled import bundled_option, load_task
+from zerogen.config.bundled import load_task, plm_option
 from zerogen.config.rules import check_measures
-from zerogen.config.schema import TOKENIZERS, Config, PlmConfig, SettingConfig
+from zerogen.config.schema import TOKENIZERS, Config, SettingConfig
 from zerogen.config.task import override
-from zerogen.config.yaml_files import read_yaml, typed
 from zerogen.data.records import Example
 from zerogen.data.synthetic import load_synthetic, single_stage, synthetic_rows
 from zerogen.data.unlabelled import GOLD
@@ -22,8 +21,9 @@ from zerogen.measures.files import MEASURES
 from zerogen.measures.rows import describe, measure
 from zerogen.measures.store import measure_run
 from zerogen.report import present, present_evaluator
-from zerogen.runs.evaluator import require_measures, require_weights
+from zerogen.runs.evaluator import require_measures
 from zerogen.runs.run import Run
+from zerogen.runs.store import CONFIG, read_config
 from zerogen.support.console import ArgumentParser, ending_with_the_reader, make_console, reporting_errors
 from zerogen.support.files import exclusive, expanded
 from zerogen.support.progress import Progress, RichProgress
@@ -86,7 +86,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--unlabelled", metavar="FILE", help="real texts to compare with; of a run also gold")
     parser.add_argument("--task", help="of a file: task, by name or YAML file; without it only diversity is measured")
     parser.add_argument("--data-dir", help="of a file: folder of the task's gold data, as data_dir of a run")
-    parser.add_argument("--plm", help="of a file: the PLM that scores its rows, an option such as smollm2, or a Hub id")
+    parser.add_argument(
+        "--plm", help="of a file: the PLM that scores its rows: a plm option, a YAML file of one, or weights"
+    )
     parser.add_argument("--output-dir", default="outputs", help="of a file: where the evaluator lies; default: outputs")
     parser.add_argument("--gpu", default="auto", help="auto, none or an index; default: auto")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
@@ -112,7 +114,7 @@ def _measured(run: Run, options: Any) -> tuple[dict[str, Any], list[Path]]:
 
 
 def _is_run(place: Path) -> bool:
-    return (place / "config.yaml").is_file()
+    return (place / CONFIG).is_file()
 
 
 def _config_of(options: Any) -> Config:
@@ -138,10 +140,7 @@ def _config_of_run(options: Any) -> Config:
     for name in ("task", "data_dir", "plm"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')}: is for a file; {place} is a run, which has its own")
-    found = read_yaml(place / "config.yaml")
-    if not isinstance(found, dict) or "task" not in found:
-        raise UserError(f"{place / 'config.yaml'}: holds no configuration of a run")
-    config = typed(found, Config, str(place / "config.yaml"))
+    config = read_config(place)
     if config.unlabelled not in (None, GOLD) and not Path(str(config.unlabelled)).is_file():
         config.unlabelled = None  # what was measured of texts that are gone stays
     return config
@@ -164,10 +163,7 @@ def _config_of_file(options: Any) -> Config:
         override(config.task, options.data_dir, None, None)
         config.task.questions = config.task.pairs = "plm"  # who made the rows of a file is not known
     if options.plm:
-        known = bundled_option("plm", options.plm, PlmConfig)
-        if known is None:
-            require_weights("--plm", "plm", options.plm)
-        config.plm = known or PlmConfig(name="plm", model=options.plm)
+        config.plm = plm_option(options.plm, "--plm")
     else:
         config.confidence.rows = 0
     return config

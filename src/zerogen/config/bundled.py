@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+from zerogen.config.schema import PlmConfig
 from zerogen.config.task import expand_paths, normalise_task
 from zerogen.config.task_schema import TaskConfig
 from zerogen.config.yaml_files import read_yaml, typed
 from zerogen.errors import unknown
-from zerogen.support.files import expanded
+from zerogen.support.files import expanded, file_name
 
 T = TypeVar("T")
 
@@ -25,6 +26,31 @@ def bundled_option(group: str, name: str, schema: type[T]) -> T | None:
     """Read a bundled option of a configuration group; return None if there is none of that name."""
     path = conf_dir() / group / f"{name}.yaml"
     return typed(read_yaml(path), schema, str(path)) if path.is_file() else None
+
+
+def require_weights(what: str, group: str, name: str, *others: str) -> None:
+    """Raise `UserError` for weights that are neither a Hub id nor a path, such as a misspelt option.
+
+    Otherwise the Hub would be asked for them. what: the key; group: the configuration group of its options; others:
+    further allowed values, for the message.
+    """
+    if "/" not in name and ":" not in name and not Path(name).exists():
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        raise unknown(what, name, [*options, "a Hub id (owner/name)", "a folder or .gguf file", *others])
+
+
+def plm_option(name: str, what: str) -> PlmConfig:
+    """Return the PLM of a bundled option, of a YAML file of one, or with the weights of a Hub id, folder or .gguf file.
+
+    what: names the option of the command in errors. Raises `UserError` for anything else.
+    """
+    name = expanded(name, what)
+    if name.endswith((".yaml", ".yml")):
+        return typed(read_yaml(Path(name)), PlmConfig, name)
+    option = bundled_option("plm", name, PlmConfig)
+    if option is None:
+        require_weights(what, "plm", name)
+    return option or PlmConfig(name=file_name(name.rstrip("/").rpartition("/")[2]), model=name)
 
 
 def load_task(name: str | Path) -> TaskConfig:

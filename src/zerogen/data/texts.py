@@ -191,10 +191,10 @@ def rows_of_table(
         yield Item(model_input if all(map(str.strip, texts)) else None, texts[0], row)
 
 
-def blocks(items: Iterable[Item], must_wait: Callable[[], bool]) -> Iterator[list[Item]]:
+def blocks(items: Iterable[Item], must_wait: Callable[[], bool], most: int = _BLOCKS[-1]) -> Iterator[list[Item]]:
     """Yield items in lists of growing size; end a list early rather than wait for the next item.
 
-    must_wait: returns whether the next item has not arrived yet.
+    must_wait: returns whether the next item has not arrived yet. most: the largest size.
     """
     items = iter(items)
     for size in chain(_BLOCKS, repeat(_BLOCKS[-1])):
@@ -203,7 +203,7 @@ def blocks(items: Iterable[Item], must_wait: Callable[[], bool]) -> Iterator[lis
         for item in items:
             block.append(item)
             characters += sum(map(len, item.given)) if isinstance(item.given, tuple) else len(item.text)
-            if len(block) == size or characters >= _CHARACTERS or must_wait():
+            if len(block) >= min(size, most) or characters >= _CHARACTERS or must_wait():
                 break
         if not block:
             return

@@ -190,7 +190,7 @@ def _scores(client: Client, kind: str, model: str) -> str:
     if kind == "llama.cpp":
         ids = client.probe("../tokenize", {"content": _SHORT, "add_special": True, "parse_special": True})
         if isinstance(ids, dict) and len(ids.get("tokens", ())) > 1:
-            forced = client.probe("../completion", grammar_body(ids["tokens"], 1))
+            forced = client.probe("../completion", grammar_body(ids["tokens"], 1, len(ids["tokens"])))
             written = forced.get("completion_probabilities", []) if isinstance(forced, dict) else []
             if [token.get("id") for token in written] == ids["tokens"][1:]:
                 return "grammar"
@@ -214,17 +214,29 @@ def echo_body(model: str, prompt: str, special: bool = True) -> dict[str, Any]:
     return body if special else body | {"add_special_tokens": False}
 
 
-def grammar_body(ids: Sequence[int], first: int) -> dict[str, Any]:
-    """Return the body that has llama.cpp write given tokens, from number `first` on, and tell their log-probabilities.
+def grammar_body(ids: Sequence[int], first: int, stop: int) -> dict[str, Any]:
+    """Return the body that has llama.cpp write tokens number `first` to `stop` of some and tell how probable they were.
 
     Only a grammar of token ids keeps to these tokens: literal text may be cut into others. The log-probabilities are
     those before anything is sampled, given that no sampler is on.
     """
-    forced = " ".join(f"<[{token}]>" for token in ids[first:])
+    forced = " ".join(f"<[{token}]>" for token in ids[first:stop])
+    return _exact_body(ids, first, stop) | {"grammar": f"root ::= {forced}"}
+
+
+def alternatives_body(ids: Sequence[int], place: int, letter: int, number: int) -> dict[str, Any]:
+    """Return the body that has llama.cpp tell the log-probabilities of the most probable tokens at a place.
+
+    letter: a token of plain text, which is written, whatever is probable: after half a character nothing is told. The
+    log-probabilities know nothing of that.
+    """
+    return _exact_body(ids, place, place + 1) | {"logit_bias": [[letter, 1000.0]], "n_probs": number}
+
+
+def _exact_body(ids: Sequence[int], first: int, stop: int) -> dict[str, Any]:
     return {
         "prompt": list(ids[:first]),
-        "grammar": f"root ::= {forced}",
-        "n_predict": len(ids) - first,
+        "n_predict": stop - first,
         "n_probs": 1,
         "temperature": 1.0,
         "top_k": 0,

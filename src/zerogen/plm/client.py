@@ -85,6 +85,11 @@ class Client:
             except _Busy as error:
                 return Failure(str(error), error.status)
 
+    def one(self, call: Call) -> Any:
+        """Return the answer to one request, or its `Failure`."""
+        ((_, answer),) = self.send([call])
+        return answer
+
     def send(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
         """Yield (index, JSON value of the answer or `Failure`) as they arrive.
 

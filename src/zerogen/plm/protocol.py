@@ -63,6 +63,11 @@ class Usage:
         now = {one.name: getattr(self, one.name) - getattr(before, one.name) for one in fields(self)}
         return now if any(now.values()) else {}
 
+    def add(self, more: Mapping[str, int]) -> None:
+        """Add what an earlier run has used, by name."""
+        for name, value in more.items():
+            setattr(self, name, getattr(self, name) + value)
+
     def copy(self) -> Usage:
         """Return the state now."""
         return Usage(**asdict(self))

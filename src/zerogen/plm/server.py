@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from zerogen.data.records import Continuation, Stop, derive
 from zerogen.errors import UserError
 from zerogen.plm.abilities import Abilities, abilities_of, logprobs_of, prompt_fields, text_of
 from zerogen.plm.client import Call, Client, Failure
-from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Usage, Writer
 from zerogen.support.files import append_line
 from zerogen.support.hashes import short_hash
 
@@ -32,28 +33,35 @@ class Unfinished:
     """Answers of a chunk, or of a set of texts to score, that is not finished: a server's are not had twice.
 
     folder: where they lie, a file for each, until they are all there and stored elsewhere; None: nowhere.
+    usage: of the server, to which what the answers took is added as they are read.
     """
 
-    def __init__(self, folder: Path | None, name: str, key: object) -> None:
+    def __init__(self, folder: Path | None, name: str, key: object, usage: Usage) -> None:
+        self.usage, self.before = usage, usage.copy()
         self.path = None if folder is None else folder / f"{name}.part"
         self.key = short_hash(key)
 
     def read(self) -> dict[int, Any]:
         """Return the answers by their number; those of damaged lines and of other requests are lost."""
         found: dict[int, Any] = {}
+        usage: Counter[str] = Counter()
         if self.path is not None and self.path.is_file():
             for line in self.path.read_bytes().splitlines():
                 with suppress(ValueError, TypeError, KeyError, RecursionError):
                     entry = json.loads(line)
                     if entry["key"] == self.key:
                         found[entry["place"]] = entry["answer"]
+                        usage.update(entry["usage"])
+        self.usage.add(usage)
+        self.before = self.usage.copy()
         return found
 
     def add(self, place: int, answer: Any) -> None:
-        """Store an answer."""
+        """Store an answer, and what came to be used since the one before."""
         if self.path is not None:
-            line = json.dumps({"key": self.key, "place": place, "answer": answer}, ensure_ascii=False)
-            append_line(line, self.path)
+            entry = {"key": self.key, "place": place, "usage": self.usage.since(self.before), "answer": answer}
+            append_line(json.dumps(entry, ensure_ascii=False), self.path)
+            self.before = self.usage.copy()
 
     def delete(self) -> None:
         """Delete the file, and its folder with the last one: what it held is stored elsewhere."""
@@ -111,7 +119,9 @@ class Server:
         for chunk in chunks:
             started, before = time.perf_counter(), self.usage.copy()
             self._refuse_counters(chunk)
-            unfinished = Unfinished(self.folder, chunk.name, [chunk.seed, [asdict(one) for one in chunk.requests]])
+            unfinished = Unfinished(
+                self.folder, chunk.name, [chunk.seed, [asdict(one) for one in chunk.requests]], self.usage
+            )
             done = {place: Continuation(**fields) for place, fields in unfinished.read().items()}
             on_row(len(done))
             missing = [place for place in range(len(chunk.requests)) if place not in done]

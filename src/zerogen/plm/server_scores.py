@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from zerogen.errors import ServerFailed, UserError
-from zerogen.plm.abilities import echo_body, grammar_body, prompt_fields
+from zerogen.plm.abilities import alternatives_body, echo_body, grammar_body, prompt_fields
 from zerogen.plm.client import Call, Failure
 from zerogen.plm.server import Server, Unfinished
 from zerogen.support.progress import Progress
 
+_ALTERNATIVES, _ALL = 500, 1 << 20  # to a token that a grammar does not take, of which hardly any is a rarer one
 _TOP = 20  # alternatives to a token that are asked for, the most that the OpenAI API allows
 
 
@@ -28,7 +31,7 @@ class EchoServer(Server):
     ) -> Iterator[tuple[int, float]]:
         """Score texts, see `zerogen.plm.protocol.Scorer`."""
         places = list(begins) if begins is not None else [0] * len(prompts)
-        unfinished = Unfinished(self.folder, "scores", [self.abilities.scores, prompts, places])
+        unfinished = Unfinished(self.folder, "scores", [self.abilities.scores, prompts, places], self.usage)
         done = {place: (float(sums), int(count)) for place, (sums, count) in unfinished.read().items()}
         with (progress or Progress()).bar("scoring texts", len(prompts), "texts") as advance:
             advance(len(done))
@@ -80,26 +83,81 @@ class GrammarServer(EchoServer):
     ) -> Iterator[tuple[int, tuple[float, int]]]:
         fields = {"add_special": not self.frame.chat, "parse_special": True, "with_pieces": True}
         cut = [Call("../tokenize", {"content": prompts[place], **fields}) for place in places]
-        forced: dict[int, tuple[list[int], int]] = {}
+        texts: dict[int, _Forced] = {}
         for index, answer in self.client.send(cut):
             place = places[index]
             tokens = self._part(answer, lambda answer: answer["tokens"])
             counted = len(prompts[place][begins[place] :].encode())
             first = _first([_bytes_of(token["piece"]) for token in tokens], counted) if begins[place] else 1
-            forced[place] = [token["id"] for token in tokens], first
-        for place, (ids, _) in forced.items():
-            if not 2 <= len(ids) <= self.abilities.positions:
-                raise ValueError(f"{self.name}: cannot score {len(ids)} tokens: {prompts[place][:60]!r}")
+            if not 2 <= len(tokens) <= self.abilities.positions:
+                raise ValueError(f"{self.name}: cannot score {len(tokens)} tokens: {prompts[place][:60]!r}")
+            texts[place] = _Forced([token["id"] for token in tokens], list(_spans(tokens, first)))
         # Neighbours that begin alike are read from the server's cache.
-        order = sorted(forced, key=lambda place: forced[place][0])
-        calls = [Call("../completion", grammar_body(*forced[place])) for place in order]
-        for index, answer in self.client.send(calls):
-            ids, first = forced[order[index]]
-            written = self._part(answer, lambda answer: answer["completion_probabilities"])
-            if [token["id"] for token in written] != ids[first:]:
+        order = sorted(texts, key=lambda place: texts[place].ids)
+        spans = [(place, start, stop) for place in order for start, stop, takes in texts[place].spans if takes]
+        bodies = [grammar_body(texts[place].ids, start, stop) for place, start, stop in spans]
+        for index, answer in self.client.send([Call("../completion", body) for body in bodies]):
+            place, start, stop = spans[index]
+            text, written = texts[place], self._written(answer)
+            if [token["id"] for token in written] != text.ids[start:stop]:
                 raise ServerFailed(f"{self.client.url}: it did not write the tokens that it was made to write")
-            self._count(len(ids))
-            yield order[index], _sum_from(0, [token["logprob"] for token in written], self.name)
+            text.logprobs += [token["logprob"] for token in written]
+            yield from self._finished(place, text)
+        alone = [(place, start) for place in order for start, _, takes in texts[place].spans if not takes]
+        for number in (_ALTERNATIVES, _ALL):
+            letter, left = self._letter() if alone else 0, []
+            bodies = [alternatives_body(texts[place].ids, start, letter, number) for place, start in alone]
+            for index, answer in self.client.send([Call("../completion", body) for body in bodies]):
+                place, start = alone[index]
+                text = texts[place]
+                known = {one["id"]: one["logprob"] for one in self._written(answer)[0]["top_logprobs"]}
+                if text.ids[start] in known:
+                    text.logprobs.append(known[text.ids[start]])
+                    yield from self._finished(place, text)
+                else:
+                    left.append((place, start))
+            alone = left
+
+    def _finished(self, place: int, text: _Forced) -> Iterator[tuple[int, tuple[float, int]]]:
+        if len(text.logprobs) == text.spans[-1][1] - text.spans[0][0]:
+            self._count(len(text.ids))
+            yield place, (sum(text.logprobs), len(text.logprobs))
+
+    def _written(self, answer: Any) -> list[dict[str, Any]]:
+        written: list[dict[str, Any]] = self._part(answer, lambda answer: answer["completion_probabilities"])
+        return written
+
+    def _letter(self) -> int:
+        token: int = self._part(self.client.one(Call("../tokenize", {"content": "a"})), lambda said: said["tokens"][-1])
+        return token
+
+
+@dataclass
+class _Forced:
+    """A text that a server is made to write: its tokens, and the spans of those that count.
+
+    A span is (start, stop, whether a grammar takes it).
+    """
+
+    ids: list[int]
+    spans: list[tuple[int, int, bool]]
+    logprobs: list[float] = field(default_factory=list)
+
+
+def _spans(tokens: Sequence[dict[str, Any]], first: int) -> Iterator[tuple[int, int, bool]]:
+    """Yield the longest spans of tokens that a grammar takes, from number `first` on, and each other token alone."""
+    places = range(first, len(tokens))
+    for takes, group in groupby(places, key=lambda place: _in_grammar(tokens[place]["piece"])):
+        members = list(group)
+        if takes:
+            yield members[0], members[-1] + 1, True
+        else:
+            yield from ((place, place + 1, False) for place in members)
+
+
+def _in_grammar(piece: str | list[int]) -> bool:
+    """Tell whether a grammar takes a token: not one of half a character, nor a special one, which may end a text."""
+    return isinstance(piece, str) and not (len(piece) > 2 and piece[0] == "<" and piece[-1] == ">")
 
 
 class LabelServer(Server):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerogen.config.bundled import bundled_option, conf_dir
+from zerogen.config.bundled import bundled_option, require_weights
 from zerogen.config.schema import SelfTrainingConfig, SettingConfig, TamConfig, TrainerConfig
-from zerogen.errors import unknown
 from zerogen.runs.run import Run
 from zerogen.support.files import exclusive, file_name
 
@@ -59,17 +57,6 @@ def evaluator_run(run: Run) -> Run:
         run.progress,
         evaluator=True,
     )
-
-
-def require_weights(what: str, group: str, name: str, *others: str) -> None:
-    """Raise `UserError` for weights that are neither a Hub id nor a path, such as a misspelt option.
-
-    Otherwise the Hub would be asked for them. what: the key; group: the configuration group of its options; others:
-    further allowed values, for the message.
-    """
-    if "/" not in name and ":" not in name and not Path(name).exists():
-        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        raise unknown(what, name, [*options, "a Hub id (owner/name)", "a folder or .gguf file", *others])
 
 
 def require_measures(run: Run) -> None:

@@ -17,6 +17,7 @@ import yaml
 
 from zerogen.config.keys import keys_of
 from zerogen.config.schema import SERVER, Config
+from zerogen.config.yaml_files import read_yaml, typed
 from zerogen.data.records import Answer, AnswerPrediction, Example, Prediction
 from zerogen.data.synthetic import export_rows, write_folder, write_jsonl
 from zerogen.errors import UserError
@@ -30,6 +31,7 @@ from zerogen.runs.summaries import add_line, write_trend
 from zerogen.support.doors import fingerprint
 from zerogen.support.files import write_whole
 
+CONFIG = "config.yaml"
 PACKAGES = ("zerogen", "torch", "transformers", "datasets", "pytorch-lightning", "hydra-core")
 
 
@@ -52,7 +54,16 @@ def write_run(run: Run, outcome: Outcome) -> Result:
 
 def write_config(config: Config, folder: Path) -> None:
     """Write config.yaml into a run folder."""
-    write_whole(yaml.safe_dump(keys_of(config), sort_keys=False, allow_unicode=True), folder / "config.yaml")
+    write_whole(yaml.safe_dump(keys_of(config), sort_keys=False, allow_unicode=True), folder / CONFIG)
+
+
+def read_config(folder: Path) -> Config:
+    """Read the configuration of a run from its folder. Raises `UserError` for a file that holds none."""
+    path = folder / CONFIG
+    keys = read_yaml(path)
+    if not isinstance(keys, dict) or "task" not in keys:
+        raise UserError(f"{path}: holds no configuration of a run")
+    return typed(keys, Config, str(path))
 
 
 def _write_files(run: Run, outcome: Outcome, folder: Path) -> None:

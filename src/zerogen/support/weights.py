@@ -109,12 +109,18 @@ def _gguf_files(paths: Iterable[Path]) -> list[Path]:
 
 def tam_folder(folder: Path) -> Path:
     """Return the folder of the trained model in a run folder. Raises `UserError` if there is none."""
-    for candidate in (folder / "tam", folder):
-        if (candidate / "config.json").is_file():
-            return candidate
+    if (found := find_tam(folder)) is not None:
+        return found
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
-    raise UserError(f"{folder}: holds no trained model (tam/); PROMPTING runs and train=false leave none")
+    raise UserError(
+        f"{folder}: holds no trained model (tam/); runs of PROMPTING or similarity and train=false leave none"
+    )
+
+
+def find_tam(folder: Path) -> Path | None:
+    """Return the folder of the trained model in a run folder, None if there is none."""
+    return next((place for place in (folder / "tam", folder) if (place / "config.json").is_file()), None)
 
 
 def fingerprint(source: Source) -> str:

@@ -51,6 +51,10 @@ class Tam:
         self.model, self.tokenizer, self.labels, self.spec = model.eval(), tokenizer, list(labels), spec
         self.head = head_of(spec.kind)
 
+    @property
+    def kind(self) -> str:
+        return self.spec.kind
+
     def predict(self, inputs: Sequence[Input], batch_size: int = 64, progress: Progress | None = None) -> list[Any]:
         """Predict a `Prediction` for each text or (text, context) pair, an `AnswerPrediction` for each question.
 

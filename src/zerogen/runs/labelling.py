@@ -1,0 +1,152 @@
+"""Label texts of any source by a PLM, as PROMPTING labels gold rows: the model that a run or a command names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerogen.config.bundled import load_task, plm_option
+from zerogen.config.rules import check_plm
+from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config, SettingConfig
+from zerogen.config.task_schema import TaskConfig
+from zerogen.data.records import AnswerPrediction, Example, Input, Prediction
+from zerogen.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from zerogen.plm.protocol import Scorer, Writer
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class PlmLabeller:
+    """Labels texts, or pairs, by the probability of the filled prompts. say: is told when texts are cut."""
+
+    plm: Scorer
+    task: TaskConfig
+    setting: SettingConfig
+    say: Say
+
+    @property
+    def kind(self) -> str:
+        return self.task.kind
+
+    @property
+    def labels(self) -> Sequence[str]:
+        return self.task.labels
+
+    def predict(self, inputs: Sequence[Input]) -> list[Prediction]:
+        """Predict the label of each text or (text, context)."""
+        from zerogen.metrics.priors import averaged
+        from zerogen.plm.prompting import prompt_sets
+
+        sets, cut = prompt_sets(self.plm, self.task, rows_of(inputs), self.setting)
+        _tell_of(cut, self.plm, self.say)
+        return averaged(sets, self.task.labels)
+
+
+@dataclass
+class PlmReader:
+    """Answers questions by what the PLM writes. say: is told when passages are cut."""
+
+    plm: Writer
+    task: TaskConfig
+    say: Say
+
+    @property
+    def kind(self) -> str:
+        return self.task.kind
+
+    @property
+    def labels(self) -> Sequence[str]:
+        return ()
+
+    def predict(self, inputs: Sequence[Input]) -> list[AnswerPrediction]:
+        """Predict the answer to each (question, passage)."""
+        from zerogen.plm.prompting import prompt_answers
+
+        answers, cut = prompt_answers(self.plm, self.task, rows_of(inputs))
+        _tell_of(cut, self.plm, self.say)
+        return answers
+
+
+def rows_of(inputs: Sequence[Input]) -> list[Example]:
+    """Return inputs of a model as rows without labels."""
+    pairs = ((one, None) if isinstance(one, str) else one for one in inputs)
+    return [Example(str(number), text, "", context) for number, (text, context) in enumerate(pairs)]
+
+
+def _tell_of(cut: int, plm: Writer, say: Say) -> None:
+    if cut:
+        say(f"texts that are too long for {plm.name} are cut at their end")
+
+
+@dataclass(frozen=True)
+class PromptingPlm:
+    """A PLM and how it is asked. block: how many texts it should be given at a time, at most."""
+
+    config: Config
+    say: Say
+    block: int = 512
+
+    def identity(self, device: torch.device) -> Any:
+        """Return a JSON value of all that shapes its predictions beside the texts."""
+        from zerogen.runs.identity import PROMPTED_FORMAT, changes, plm_key
+
+        config = self.config
+        return [PROMPTED_FORMAT, changes(config.task), changes(config.setting), plm_key(config, device)]
+
+    def open(self, device: torch.device) -> PlmLabeller | PlmReader:
+        """Load the PLM. Raises `UserError` if its weights are missing, and for one that cannot score labels."""
+        from zerogen.plm.open import as_scorer, open_plm
+
+        config, say = self.config, cache(self.say)  # of what every block would say, one line is enough
+        plm = open_plm(config.plm, device)
+        plm.report_to(say)
+        if config.task.kind == "qa":
+            return PlmReader(plm, config.task, say)
+        scorer = as_scorer(plm, config.plm, "labelling by a PLM")
+        return PlmLabeller(scorer, config.task, config.setting, say)
+
+
+def prompting_by(plm: str, task: str) -> Config:
+    """Return the configuration of PROMPTING with a PLM on a task, for `--plm` and `--task`. Raises `UserError`."""
+    config = Config(task=load_task(task), plm=plm_option(plm, "--plm"), setting=SettingConfig("prompting"))
+    check_plm(config)
+    _check_scoring(config.task)
+    return config
+
+
+def prompting_of(folder: Path) -> Config | None:
+    """Return the configuration of a PROMPTING run, None for a folder of anything else.
+
+    Raises `UserError` for a run whose predictions depend on its unlabelled texts: all of them would be asked again.
+    """
+    from zerogen.runs.store import CONFIG, read_config
+
+    if not (folder / CONFIG).is_file():
+        return None
+    config = read_config(folder)
+    if config.setting.name != "prompting":
+        return None
+    calibration, shown = config.setting.calibration, config.scoring_demonstrations
+    if calibration in CALIBRATIONS_ON_TEXTS or shown:
+        key = f"scoring_demonstrations={shown}" if shown else f"setting.calibration={calibration}"
+        allowed = "scoring_demonstrations=0" if shown else "setting.calibration=none or prior"
+        raise UserError(
+            f"{folder}: {key} rests on the run's unlabelled texts, which are not asked again; allowed is {allowed}"
+        )
+    _check_scoring(config.task)
+    return config
+
+
+def _check_scoring(task: TaskConfig) -> None:
+    if not task.scoring:
+        raise UserError(
+            f"task '{task.name}': scoring is empty; a PLM labels by one for each of {', '.join(task.labels)}"
+        )
