@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import SERVER, PlmConfig
 from zerogen.errors import UserError
-from zerogen.plm.protocol import Scorer, Writer
+from zerogen.plm.protocol import LabelScorer, Scorer, Writer
 from zerogen.support import doors
 
 if TYPE_CHECKING:
@@ -55,3 +55,11 @@ def as_scorer(plm: Writer, config: PlmConfig, what: str) -> Scorer:
             f"can: {', '.join(WRITERS)}, {doors.OWN}"
         )
     return plm
+
+
+def as_labeller(plm: Writer, config: PlmConfig, what: str) -> Scorer | LabelScorer:
+    """Return a PLM that can tell labels: by scoring texts, or by first tokens where that is chosen.
+
+    Raises `UserError` for one that cannot; `what` needs it and is named.
+    """
+    return plm if isinstance(plm, LabelScorer) else as_scorer(plm, config, what)

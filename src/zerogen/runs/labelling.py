@@ -18,7 +18,7 @@ from zerogen.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from zerogen.plm.protocol import Scorer, Writer
+    from zerogen.plm.protocol import LabelScorer, Scorer, Writer
 
 Say = Callable[[str], None]
 
@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 class PlmLabeller:
     """Labels texts, or pairs, by the probability of the filled prompts. say: is told when texts are cut."""
 
-    plm: Scorer
+    plm: Scorer | LabelScorer
     task: TaskConfig
     setting: SettingConfig
     say: Say
@@ -103,15 +103,15 @@ class PromptingPlm:
 
     def open(self, device: torch.device) -> PlmLabeller | PlmReader:
         """Load the PLM. Raises `UserError` if its weights are missing, and for one that cannot score labels."""
-        from zerogen.plm.open import as_scorer, open_plm
+        from zerogen.plm.open import as_labeller, open_plm
 
         config, say = self.config, cache(self.say)  # of what every block would say, one line is enough
         plm = open_plm(config.plm, device)
         plm.report_to(say)
         if config.task.kind == "qa":
             return PlmReader(plm, config.task, say)
-        scorer = as_scorer(plm, config.plm, "labelling by a PLM")
-        return PlmLabeller(scorer, config.task, config.setting, say)
+        labeller = as_labeller(plm, config.plm, "labelling by a PLM")
+        return PlmLabeller(labeller, config.task, config.setting, say)
 
 
 def prompting_by(plm: str, task: str) -> Config:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config, PlmConfig
 from zerogen.data.records import AnswerPrediction, Example, Prediction
 from zerogen.estimate import Probe, shortened, some
-from zerogen.plm.open import as_scorer
+from zerogen.plm.open import as_labeller
 from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_of
 from zerogen.runs.prompted import demonstrations, seconds_to_ask
 from zerogen.runs.run import Outcome, Run, describe
@@ -38,15 +38,11 @@ def prompting(run: Run) -> Outcome:
 
 def _open(run: Run) -> Scorer | LabelScorer:
     """Open the PLM as one that scores labels; questions are only answered, which any PLM can."""
-    return _as_labeller(run.open_plm(run.unfinished), run.config)
+    return _labeller(run.open_plm(run.unfinished), run.config)
 
 
-def _as_labeller(plm: Writer, config: Config) -> Scorer | LabelScorer:
-    from zerogen.plm.protocol import LabelScorer
-
-    if config.task.kind == "qa":
-        return cast("Scorer", plm)
-    return plm if isinstance(plm, LabelScorer) else as_scorer(plm, config.plm, "setting=prompting")
+def _labeller(plm: Writer, config: Config) -> Scorer | LabelScorer:
+    return cast("Scorer", plm) if config.task.kind == "qa" else as_labeller(plm, config.plm, "setting=prompting")
 
 
 def estimate(probe: Probe) -> None:
@@ -55,7 +51,7 @@ def estimate(probe: Probe) -> None:
 
     config, task = probe.config, probe.config.task
     plm = probe.plm()
-    scorer = None if plm is None else _as_labeller(plm, config)
+    scorer = None if plm is None else _labeller(plm, config)
     rows = some(probe.gold.get("evaluate", ()))
     for label in task.labels:
         for row in rows[:2] or [Example("", "<X>", label, "<C>")]:
