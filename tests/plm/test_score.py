@@ -34,7 +34,7 @@ def random_rows(lengths: list[int], shared: int = 0) -> list[list[int]]:
 
 
 def by_own_forward(plm: Plm, row: list[int], begin: int) -> float:
-    logits = causal_model(plm.network.config.model_type)(torch.tensor([row])).logits[0]
+    logits = causal_model(plm.name)(torch.tensor([row])).logits[0]
     logp = logits[:-1].log_softmax(-1).gather(-1, torch.tensor(row[1:])[:, None])
     return logp[begin - 1 :].sum().item()
 
