@@ -18,7 +18,14 @@ from transformers import (
     GraniteForCausalLM,
 )
 
-from tests.conftest import SLOW, byte_tokenizer, causal_model, every_family, every_fast_family
+from tests.conftest import (
+    SLOW,
+    byte_tokenizer,
+    causal_model,
+    every_family,
+    every_fast_family,
+    every_sliding_family,
+)
 from zerogen.config.schema import DecodingConfig
 from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
@@ -35,6 +42,7 @@ from zerogen.plm.score import shared_prefixes
 from zerogen.support.weights import has_bfloat16
 
 PROMPTS = ["A", "The movie review", 'Movie: "', "Is this the question", "The", "x" * 20, "The movie", 'Movie: "', "No."]
+LONG = "The movie review in positive sentiment is not the question"  # longer than all sliding windows here
 NEVER = [Stop("\x00never\x00")]
 
 
@@ -102,7 +110,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(
             for size in (27, 5, 5)  # the second time with what the first has left in the same memory
         ]
         plm.static_shapes = False
-        assert len({row.tokens for row in every[0]}) > 3
+        assert len({row.tokens for row in every[0]}) > 2
         for found in every[1:]:
             assert [(row.text, row.finish_reason, row.tokens) for row in found] == [
                 (row.text, row.finish_reason, row.tokens) for row in every[0]
@@ -509,6 +517,57 @@ def test_logits_of_a_bfloat16_model_are_not_rounded(bias: bool) -> None:
             logits = packed(x[:rows])
             assert logits.dtype == torch.float32
             assert (logits.double() - expected[:rows]).abs().max() < rounded / 100
+
+
+@every_sliding_family
+def test_rows_longer_than_a_sliding_window_are_cached(plm: Plm) -> None:
+    """What they are is compared elsewhere; here, that after its prompt a row costs a token at a time."""
+    widths: list[int] = []
+    plm.network.model.base_model.register_forward_pre_hook(
+        lambda module, given, named: widths.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    plm.generate(requests([LONG]), DecodingConfig(top_k=1), NEVER, 20, seed=0)
+    assert len(plm.encode(LONG)) > plm.network.config.sliding_window
+    assert widths[0] > 1 == widths[1] == max(widths[1:])
+
+
+@every_sliding_family
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_window_of_another_size_is_found_out_when_a_model_is_loaded(
+    plm: Plm, by: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the rows that are then compared are short. Longer ones are read without a cache."""
+    masks, expected = Network.masks, dict(plm.logprob([LONG]))
+    assert plm.network.window > 128
+    monkeypatch.setattr(Network, "masks", lambda network, mask, queries, keys: masks(network, mask, queries + by, keys))
+    wrong = Plm(causal_model(plm.name), byte_tokenizer())
+    assert (wrong.cached, wrong.network.window) == (True, 9)
+    assert dict(wrong.logprob([LONG])) == pytest.approx(expected, abs=1e-5)
+
+
+@every_sliding_family
+def test_a_window_that_counts_places_in_a_fork_is_found_out(plm: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Endings of one text stand beside each other, but their positions are the same."""
+    masks = Network.masks
+
+    def by_place(network: Network, mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> Any:
+        places = torch.arange(keys.shape[1])[None]
+        return masks(network, mask, places[:, -queries.shape[1] :] if queries.shape[1] > 1 else queries, places)
+
+    monkeypatch.setattr(Network, "masks", by_place)
+    wrong = Plm(causal_model(plm.name), byte_tokenizer())
+    assert (wrong.cached, wrong.longest_fork) == (True, 0)
+    assert plm.longest_fork == 128
+
+
+def test_a_window_that_only_the_configuration_has_hides_nothing() -> None:
+    model = causal_model("llama")
+    model.config.sliding_window = 9
+    plm = Plm(model, byte_tokenizer())
+    assert (plm.cached, plm.network.window) == (True, 9)
+    assert model.config.sliding_window == 9
+    expected = Plm(causal_model("llama"), byte_tokenizer())
+    assert dict(plm.logprob([LONG])) == pytest.approx(dict(expected.logprob([LONG])), abs=1e-5)
 
 
 def test_local_attention_is_the_models_own() -> None:
