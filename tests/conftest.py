@@ -15,14 +15,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     BertConfig,
     BertForSequenceClassification,
-    BloomConfig,
-    BloomForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -69,36 +65,52 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
+_GROUPED: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+_MIXED: dict[str, Any] = {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]}
+# Tied to scaled embeddings, random heads would repeat the last token.
+_GEMMA = {**_GROUPED, **_MIXED, "head_dim": 16, "query_pre_attn_scalar": 9, "tie_word_embeddings": False}
+# transformers' name of a family, and how its random models are built.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", {"num_attention_heads": 4}),
+    "llama": ("llama", _GROUPED),
+    "qwen2": ("qwen2", {**_GROUPED, **_MIXED, "use_sliding_window": True}),  # layers with a window, and others
+    "qwen3": ("qwen3", {**_GROUPED, "head_dim": 16}),  # heads wider than the states divided among them
+    "gemma3": ("gemma3_text", _GEMMA),  # scaled embeddings and queries, and a rope per kind of layer
+    "gemma3, logits capped": ("gemma3_text", {**_GEMMA, "final_logit_softcapping": 5.0}),
+    "mistral": ("mistral", {**_GROUPED, "sliding_window": 9}),  # all layers have the window
+    "phi": ("phi", {"num_attention_heads": 4, "intermediate_size": 64}),  # attention beside the MLP, half a rope
+    "phi3": ("phi3", {**_GROUPED, "sliding_window": 9}),  # queries, keys and values by one product
+    "gemma2": ("gemma2", {**_GEMMA, "attn_logit_softcapping": 5.0}),
+    "bloom": ("bloom", {"n_head": 4}),  # positions inside the attention (ALiBi), and no attention interface
+}
+SLOW = ["gemma2", "bloom"]  # families that are decoded without a cache
+FAST = [family for family in FAMILIES if family not in SLOW]
+every_fast_family = pytest.mark.parametrize("plm", FAST, indirect=True)
+every_family = pytest.mark.parametrize("plm", list(FAMILIES), indirect=True)
+_sliding = [family for family in FAST if "sliding_window" in FAMILIES[family][1]]
+every_sliding_family = pytest.mark.parametrize("plm", _sliding, indirect=True)
+
+
 def causal_model(family: str) -> PreTrainedModel:
-    """A random float32 model of a family, with logits far from uniform."""
+    """A random float32 model of one of `FAMILIES`, with logits far from uniform."""
+    name, settings = FAMILIES[family]
+    sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    tokens = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        if family == "gpt2":
-            model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=128, n_embd=32, n_layer=2, n_head=4))
-        elif family == "llama":
-            model = LlamaForCausalLM(
-                LlamaConfig(
-                    vocab_size=320,
-                    hidden_size=32,
-                    intermediate_size=64,
-                    num_hidden_layers=2,
-                    num_attention_heads=4,
-                    num_key_value_heads=2,
-                    max_position_embeddings=128,
-                )
-            )
-        else:  # positions inside the attention (ALiBi), and no attention interface
-            model = BloomForCausalLM(BloomConfig(vocab_size=320, hidden_size=32, n_layer=2, n_head=4))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(name, **sizes, **tokens, **settings)
+        )
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
-    model.generation_config.eos_token_id = model.config.eos_token_id = 0
     return model.eval()
 
 
-@pytest.fixture(params=["gpt2", "llama"])
+@pytest.fixture(params=["gpt2", "llama", "gemma3"])
 def plm(request: pytest.FixtureRequest) -> Plm:
-    return Plm(causal_model(request.param), byte_tokenizer())
+    """A PLM whose name is that of its family."""
+    return Plm(causal_model(request.param), byte_tokenizer(), request.param)
 
 
 @pytest.fixture

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from zerogen import cli
+from zerogen.config.bundled import conf_dir
 from zerogen.config.keys import help_of
 from zerogen.config.schema import Config, TrainerConfig
-from zerogen.errors import UserError
+from zerogen.errors import Unavailable, UserError
+from zerogen.plm.open import open_plm
 
 SPAM = """
 name: spam
@@ -295,6 +298,17 @@ def test_defaults_are_the_papers_models(
     ]
     assert {config.plm.model for config in configs} == {"openai-community/gpt2-xl"}
     assert {config.tam.model for config in configs} == {"distilbert/distilbert-base-uncased"}
+
+
+@pytest.mark.parametrize("option", sorted({path.stem for path in (conf_dir() / "plm").iterdir()} - {"smollm2"}))
+def test_a_plm_of_the_hub_is_named_where_it_cannot_be_fetched(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["zerogen", f"plm={option}"])
+    (config,) = cli.compose()
+    assert config.plm.name == option
+    with pytest.raises(Unavailable) as refusal:
+        open_plm(config.plm, torch.device("cpu"))
+    assert re.fullmatch(r"plm.model=[\w-]+/[\w.-]+: could not be loaded \(.*", str(refusal.value))
+    assert config.plm.model in str(refusal.value)
 
 
 EVIL = """

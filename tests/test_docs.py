@@ -59,6 +59,7 @@ COMPOSED = {
     "setting=": "loads what the Hub serves, or trains on all gold rows",
     "task=sst2": "needs the Hub",
     "plm=gpt2-xl": "needs the Hub",
+    "plm=qwen3-0.6b": "needs the Hub",
     "plm.model=": "needs the Hub, or a folder of the reader's",
     "tam.model=": "needs the Hub",
     "task=rotten_tomatoes": "writes texts for minutes",
@@ -181,6 +182,12 @@ def test_every_example_that_is_shown_is_there() -> None:
     assert shown == {path.name for path in (ROOT / "examples").iterdir()}
 
 
+def test_every_plm_of_the_hub_has_its_name_on_a_page() -> None:
+    page = (ROOT / "docs/how-to/own-prompts.md").read_text(encoding="utf-8")
+    sentence = re.findall(r"`([^`]+)`", page.partition("Names for models on the Hub are ")[2].partition(". ")[0])
+    assert sorted([*sentence, "smollm2"]) == sorted(path.stem for path in (ROOT / "conf/plm").iterdir())
+
+
 def test_every_target_of_make_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     named = {word for line in commands() if line.startswith("make") for word in line.split()[1:] if "=" not in word}
@@ -204,7 +211,7 @@ def jobs(arguments: list[str]) -> int:
 @pytest.mark.usefixtures("example_modules")
 def test_every_command_line_of_a_run_is_valid(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines, places = [line for line in of("zerogen") if line not in NOT_RUN], folders()
-    assert len(lines) == 41
+    assert len(lines) == 43
     for line in lines:
         monkeypatch.chdir(places.get(line, work_folder))
         assert line == RUN or any(part in line for part in COMPOSED), f"not run, and for no reason: {line}"

@@ -30,7 +30,7 @@ def both(family: str) -> list[Plm]:
     return [Plm(causal_model(family).to(device), byte_tokenizer()) for device in ("cpu", "cuda")]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "bloom"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "bloom"])
 @pytest.mark.parametrize("counters", [0, 2])
 def test_rows_are_those_of_the_cpu(family: str, counters: int) -> None:
     asked = [
@@ -51,7 +51,7 @@ def test_rows_are_those_of_the_cpu(family: str, counters: int) -> None:
     assert said == []  # above all not that a step could not be recorded
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "bloom"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "bloom"])
 def test_scores_are_those_of_the_cpu(family: str) -> None:
     draws = torch.Generator().manual_seed(5)
     texts = [torch.randint(1, 320, (length,), generator=draws).tolist() for length in range(3, 60)]

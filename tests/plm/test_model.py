@@ -12,17 +12,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
 )
 
-from tests.conftest import byte_tokenizer, causal_model
+from tests.conftest import (
+    SLOW,
+    byte_tokenizer,
+    causal_model,
+    every_family,
+    every_fast_family,
+    every_sliding_family,
+)
 from zerogen.config.schema import DecodingConfig
 from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
@@ -39,6 +42,7 @@ from zerogen.plm.score import shared_prefixes
 from zerogen.support.weights import has_bfloat16
 
 PROMPTS = ["A", "The movie review", 'Movie: "', "Is this the question", "The", "x" * 20, "The movie", 'Movie: "', "No."]
+LONG = "The movie review in positive sentiment is not the question"  # longer than all sliding windows here
 NEVER = [Stop("\x00never\x00")]
 
 
@@ -48,7 +52,7 @@ def requests(prompts: Sequence[str]) -> list[Request]:
 
 def greedy_by_transformers(plm: Plm, prompt: str, tokens: int) -> str:
     """One row at a time, without padding, by transformers' own loop and attention."""
-    model = causal_model(plm.network.config.model_type)
+    model = causal_model(plm.name)
     ids = torch.tensor([plm.encode(prompt)])
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
@@ -56,6 +60,7 @@ def greedy_by_transformers(plm: Plm, prompt: str, tokens: int) -> str:
     return plm.decode(out[0, ids.shape[1] :].tolist())
 
 
+@every_fast_family
 @pytest.mark.parametrize("slots", [1, 3, 16])
 def test_greedy_decoding_equals_generate_token_by_token(plm: Plm, slots: int) -> None:
     assert plm.cached
@@ -64,9 +69,12 @@ def test_greedy_decoding_equals_generate_token_by_token(plm: Plm, slots: int) ->
     assert [row.text for row in found] == [greedy_by_transformers(plm, prompt, 20) for prompt in PROMPTS]
 
 
-def test_a_model_outside_the_attention_interface_is_decoded_without_a_cache() -> None:
-    plm = Plm(causal_model("bloom"), byte_tokenizer())
+@pytest.mark.parametrize("plm", SLOW, indirect=True)
+def test_a_model_whose_attention_is_another_is_decoded_without_a_cache_and_said_to_be_slow(plm: Plm) -> None:
+    said: list[str] = []
+    plm.report_to(said.append)
     assert not plm.cached
+    assert "slowly" in " ".join(said)
     found = plm.generate(requests(PROMPTS), DecodingConfig(top_k=1, batch_size=4), NEVER, 12, seed=0)
     assert [row.text for row in found] == [greedy_by_transformers(plm, prompt, 12) for prompt in PROMPTS]
 
@@ -102,7 +110,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(
             for size in (27, 5, 5)  # the second time with what the first has left in the same memory
         ]
         plm.static_shapes = False
-        assert len({row.tokens for row in every[0]}) > 3
+        assert len({row.tokens for row in every[0]}) > 2
         for found in every[1:]:
             assert [(row.text, row.finish_reason, row.tokens) for row in found] == [
                 (row.text, row.finish_reason, row.tokens) for row in every[0]
@@ -161,7 +169,7 @@ def test_a_step_of_static_shapes_asks_nothing_of_the_host(plm: Plm) -> None:
     debiased, contrasted = Sampler(0.9, 20, 0.7, SelfDebiasing(20.0)), Sampler(0.9, debias=Contrast(1.5))
     for sampler in (Sampler(0.9), debiased, contrasted, Sampler(top_k=1)):
         for static_shapes in (True, False):
-            network = Network(causal_model(plm.network.config.model_type))
+            network = Network(causal_model(plm.name))
             with torch.inference_mode(), network.slot_attention():
                 engine = CachedEngine(network, lines=6, capacity=64, static_shapes=static_shapes)
                 slots = Slots(engine, sampler, 3, 2, network.device)
@@ -405,20 +413,22 @@ def test_end_of_text_ends_a_row(gpt2: Plm) -> None:
     assert cut.tokens < whole.tokens
 
 
-def test_the_logprob_of_a_continuation_is_its_mean_token_logprob(plm: Plm) -> None:
+@every_family
+def test_a_sampled_continuation_and_its_mean_token_logprob_are_those_of_whole_forwards(plm: Plm) -> None:
     prompt = "The movie"
     row = plm.generate(requests([prompt]), DecodingConfig(), NEVER, 10, seed=3)[0]
     assert row.finish_reason == "length"
     # Sampled ids need not be what the tokenizer makes of their text: compare with the ids themselves.
     expected = []
     ids = plm.encode(prompt)
-    engine_free = causal_model(plm.network.config.model_type)
+    model = causal_model(plm.name)
     key = fold_in(torch.tensor([3]), 0)
     for place in range(row.tokens):
-        logits = engine_free(torch.tensor([ids])).logits[:, -1]
+        logits = model(torch.tensor([ids])).logits[:, -1]
         token, _ = Sampler(0.9)(logits[:, None], fold_in(key, place))
         expected.append(logits.log_softmax(-1)[0, token].item())
         ids.append(int(token))
+    assert row.text == plm.decode(ids[-row.tokens :])
     assert row.logprob == pytest.approx(sum(expected) / len(expected), abs=1e-4)
 
 
@@ -427,6 +437,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(gpt2: Plm) -> None:
         gpt2.generate(requests(["x" * 120]), DecodingConfig(), NEVER, 20, seed=0)
 
 
+@every_family
 def test_padding_does_not_change_a_score(plm: Plm) -> None:
     texts = [prompt for prompt in PROMPTS if len(plm.encode(prompt)) > 1]
     together = dict(plm.logprob(texts, batch_tokens=4096))
@@ -434,11 +445,12 @@ def test_padding_does_not_change_a_score(plm: Plm) -> None:
     assert [together[i] for i in range(len(texts))] == pytest.approx(alone, abs=1e-5)
 
 
+@every_family
 def test_a_score_is_the_mean_token_logprob_by_the_models_own_forward(plm: Plm) -> None:
     text = 'The movie review in positive sentiment is: "<|endoftext|>"'  # padding's id is a real token here
     ids = torch.tensor([plm.encode(text)])
     assert 0 in ids[0, 1:]
-    logp = causal_model(plm.network.config.model_type)(ids).logits[0, :-1].log_softmax(-1)
+    logp = causal_model(plm.name)(ids).logits[0, :-1].log_softmax(-1)
     expected = logp.gather(-1, ids[0, 1:, None]).mean().item()
     assert dict(plm.logprob([text, text + " and more words"]))[0] == pytest.approx(expected, abs=1e-5)
 
@@ -507,38 +519,84 @@ def test_logits_of_a_bfloat16_model_are_not_rounded(bias: bool) -> None:
             assert (logits.double() - expected[:rows]).abs().max() < rounded / 100
 
 
-def test_windows_and_soft_caps_are_the_models_own() -> None:
+@every_sliding_family
+def test_rows_longer_than_a_sliding_window_are_cached(plm: Plm) -> None:
+    """What they are is compared elsewhere; here, that after its prompt a row costs a token at a time."""
+    widths: list[int] = []
+    plm.network.model.base_model.register_forward_pre_hook(
+        lambda module, given, named: widths.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    plm.generate(requests([LONG]), DecodingConfig(top_k=1), NEVER, 20, seed=0)
+    assert len(plm.encode(LONG)) > plm.network.config.sliding_window
+    assert widths[0] > 1 == widths[1] == max(widths[1:])
+
+
+@every_sliding_family
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_window_of_another_size_is_found_out_when_a_model_is_loaded(
+    plm: Plm, by: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the rows that are then compared are short. Longer ones are read without a cache."""
+    masks, expected = Network.masks, dict(plm.logprob([LONG]))
+    assert plm.network.window > 128
+    monkeypatch.setattr(Network, "masks", lambda network, mask, queries, keys: masks(network, mask, queries + by, keys))
+    wrong = Plm(causal_model(plm.name), byte_tokenizer())
+    assert (wrong.cached, wrong.network.window) == (True, 9)
+    assert dict(wrong.logprob([LONG])) == pytest.approx(expected, abs=1e-5)
+
+
+@every_sliding_family
+def test_a_window_that_counts_places_in_a_fork_is_found_out(plm: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Endings of one text stand beside each other, but their positions are the same."""
+    masks = Network.masks
+
+    def by_place(network: Network, mask: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> Any:
+        places = torch.arange(keys.shape[1])[None]
+        return masks(network, mask, places[:, -queries.shape[1] :] if queries.shape[1] > 1 else queries, places)
+
+    monkeypatch.setattr(Network, "masks", by_place)
+    wrong = Plm(causal_model(plm.name), byte_tokenizer())
+    assert (wrong.cached, wrong.longest_fork) == (True, 0)
+    assert plm.longest_fork == 128
+
+
+def test_a_window_that_only_the_configuration_has_hides_nothing() -> None:
+    model = causal_model("llama")
+    model.config.sliding_window = 9
+    plm = Plm(model, byte_tokenizer())
+    assert (plm.cached, plm.network.window) == (True, 9)
+    assert model.config.sliding_window == 9
+    expected = Plm(causal_model("llama"), byte_tokenizer())
+    assert dict(plm.logprob([LONG])) == pytest.approx(dict(expected.logprob([LONG])), abs=1e-5)
+
+
+def test_local_attention_is_the_models_own() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        neo = GPTNeoForCausalLM(
+        model = GPTNeoForCausalLM(
             GPTNeoConfig(
                 vocab_size=320, hidden_size=32, num_layers=2, num_heads=4, window_size=16,
                 attention_types=[[["global", "local"], 1]], max_position_embeddings=128,
             )
         ).eval()  # fmt: skip
-        common = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-        common |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
-        mistral = MistralForCausalLM(MistralConfig(**common, sliding_window=8)).eval()
-        capped = Gemma2ForCausalLM(Gemma2Config(**common, head_dim=8, attn_logit_softcapping=5.0)).eval()
-    prompt = "The movie review in positive sentiment is not the question; it was dull."  # longer than the windows
-    for model in (mistral, capped, neo):
-        generator = torch.Generator().manual_seed(1)
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-        model.generation_config.eos_token_id = 0
-        plm = Plm(model, byte_tokenizer())
-        ids = torch.tensor([plm.encode(prompt)])
-        expected = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).mean().item()
-        assert dict(plm.logprob([prompt, "short"]))[0] == pytest.approx(expected, abs=1e-4)
-        found = plm.generate(requests([prompt, "A"]), DecodingConfig(top_k=1), NEVER, 20, seed=0)
-        for row, text in zip(found, (prompt, "A"), strict=True):
-            ids = torch.tensor([plm.encode(text)])
-            out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, pad_token_id=0,
-                use_cache=False,
-            )  # fmt: skip
-            assert row.text == plm.decode(out[0, ids.shape[1] :].tolist())
+    prompt = "The movie review in positive sentiment is not the question; it was dull."  # longer than the window
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    model.generation_config.eos_token_id = 0
+    plm = Plm(model, byte_tokenizer())
+    ids = torch.tensor([plm.encode(prompt)])
+    expected = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).mean().item()
+    assert dict(plm.logprob([prompt, "short"]))[0] == pytest.approx(expected, abs=1e-4)
+    found = plm.generate(requests([prompt, "A"]), DecodingConfig(top_k=1), NEVER, 20, seed=0)
+    for row, text in zip(found, (prompt, "A"), strict=True):
+        ids = torch.tensor([plm.encode(text)])
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, pad_token_id=0,
+            use_cache=False,
+        )  # fmt: skip
+        assert row.text == plm.decode(out[0, ids.shape[1] :].tolist())
 
 
 def debiased(p: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -557,7 +615,7 @@ def by_hand(
     plm: Plm, prompts: Sequence[str], formula: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], tokens: int
 ) -> tuple[str, list[float]]:
     """Greedy decoding of one row with counter-prompts, token by token from whole forwards."""
-    model = causal_model(plm.network.config.model_type)
+    model = causal_model(plm.name)
     rows = [plm.encode(prompt) for prompt in prompts]
     written: list[int] = []
     sums = [0.0] * len(rows)
@@ -630,11 +688,12 @@ def test_common_beginnings_are_grouped_so_that_fewest_tokens_are_left() -> None:
     assert shared_prefixes([[1, 2, 3]]) == [(2, [0])]
 
 
+@every_fast_family
 @pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
 def test_what_is_shared_does_not_change_a_score(plm: Plm, batch_tokens: int) -> None:
     ends = ["", "good", "good and bad", "The end. " * 4, "q", "good"]
     texts = [f'The movie review in {label} sentiment is: "{end}"' for label in ("bad", "good") for end in ends]
-    model = causal_model(plm.network.config.model_type)
+    model = causal_model(plm.name)
     expected = []
     for text in texts:
         ids = torch.tensor([plm.encode(text)])

@@ -31,7 +31,7 @@ ROWS = [
 def token_logprobs(plm: Plm, prompt: str) -> list[float]:
     """By the model's own forward, of all tokens but the first."""
     ids = torch.tensor([plm.encode(prompt)])
-    logp = causal_model(plm.network.config.model_type)(ids).logits[0, :-1].log_softmax(-1)
+    logp = causal_model(plm.name)(ids).logits[0, :-1].log_softmax(-1)
     found: list[float] = logp.gather(-1, ids[0, 1:, None]).squeeze(-1).tolist()
     return found
 
@@ -117,7 +117,7 @@ def test_answers_are_greedy_and_end_at_a_quote_or_a_line(plm: Plm) -> None:
     found, cut = prompt_answers(plm, task, rows)
     assert cut == 0
     for row, span in zip(rows, found, strict=True):
-        model = causal_model(plm.network.config.model_type)
+        model = causal_model(plm.name)
         ids = torch.tensor([plm.encode(f'"{row.context}" "{row.text}": "')])
         out = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=0

@@ -18,8 +18,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tests.conftest import byte_tokenizer, causal_model
+from tests.conftest import byte_tokenizer, causal_model, every_fast_family
 from zerogen.plm.model import Plm
+from zerogen.plm.network import Network
 from zerogen.plm.pack import can_pack, pack_linears
 from zerogen.plm.score import forks, logprobs
 from zerogen.support.progress import Advance, Progress
@@ -34,7 +35,7 @@ def random_rows(lengths: list[int], shared: int = 0) -> list[list[int]]:
 
 
 def by_own_forward(plm: Plm, row: list[int], begin: int) -> float:
-    logits = causal_model(plm.network.config.model_type)(torch.tensor([row])).logits[0]
+    logits = causal_model(plm.name)(torch.tensor([row])).logits[0]
     logp = logits[:-1].log_softmax(-1).gather(-1, torch.tensor(row[1:])[:, None])
     return logp[begin - 1 :].sum().item()
 
@@ -180,6 +181,9 @@ def test_rows_are_read_whole_where_positions_depend_on_their_length() -> None:
     logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None])
     ((_, score),) = plm.logprob([text], batch_tokens=16, total=True)
     assert score == pytest.approx(logp.sum().item(), abs=1e-3)
+    by_kind = causal_model("gemma3")
+    by_kind.config.rope_parameters = {"sliding_attention": {"rope_type": "default"}, "full_attention": rope}
+    assert Network(by_kind).window == 16
 
 
 ENDINGS = [[[3, 4], [5]], [[3, 4, 5], [3, 4, 6], [7]], [[3], [3]], [[3, 4, 5, 6], [3, 4, 5, 6, 7, 8]]]
@@ -206,6 +210,7 @@ def test_forks_hold_rows_that_share_at_least_half() -> None:
     assert not forks([rows[2], rows[4]])
 
 
+@every_fast_family
 @pytest.mark.parametrize("begin", [1, 3, 6, 7, 20, 36])
 def test_endings_share_a_text_and_texts_a_beginning(plm: Plm, begin: int) -> None:
     beginning, texts = random_rows([6])[0], random_rows([30] * 9)

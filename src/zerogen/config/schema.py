@@ -27,7 +27,7 @@ class PlmConfig:
     name: str = "???"
     """Short name, part of folder names."""
     model: str = "???"
-    """Hub id, folder, or `package:NAME` of an installed Python package."""
+    """Hub id, folder, .gguf file, or `package:NAME` of an installed Python package."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     dtype: str = "auto"

@@ -78,11 +78,12 @@ class CachedEngine:
             for start in range(0, ids.shape[1], step):
                 block = ids[:, start : start + step]
                 cache.before, width = start, block.shape[1]
+                keys = torch.arange(start + width, device=device)[None]
                 last = self.network.last(
                     torch.tensor([min(len(prompt) - start, width) - 1 for prompt in part], device=device),
                     input_ids=block,
-                    position_ids=torch.arange(start, start + width, device=device)[None],
-                    attention_mask=causal_mask(width, start, device),
+                    position_ids=keys[:, start:],
+                    attention_mask=self.network.masks(causal_mask(width, start, device), keys[:, start:], keys),
                     cache=cache,
                     use_cache=True,
                 )
@@ -95,12 +96,13 @@ class CachedEngine:
         """Append one token [S] at its position [S] to every line and return logits [S, V]."""
         cache = self.cache
         cache.advance(positions)
-        unseen = torch.arange(cache.width, device=tokens.device) > positions[:, None]  # [S, T]
+        keys, queries = torch.arange(cache.width, device=tokens.device)[None], positions[:, None]
+        unseen = keys > queries  # [S, T]
         mask = torch.zeros(unseen.shape, device=tokens.device).masked_fill_(unseen, torch.finfo(torch.float32).min)
         states = self.network.hidden(
             input_ids=tokens[:, None],
-            position_ids=positions[:, None],
-            attention_mask=mask[:, None, None],
+            position_ids=queries,
+            attention_mask=self.network.masks(mask[:, None, None], queries, keys),
             cache=cache,
             use_cache=True,
         )

@@ -84,6 +84,9 @@ class Plm(Codec):
         if tokenizer.eos_token_id is not None:
             self.eos.add(tokenizer.eos_token_id)
         self.cached = self._cache_is_exact()
+        if not self.cached and self.network.slides:
+            self.network.slides = False  # rows within the windows need no mask for them
+            self.cached = self._cache_is_exact()
         self.longest_fork = min(self.network.window, self.positions) if self._forks_are_exact() else 0
 
     @torch.inference_mode()
@@ -100,19 +103,24 @@ class Plm(Codec):
         found: list[dict[int, float]] = []
         for longest in (0, 64):
             batches = logprobs(self.network, rows, [1] * len(rows), True, 64, longest_fork=longest)
-            found.append({i: total for batch, sums in batches for i, total in zip(batch, sums, strict=True)})
+            with self.network.short_window():
+                found.append({i: total for batch, sums in batches for i, total in zip(batch, sums, strict=True)})
         close = 1e-3 if self.network.model.dtype == torch.float32 else 0.5
         return max(abs(found[0][i] - found[1][i]) for i in range(len(rows))) < close
 
     @torch.inference_mode()
     def _cache_is_exact(self) -> bool:
-        """Compare the slot cache with the model's own forward on two short rows of different length."""
+        """Compare the slot cache with the model's own forward on two short rows of different length.
+
+        Sliding windows are shortened meanwhile, so that the rows are longer.
+        """
         network = self.network
         size = network.config.vocab_size
         rows = [[(7 * i + 3) % size for i in range(9)], [(5 * i + 1) % size for i in range(6)]]
-        expected = network.logits(network.read(rows)[0, 8:9])
         try:
-            with network.slot_attention():
+            with network.short_window():
+                expected = network.logits(network.read(rows)[0, 8:9])
+            with network.short_window(), network.slot_attention():
                 engine = CachedEngine(network, lines=2, capacity=9)
                 engine.prefill(self._ids([1, 0]), [rows[1][:5], rows[0][:7]])
                 engine.step(self._ids([rows[0][7], rows[1][5]]), self._ids([7, 5]))

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 from zerogen.plm.cache import ATTENTION, pad_right
 from zerogen.plm.pack import PackedHead
 
+_FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' kinds of layers
+_SHORT = 4  # tokens in a sliding window that few tokens suffice to check
 # What a model raises whose code does not fit our cache, attention or halves.
 MISFITS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, IndexError)
 
@@ -23,6 +25,9 @@ class Network:
 
     Where a model does something of its own between or after the two (it scales or caps logits), which a comparison
     shows, `hidden` returns the logits of all tokens, `last` those of one token, and `logits` passes them on.
+
+    slides: whether `masks` hides what is beyond the model's sliding windows. Set it to False where a comparison shows
+        that they are not what the configuration says.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -33,6 +38,9 @@ class Network:
         self._body, self._head = model.base_model, model.get_output_embeddings()
         # Models of transformers before 5.24, and remote code, take it as past_key_values.
         self._has_cache_argument = "cache" in signature(self.model.forward).parameters
+        size, kinds = getattr(self.config, "sliding_window", None), getattr(self.config, "layer_types", None)
+        self._kinds: list[str] = kinds or []  # of layers; all are the same where there are none
+        self.slides = isinstance(size, int) and size > 0 and {_FULL, _SLIDING} >= set(self._kinds)
         self.halved = self._narrowed = False
         with torch.inference_mode():
             inputs = self._padded([[(5 * i + 1) % self.config.vocab_size for i in range(4)]] * 2)
@@ -105,23 +113,49 @@ class Network:
 
     @contextmanager
     def slot_attention(self) -> Iterator[None]:
-        """Make the model attend by `cache.slot_attention`, which needs 4D masks, inside the block."""
+        """Make the model attend by `cache.slot_attention`, under `masks`, inside the block."""
         self.model.set_attn_implementation(ATTENTION)
         try:
             yield
         finally:
             self.model.set_attn_implementation(self._own_attention)
 
+    def masks(self, mask: Tensor, queries: Tensor, keys: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return the `attention_mask` for `hidden` in `slot_attention`: a mask, or one per kind of layer.
+
+        mask: the additive one [B or 1, 1, Q, T] of full attention. queries, keys: the positions of the tokens that see,
+        [B or 1, Q], and that are seen, [B or 1, T].
+        """
+        if not self.slides:
+            return mask
+        # The edge of transformers' `sliding_window_overlay`: a window holds the token itself.
+        beyond = keys[:, None] <= queries[:, :, None] - self.config.sliding_window  # [B or 1, Q, T]
+        near = mask.masked_fill(beyond[:, None], torch.finfo(mask.dtype).min)
+        return {_FULL: mask, _SLIDING: near} if self._kinds else near
+
+    @contextmanager
+    def short_window(self) -> Iterator[None]:
+        """Shorten the sliding windows, of the model's own attention as well, inside the block."""
+        if not self.slides:
+            yield
+            return
+        size, self.config.sliding_window = self.config.sliding_window, _SHORT
+        try:
+            yield
+        finally:
+            self.config.sliding_window = size
+
     @property
     def window(self) -> int:
-        """The longest row that may be read piece by piece with full attention.
+        """The longest row that may be read piece by piece under `masks`.
 
-        Sliding and local attention is full within its window; rotary positions that depend on a row's length do so
-        only beyond the length that the model had before it was extended.
+        Attention that is local in another way is full within its window; rotary positions that depend on a row's length
+        do so only beyond the length that the model had before it was extended.
         """
-        names = ("sliding_window", "window_size", "attention_chunk_size")
+        names = ["window_size", "attention_chunk_size", *(["sliding_window"] if not self.slides else [])]
         sizes = [getattr(self.config, name, None) for name in names]
         rope = getattr(self.config, "rope_parameters", None) or {}
-        if rope.get("rope_type") in ("dynamic", "longrope"):
-            sizes.append(rope.get("original_max_position_embeddings"))
+        for one in (rope, *(value for value in rope.values() if isinstance(value, dict))):  # one per kind of layer
+            if one.get("rope_type") in ("dynamic", "longrope"):
+                sizes.append(one.get("original_max_position_embeddings"))
         return min([size for size in sizes if isinstance(size, int) and size > 0], default=1 << 30)

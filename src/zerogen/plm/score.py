@@ -239,10 +239,13 @@ def _read_forks(
                 states_at.append((line, place - 1 - before if place <= fork else start + place - 1 - fork))
                 targets.append(row[place])
     device = network.device
+    queries = pad_right(positions, device)
+    keys = torch.cat([torch.arange(before, device=device).expand(len(ids), -1), queries], 1)
+    mask = F.pad(_tree_mask(pad_right(branches, device)), (before, 0))
     states = network.hidden(
         input_ids=pad_right(ids, device),
-        position_ids=pad_right(positions, device),
-        attention_mask=F.pad(_tree_mask(pad_right(branches, device)), (before, 0)),
+        position_ids=queries,
+        attention_mask=network.masks(mask, queries, keys),
         cache=prefix.cache.copy(grows=False),
         use_cache=True,
     )
@@ -317,10 +320,12 @@ def _read(
     ids = pad_right(rows, network.device)
     for start in range(0, count, step):
         block, position = ids[:, start : start + step], before + start
+        keys = torch.arange(position + block.shape[1], device=network.device)[None]
+        queries = keys[:, position:]
         states = network.hidden(
             input_ids=block,
-            position_ids=torch.arange(position, position + block.shape[1], device=network.device)[None],
-            attention_mask=causal_mask(block.shape[1], position, network.device),
+            position_ids=queries,
+            attention_mask=network.masks(causal_mask(block.shape[1], position, network.device), queries, keys),
             cache=cache,
             use_cache=True,
         )
