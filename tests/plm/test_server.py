@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -328,7 +329,9 @@ def test_a_run_on_a_server_keeps_no_key_anywhere(llama: ServerProcess, tmp_path:
     assert server["cost"] == pytest.approx(cost, abs=1e-6)
     assert server["answered_as"][0].startswith(MODEL)
     again = run(tmp_path, *arguments)
-    assert again.returncode == 0 and "is finished" in again.stdout
+    assert again.returncode == 0 and "already there, nothing done" in again.stdout
+    (dataset,) = folder.glob("*-dataset.jsonl")
+    assert all(json.loads(line)["model"].startswith(MODEL) for line in dataset.read_text().splitlines())
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     assert KEY not in done.stdout + done.stderr + again.stdout
@@ -369,7 +372,8 @@ def test_a_dry_run_asks_a_server_and_says_what_it_would_cost(llama: ServerProces
     arguments = [*SMALL, *ROUND, f"plm.base_url={llama.url}", "dry_run=true", "plm.price_in=1", "plm.price_out=2"]
     done = run(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    assert "tokens read" in done.stdout and "cost" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert re.search(r"expected of the server: [\d,]+ requests, [\d,]+ tokens read, [\d,]+ written, which cost", said)
     assert not list(tmp_path.iterdir())
 
 

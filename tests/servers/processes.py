@@ -28,6 +28,7 @@ class ServerProcess:
         self.command, self.log, self.seconds = list(command), log, seconds
         self.url = f"http://127.0.0.1:{port}/v1"
         self.process: subprocess.Popen[bytes] | None = None
+        self.name = ""
 
     def start(self) -> None:
         """Start it. Raises RuntimeError where it does not answer in time."""

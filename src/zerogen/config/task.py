@@ -167,6 +167,7 @@ def normalise_task(task: TaskConfig) -> None:
     context = {"C"} if task.kind != "classification" else set[str]()
     answer = {"Y"} if task.kind == "qa" else set[str]()
     _check_sets(task, where, "prompts", [task.prompts, *task.further_prompts], context | answer, {"A", "C"} | answer)
+    _check_prompts(task, where, "prompts_chat", task.prompts_chat, context | answer, {"A", "C"} | answer)
     _check_sets(task, where, "scoring", [task.scoring, *task.further_scoring], {"X"}, {"X"} | context)
     _check_attributes(task, where)
     _check_descriptions(task, where)

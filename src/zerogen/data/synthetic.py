@@ -27,14 +27,16 @@ def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any
     If any row was written with counter-prompts, all have counter_logprob too: label to log-probability. If any weight
     is not 1, all have loss_weight; if any row has a target, all have it: label to probability. Rows of questions have
     the columns of SQuAD instead, and logprob. If rules made any row, all have way (who made it); if the PLM was asked
-    questions, all have reply (what it answered).
+    questions, all have reply (what it answered); if a server wrote any, all have model (what it calls the PLM).
     """
     weighed = any(row.weight != 1 for row in rows)
+    served = any(row.model for row in rows)
     ruled, asked = any(row.way != PLM for row in rows), any(row.reply is not None for row in rows)
     further: list[dict[str, Any]] = [
         ({"loss_weight": row.weight} if weighed else {})
         | ({"way": row.way} if ruled else {})
         | ({"reply": row.reply} if asked else {})
+        | ({"model": row.model} if served else {})
         for row in rows
     ]
     if task.kind == "qa":
@@ -87,7 +89,7 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
     else:
         features = {"C": text, "X": text, "Y": datasets.ClassLabel(names=task.labels), "label": text, "uid": text}
     features["logprob"] = datasets.Value("float64")
-    features |= {column: text for column in ("way", "reply") if records and column in records[0]}
+    features |= {column: text for column in ("way", "reply", "model") if records and column in records[0]}
     if records and "loss_weight" in records[0]:
         features["loss_weight"] = datasets.Value("float64")
     for column in ("counter_logprob", "target"):

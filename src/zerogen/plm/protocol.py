@@ -73,7 +73,7 @@ class Usage:
         return Usage(**asdict(self))
 
 
-def cost_of(config: PlmConfig, usages: Iterable[Mapping[str, int]]) -> float | None:
+def cost_of(config: PlmConfig, usages: Iterable[Mapping[str, float]]) -> float | None:
     """Return what tokens cost, in the currency of the prices; None where these are not given."""
     if config.price_in is None or config.price_out is None:
         return None

@@ -15,7 +15,7 @@ from zerogen.plm.server import Server, Unfinished
 from zerogen.support.progress import Progress
 
 _ALTERNATIVES, _ALL = 500, 1 << 20  # to a token that a grammar does not take, of which hardly any is a rarer one
-_TOP = 20  # alternatives to a token that are asked for, the most that the OpenAI API allows
+_TOP, _LLAMA_TOP = 20, 500  # alternatives to a first token that are asked for: the most that the OpenAI API allows
 
 
 class EchoServer(Server):
@@ -168,12 +168,13 @@ class LabelServer(Server):
     ) -> Iterator[tuple[int, list[float]]]:
         """Yield (index, log-probability that each word comes next, by its first token), in any order.
 
-        A word that is not among the 20 most probable tokens counts as much as the last of these. Raises `UserError`
-        for words that begin with the same token.
+        A word that is not among the 20 most probable tokens (500 of llama.cpp) counts as much as the last of them.
+        Raises `UserError` for words that begin with the same token.
         """
         chat = not self.abilities.completions
         more = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "model": self.abilities.model}
-        more |= {"logprobs": True, "top_logprobs": _TOP} if chat else {"logprobs": _TOP}
+        top = _LLAMA_TOP if self.abilities.kind == "llama.cpp" else _TOP
+        more |= {"logprobs": True, "top_logprobs": top} if chat else {"logprobs": top}
         calls = []
         for prompt in prompts:
             asked = f"{prompt}\n(One word: {', '.join(words)})" if self._plain_request else prompt

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config, PlmConfig
 from zerogen.data.records import AnswerPrediction, Example, Prediction
-from zerogen.estimate import Probe, shortened, some
+from zerogen.estimate import Probe, shortened, some, used_by
 from zerogen.plm.open import as_labeller
 from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_of
 from zerogen.runs.prompted import demonstrations, seconds_to_ask
@@ -59,11 +59,12 @@ def estimate(probe: Probe) -> None:
             probe.say_once(f"[{label}] {shortened(filled)}")
     if scorer is not None and rows:
         key = ["prompting", task.name, config.plm.model, asdict(config.setting), config.scoring_demonstrations]
-        seconds, after = probe.once(key, lambda: _seconds_to_predict(scorer, probe.run, rows))
+        (seconds, after), usage = probe.once(key, lambda: _pace(scorer, probe.run, rows))
         unlabelled = len(unlabelled_of(probe)) if config.unlabelled else 0
         calibrated = unlabelled if config.setting.calibration in CALIBRATIONS_ON_TEXTS else 0
         predicted = seconds * (probe.evaluated + unlabelled) + after * (probe.evaluated + calibrated)
         probe.expected.seconds["prompt"] = predicted
+        probe.expected.use(usage, probe.evaluated / len(rows))
 
 
 PROMPTING = Setting(
@@ -73,6 +74,13 @@ PROMPTING = Setting(
     estimate=estimate,
     check=check_calibration,
 )
+
+
+def _pace(plm: Scorer | LabelScorer, run: Run, rows: Sequence[Example]) -> tuple[tuple[float, float], dict[str, int]]:
+    """Return the seconds of `_seconds_to_predict`, and what a server was asked for."""
+    found: list[tuple[float, float]] = []
+    usage = used_by(plm, lambda: found.append(_seconds_to_predict(plm, run, rows)))
+    return found[0], usage
 
 
 def _seconds_to_predict(plm: Scorer | LabelScorer, run: Run, rows: Sequence[Example]) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render
 from zerogen.data.records import Example
 from zerogen.errors import Unavailable
-from zerogen.estimate import GENERATION, PROBE, Pace, Probe, about, shortened, some
+from zerogen.estimate import GENERATION, PROBE, Pace, Probe, about, shortened, some, used_by
 from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas
 from zerogen.generation.select import EMBEDDING, needs
 from zerogen.generation.wording import draw_wording
@@ -198,11 +198,14 @@ def _expect_texts(probe: Probe, texts: TextProbe) -> None:
     )
     expected.seconds["generate"] = texts.once + chunk.seconds / asked * requests
     expected.tokens = chunk.tokens / asked * requests
+    expected.use(chunk.usage, requests / asked)
     if texts.contexts and task.context is not None:
         written = sum(len(one.rows) for one in texts.contexts)
         needed = requests / (len(lacking) * task.context.per_label) / max(1, written)
         expected.seconds["contexts"] = sum(one.seconds for one in texts.contexts) * needed
         expected.tokens += sum(one.tokens for one in texts.contexts) * needed
+        for one in texts.contexts:
+            expected.use(one.usage, needed)
     if len(probe.run.devices) > 1:
         probe.say_once(f"probed in one of {len(probe.run.devices)} processes, which together are faster")
     if texts.batch > PROBE:
@@ -255,13 +258,14 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
         probe.say_once(f"{where} cannot score given texts: confidence in labels is unknown")
         return
 
-    def pace() -> float:
+    def pace() -> tuple[float, dict[str, int]]:
         started = time.perf_counter()
-        label_confidence(plm, config.task, rows)
-        return (time.perf_counter() - started) / len(rows)
+        usage = used_by(plm, lambda: label_confidence(plm, config.task, rows))
+        return (time.perf_counter() - started) / len(rows), usage
 
-    seconds = probe.once(["confidence", asdict(config.task), asdict(config.plm)], pace)
+    seconds, usage = probe.once(["confidence", asdict(config.task), asdict(config.plm)], pace)
     probe.expected.seconds["confidence"] = seconds * scored
+    probe.expected.use(usage, scored / len(rows))
 
 
 def _seconds_to_ask(probe: Probe, rows: Sequence[Example]) -> float:
