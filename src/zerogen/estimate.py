@@ -37,7 +37,8 @@ GENERATION = "generation"
 class Expected:
     """What a run will take: seconds by stage, tokens, bytes on disk, bytes of memory beside what is in use now.
 
-    usage: what a server will be asked for, by name, see `zerogen.plm.protocol.Usage`. scratch: bytes on disk while it trains, beside what is there then. unknown: what could not be probed.
+    usage: what a server will be asked for, by name, see `zerogen.plm.protocol.Usage`. scratch: bytes on disk while it
+    trains, beside what is there then. unknown: what could not be probed.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)

@@ -106,7 +106,17 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
         "context_file": file,
         "by_rules": _by_rules(run),
         "asked_back": _asked_back(run),
+        "chat": _chat(run),
     }
+
+
+def _chat(run: FinishedRun) -> dict[str, Any] | None:
+    """Return the user's turns where the PLM was asked in a chat, empty where they are the prompts; None without one.
+
+    Of a server that was free to choose, nothing is known.
+    """
+    turns: dict[str, Any] = run.config["task"].get("prompts_chat", {})
+    return turns if run.config["plm"].get("chat") is True else None
 
 
 def _by_rules(run: FinishedRun) -> str:

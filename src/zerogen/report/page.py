@@ -23,7 +23,7 @@ from zerogen.metrics import OWN, metric_of, scalars
 from zerogen.metrics.diversity import unsaid
 from zerogen.report.finished import FinishedRun, curve, latest, main_metric, read_run, read_runs, variants
 from zerogen.report.plots import Curve, Level, histogram_figure, png, svg, trend_figure
-from zerogen.runs.result import Result
+from zerogen.runs.result import Result, asked_of_server
 from zerogen.runs.store import read_predictions
 from zerogen.support.files import write_whole
 
@@ -54,6 +54,7 @@ def write_report(folder: Path) -> Path:
     page = template("page.html.jinja").render(
         title=f"{config['task']['name']}, {result.setting.upper()}",
         result=result,
+        asked=asked_of_server(result),
         setting=run.setting,
         measures=measures,
         headline=headline(folder, result),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,14 @@ class Result:
         said = asdict(self) | {"folder": str(self.folder)}
         said = {key: value for key, value in said.items() if value or key not in _OPTIONAL}
         write_whole(json.dumps(said, indent=2, ensure_ascii=False) + "\n", self.folder / "result.json")
+
+
+def asked_of_server(result: Result) -> Counter[str]:
+    """Return what a server was asked for in all stages, by name, see `zerogen.plm.protocol.Usage`."""
+    asked: Counter[str] = Counter()
+    for usage in result.server.get("usage", {}).values():
+        asked.update(usage)
+    return asked
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
