@@ -328,6 +328,9 @@ def test_a_run_on_a_server_keeps_no_key_anywhere(llama: ServerProcess, tmp_path:
     cost = sum(one["tokens_in"] + 2 * one["tokens_out"] for one in tokens) / 1e6
     assert server["cost"] == pytest.approx(cost, abs=1e-6)
     assert server["answered_as"][0].startswith(MODEL)
+    page = (folder / "report.html").read_text()
+    asked = sum(one["requests"] for one in tokens)
+    assert f"was asked {asked} times" in page and "which cost" in page
     again = run(tmp_path, *arguments)
     assert again.returncode == 0 and "already there, nothing done" in again.stdout
     (dataset,) = folder.glob("*-dataset.jsonl")
@@ -366,6 +369,17 @@ def test_a_server_that_is_killed_and_started_again(tmp_path: Path) -> None:
     (pool,) = work.glob("outputs/rotten_tomatoes/pool_*/texts.jsonl")
     first = json.loads(pool.read_text().splitlines()[0])
     assert kept >= 4 and first["usage"]["requests"] >= sum(first["asked"].values())
+
+
+def test_prompting_by_first_tokens_stands_in_the_result(llama: ServerProcess, tmp_path: Path) -> None:
+    more = [f"plm.base_url={llama.url}", "plm.scoring=label_tokens", "setting=prompting", "eval_limit=6"]
+    done = run(tmp_path, *SMALL, *more)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("outputs/rotten_tomatoes/prompting_*")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["server"]["scoring"] == "label_tokens"
+    assert result["server"]["usage"]["prompt"]["requests"] == 6
+    assert "first tokens" in (folder / "report.html").read_text()
 
 
 def test_a_dry_run_asks_a_server_and_says_what_it_would_cost(llama: ServerProcess, tmp_path: Path) -> None:
