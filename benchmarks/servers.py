@@ -4,7 +4,8 @@
 
 The bundled SmolLM2-135M continues the two SST-2 review prompts (top-p 0.9, at most 40 tokens) to the closing quote:
 here in bfloat16 where the processor has it, in llama.cpp with the file's Q4_1 weights, in vLLM in bfloat16. The
-contenders take turns, each alone and with all cores, and the best run of each counts. Servers get 64 requests at a time.
+contenders take turns, each alone and with all cores, and the best run of each counts. Servers get 64 requests at a
+time.
 """
 
 from __future__ import annotations

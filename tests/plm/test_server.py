@@ -209,6 +209,14 @@ def test_a_busy_server_is_asked_again_after_the_time_it_wants(proxy: Proxy) -> N
     assert proxy.times[before + 1] - proxy.times[before] >= 2
 
 
+def test_a_server_that_wants_to_be_left_alone_for_long_ends_the_run(proxy: Proxy) -> None:
+    plm, before = opened(proxy.url), len(proxy.times)
+    later = failing(range(before, 10**6), lambda handler, number: handler.answer(429, b"quota", Retry_After="86400"))
+    proxy.fault = later
+    with pytest.raises(ServerFailed, match="429 quota; it wants to be asked again in 86,400 seconds"):
+        written(plm, chunk(4))
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -164,8 +164,10 @@ class Client:
             raise UserError(f"plm.base_url={self.url}: {error}") from error
         if response.status_code in (401, 403):
             raise UserError(self._key_refused(response))
+        if (after := _retry_after(response)) is not None and after > self.timeout:
+            return Failure(f"{_reason(response)}; it wants to be asked again in {after:,.0f} seconds", 429)
         if response.status_code in _BUSY:
-            raise _Busy(_reason(response), response.status_code, _retry_after(response))
+            raise _Busy(_reason(response), response.status_code, after)
         if response.status_code != 200:
             return Failure(_reason(response), response.status_code)
         try:

@@ -141,7 +141,7 @@ class Server:
     def _refuse_counters(self, chunk: ChunkRequest) -> None:
         if any(request.counters for request in chunk.requests):
             raise UserError(
-                f"plm.writer={SERVER}: a server cannot compare prompts as it writes; allowed are task.debias.decay=0 "
+                f"plm.writer={SERVER}: no server compares prompts as it writes; allowed are task.debias.decay=0 "
                 "and task.contrast.guidance=1"
             )
 

@@ -9,8 +9,8 @@ from functools import cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from zerogen.config.schema import Config, PlmConfig
-from zerogen.config.task import MADE_BY, made_by, making, plm_writes
+from zerogen.config.schema import SERVER, Config, PlmConfig
+from zerogen.config.task import MADE_BY, counters_of, made_by, making, plm_writes
 from zerogen.data.records import PLM, Example
 from zerogen.data.stratified import stratified, stratified_order
 from zerogen.data.synthetic import load_datasets
@@ -90,6 +90,15 @@ def _check(config: Config) -> None:
             "filter.round_trip=0"
         )
     writes = not config.dataset and not config.tam.checkpoint
+    if writes and config.plm.writer == SERVER and plm_writes(config.task) and counters_of(config.task):
+        task = config.task
+        key, value, off = ("debias.decay", task.debias.decay, 0)
+        if not value:
+            key, value, off = ("contrast.guidance", task.contrast.guidance, 1)
+        raise UserError(
+            f"task.{key}={value:g}: compares prompts at every token, which no server does; allowed with "
+            f"plm.writer={SERVER} is task.{key}={off}"
+        )
     if writes and made_by(config.task) != PLM:
         constructions_of(config.task)
         if config.task.rewording == "similar" and config.tam.kind != "encoder":
