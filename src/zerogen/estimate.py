@@ -55,15 +55,6 @@ class Expected:
             self.usage[name] = self.usage.get(name, 0.0) + value * times
 
 
-def used_by(plm: Writer, step: Callable[[], Any]) -> dict[str, int]:
-    """Run a step; return what it has asked a server for, empty for a PLM in this process."""
-    from zerogen.plm.protocol import RemoteWriter
-
-    before = plm.usage.copy() if isinstance(plm, RemoteWriter) else None
-    step()
-    return plm.usage.since(before) if isinstance(plm, RemoteWriter) and before is not None else {}
-
-
 @dataclass
 class Pace:
     """How a TAM trains and predicts: seconds to begin, per row and epoch, per row predicted; its weights in bytes."""

@@ -20,16 +20,20 @@ from tests.servers.gguf_files import in_float32
 from tests.servers.processes import LLAMA, ServerProcess, free_port
 from tests.servers.proxy import Handler, Proxy, proxy_of
 from zerogen.config.bundled import load_task
-from zerogen.config.schema import DecodingConfig, PlmConfig, SettingConfig
+from zerogen.config.rules import check_plm
+from zerogen.config.schema import Config, DecodingConfig, PlmConfig, SettingConfig
 from zerogen.config.task_schema import DebiasConfig
 from zerogen.data.records import Example, Request, Stop
 from zerogen.errors import ServerFailed, Unavailable, UserError
-from zerogen.plm.chat import filled
+from zerogen.plm.abilities import Abilities, prompt_fields
+from zerogen.plm.chat import TURNS, filled
 from zerogen.plm.client import Client
 from zerogen.plm.confidence import label_probabilities
 from zerogen.plm.open import as_labeller, open_plm
 from zerogen.plm.prompting import prompt_labels, prompt_sets
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, LabelScorer, RemoteWriter, Scorer
+from zerogen.plm.server import Server
+from zerogen.plm.server_scores import LabelServer
 from zerogen.support.weights import resolve
 
 pytestmark = pytest.mark.skipif(
@@ -277,11 +281,14 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
         opened(f"http://127.0.0.1:{free_port()}/v1")
 
 
-@pytest.mark.parametrize("url", ["http://me:secret@localhost/v1", "http://localhost/v1?key=secret", "ftp://x", ""])
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@localhost/v1", "http://u:secret@h:p/v1", "http://localhost/v1?key=secret", "ftp://x"]
+)
 def test_an_address_that_would_write_a_secret_into_files_is_refused(url: str) -> None:
-    with pytest.raises(UserError, match=r"plm\.base_url") as refused:
-        Client(config(url))
-    assert "secret" not in str(refused.value)
+    for writer in ("openai", "transformers"):
+        with pytest.raises(UserError, match=r"plm\.base_url") as refused:
+            check_plm(Config(plm=config(url, writer=writer)))
+        assert "secret" not in str(refused.value)
 
 
 def test_what_was_answered_before_a_server_died_is_not_asked_again(proxy: Proxy, tmp_path: Path) -> None:
@@ -290,7 +297,8 @@ def test_what_was_answered_before_a_server_died_is_not_asked_again(proxy: Proxy,
     proxy.fault = failing(range(before + 3, 10**6), lambda handler, number: handler.answer(500, b"gone"))
     with pytest.raises(ServerFailed):
         written(plm, chunk(20))
-    assert len((tmp_path / "works" / "texts-000000.part").read_text().splitlines()) == 3
+    (part,) = (tmp_path / "works").glob("texts-000000-*.part")
+    assert len(part.read_text().splitlines()) == 3
     proxy.fault = failing(range(0), lambda handler, number: True)
     again = opened(proxy.url)
     again.folder = plm.folder
@@ -299,15 +307,119 @@ def test_what_was_answered_before_a_server_died_is_not_asked_again(proxy: Proxy,
     assert len(proxy.times) - asked == 17
     assert all(one.finish_reason != "failed" for one in output.continuations)
     assert output.usage["tokens_out"] == output.tokens  # of both runs
-    assert not plm.folder.exists()
+    other = opened(proxy.url, extra={"top_k": 5, "min_p": 0.0})
+    other.folder = plm.folder
+    asked = len(proxy.times)
+    written(other, chunk(20))
+    assert len(proxy.times) - asked == 20  # it is asked otherwise
 
 
-def test_answers_of_other_requests_are_not_taken_for_these(llama: ServerProcess, tmp_path: Path) -> None:
+def test_scores_and_labels_that_came_are_not_asked_again(proxy: Proxy, tmp_path: Path) -> None:
+    task = load_task("rotten_tomatoes")
+    for scoring in ("auto", "label_tokens"):
+        plm = opened(proxy.url, scoring=scoring)
+        plm.folder = tmp_path
+        first, _ = prompt_sets(cast(LabelScorer, plm), task, ROWS, SettingConfig("prompting"))
+        asked, before = len(proxy.times), plm.usage.copy()
+        again, _ = prompt_sets(cast(LabelScorer, plm), task, ROWS, SettingConfig("prompting"))
+        assert again == first and len(proxy.times) == asked
+        assert plm.usage.since(before)["tokens_in"] > 0  # which were paid for
+
+
+def test_half_a_line_of_answers_is_lost_alone(llama: ServerProcess, tmp_path: Path) -> None:
     plm = opened(llama.url)
     plm.folder = tmp_path
-    (tmp_path / "texts-000000.part").write_text('{"key": "other", "place": 0, "usage": {}, "answer": {}}\nhalf a li')
+    written(plm, chunk(3))
+    (part,) = tmp_path.iterdir()
+    part.write_bytes(part.read_bytes()[:-9])
+    (output,) = written(plm, chunk(3))
+    assert all(one.finish_reason != "failed" for one in output.continuations)
+    assert len(part.read_bytes().splitlines()) == 4
+
+
+# A server that offers the chat route alone, and goes on with no answer that has been begun.
+
+
+def cloud(**changed: Any) -> Abilities:
+    usual = {"kind": "", "model": "m", "positions": 4096, "frame": TURNS, "completions": False, "continues": False}
+    return Abilities(**{**usual, "logprobs": True, "scores": "", **changed})
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        ('"A dull film."', "A dull film."),
+        ('Here is one: "A dull film."', "A dull film."),
+        ("A dull film.", "A dull film."),
+        ('"Inception" is a dull, joyless slog.', '"Inception" is a dull, joyless slog.'),
+        ('A dull, "edgy" thriller.', 'A dull, "edgy" thriller.'),
+        ("  “A dull film.”\n", "A dull film."),
+    ],
+)
+def test_a_whole_reply_is_the_text_or_quotes_it(reply: str, text: str) -> None:
+    settings = config("http://127.0.0.1:1/v1")
+    server = Server(settings, Client(settings), cloud())
+    answer = {"choices": [{"message": {"content": reply}, "finish_reason": "stop"}], "usage": None}
+    found = server._continuation(answer, [Stop('"')])
+    assert (found.text, found.finish_reason) == (text, "stop")
+
+
+def test_a_label_is_asked_for_in_the_users_turn_where_no_answer_can_be_begun() -> None:
+    settings = config("http://127.0.0.1:1/v1")
+    server = LabelServer(settings, Client(settings), cloud())
+    prompt, _ = filled(server, "<X> All in all, the movie was", {"X": "A dull film."}, "X")
+    asked = server._question(prompt, ["bad.", "good."])
+    fields = prompt_fields(asked, "", server.frame, None)
+    assert fields["messages"] == [
+        {
+            "role": "user",
+            "content": "A dull film.\nAll in all, the movie was ...\n(Answer with the next word: bad., good.)",
+        }
+    ]
+
+
+def test_first_tokens_that_say_nothing_are_passed_over_unless_they_say_most() -> None:
+    settings = config("http://127.0.0.1:1/v1")
+    server = LabelServer(settings, Client(settings), cloud())
+    assert server._by_word({" negative": -0.1, " neutral": -3.0, "ne": -12.0}, ["negative", "neutral"]) == [-0.1, -3.0]
+    with pytest.raises(UserError, match="begin with the same token"):
+        server._by_word({"ne": -0.1, " negative": -3.0, " x": -4.0}, ["negative", "neutral"])
+
+
+def test_a_key_that_is_none_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\nsecond")
+    with pytest.raises(UserError, match="OPENAI_API_KEY: is no key") as refused:
+        Client(config("http://127.0.0.1:1/v1"))
+    assert "secret" not in str(refused.value)
+
+
+def test_a_server_that_repeats_the_key_does_not_get_it_printed(proxy: Proxy) -> None:
+    plm, lines = opened(proxy.url), list[str]()
+    plm.report_to(lines.append)
+    before = len(proxy.times)
+    said = json.dumps({"error": {"message": f"bad request of {KEY}"}}).encode()
+    proxy.fault = failing(range(before, before + 1), lambda handler, number: handler.answer(400, said))
+    written(plm, chunk(2))
+    assert "repeats the key" in lines[-1] and KEY not in lines[-1]
+
+
+def test_a_server_that_is_busy_at_the_start_is_asked_again(proxy: Proxy) -> None:
+    proxy.fault = failing(range(2), lambda handler, number: handler.answer(503, b"loading"))
+    lines: list[str] = []
+    opened(proxy.url).report_to(lines.append)
+    assert "completions; it scores given texts" in lines[0]
+
+
+def test_fields_that_a_server_refuses_are_left_out(proxy: Proxy) -> None:
+    def refuse(handler: Handler, number: int, body: dict[str, Any]) -> bool:
+        return "seed" in body and handler.answer(400, b'{"error": "Unsupported parameter: seed"}')
+
+    proxy.fault = refuse
+    plm, lines = opened(proxy.url), list[str]()
+    plm.report_to(lines.append)
     (output,) = written(plm, chunk(2))
-    assert output.usage["requests"] == 2
+    assert "it ignores seed" in lines[0]
+    assert all(one.finish_reason != "failed" for one in output.continuations)
 
 
 # Whole runs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict
+from urllib.parse import urlsplit
 
 from zerogen.config.schema import (
     CALIBRATIONS_ON_TEXTS,
@@ -30,6 +31,7 @@ from zerogen.support.files import LONGEST_NAME
 
 # What requests for texts hold from other keys.
 _SENT = ("model", "prompt", "messages", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs")
+_NOT_SENT = ("n", "stream", "echo", "best_of", "max_completion_tokens")  # fields whose answers nothing reads
 
 
 def _between(key: str, value: float, allowed: str, ok: bool) -> None:
@@ -106,7 +108,7 @@ def check_plm(config: Config) -> None:
 
 
 def _check_chat(plm: PlmConfig) -> None:
-    if plm.chat not in (True, False, "auto"):
+    if not isinstance(plm.chat, bool) and plm.chat != "auto":
         raise UserError(f"plm.chat={plm.chat}: allowed is auto, true or false")
     if plm.system is not None and (plm.chat is False or (plm.chat == "auto" and plm.writer != SERVER)):
         raise UserError(f"plm.system={plm.system}: is a turn of a chat; set plm.chat=true, or leave it out")
@@ -123,8 +125,27 @@ def _check_label_tokens(config: Config) -> None:
             raise UserError(f"{key}={value}: plm.scoring=label_tokens scores no whole texts; allowed is {allowed}")
 
 
+def check_address(url: str) -> None:
+    """Check the address of a server. Raises `UserError`, which does not repeat a secret that it may hold."""
+    address, allowed = urlsplit(url), "allowed is such as http://localhost:8000/v1"
+    shown = f"plm.base_url={address.scheme}://...{address.path}"
+    if "@" in url or address.query or address.fragment:
+        raise UserError(
+            f"{shown}: holds a name, a password or a query, which would stand in files; the key comes from the "
+            f"environment alone; {allowed}"
+        )
+    try:
+        _ = address.port
+    except ValueError as error:
+        raise UserError(f"plm.base_url={url}: {error}; {allowed}") from error
+    if address.scheme not in ("http", "https") or not address.hostname or any(sign.isspace() for sign in url):
+        raise UserError(f"plm.base_url={url}: {allowed}")
+
+
 def _check_server(plm: PlmConfig) -> None:
     """Check what is said of a server, and that it is said of one."""
+    if plm.base_url is not None:
+        check_address(plm.base_url)
     if plm.writer != SERVER:
         usual = PlmConfig()
         for key in SERVER_KEYS:
@@ -147,12 +168,14 @@ def _check_server(plm: PlmConfig) -> None:
             _between(f"plm.{key}", price, "null, or 0 or more", 0 <= price < math.inf)
     if (plm.price_in is None) != (plm.price_out is None):
         raise UserError("plm.price_in and plm.price_out: allowed are both, or none")
-    if not re.fullmatch(r"[A-Za-z_]\w*", plm.key_variable):
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", plm.key_variable):
         # Not the value: it may be the key itself.
         raise UserError("plm.key_variable: allowed is the name of an environment variable, such as OPENAI_API_KEY")
     for key in plm.extra:
         if key in _SENT:
             raise UserError(f"plm.extra.{key}: is set by other keys; allowed are fields beside {', '.join(_SENT)}")
+        if key in _NOT_SENT:
+            raise UserError(f"plm.extra.{key}: asks for answers of another shape; leave it out")
         if "key" in key.casefold() or "authorization" in key.casefold():
             raise UserError(f"plm.extra.{key}: would stand in files; the key comes from the environment alone")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,14 @@ _FORMAT = 1  # raise it when the same rows get other confidences
 
 @dataclass(frozen=True)
 class Confidences:
-    """The probability of each label of each row under the PLM, by uid and label, and the seconds that it took."""
+    """The probability of each label of each row under the PLM, by uid and label, and what that took.
+
+    usage: what a server was asked for, empty for a PLM in this process.
+    """
 
     by_row: dict[str, dict[str, float]]
     seconds: float
+    usage: dict[str, int] = field(default_factory=dict)
 
     def of(self, row: Example) -> float:
         """Return the probability of the row's own label."""
@@ -59,7 +63,7 @@ class ScoreFile:
         for line in self._lines():
             if line.get("way") != way:
                 continue
-            entry = Confidences(line["rows"], line["seconds"])
+            entry = Confidences(line["rows"], line["seconds"], line.get("usage", {}))
             if line["set"] == name:
                 return entry
             if among_others and all(row.label in entry.by_row.get(row.uid, ()) for row in rows):
@@ -69,6 +73,7 @@ class ScoreFile:
     def add(self, rows: Sequence[Example], confidences: Confidences) -> None:
         """Append the confidences of a set of rows as one line."""
         fields = {"set": _name(rows), "way": self._way(), "seconds": confidences.seconds, "rows": confidences.by_row}
+        fields |= {"usage": confidences.usage} if confidences.usage else {}
         append_line(json.dumps(fields, ensure_ascii=False), self.path)
 
     def _way(self) -> str:
@@ -95,13 +100,15 @@ def _name(rows: Sequence[Example]) -> str:
 def confidences(plm: Scorer, task: TaskConfig, rows: Sequence[Example], progress: Progress) -> Confidences | None:
     """Compute the probability of each label of each row under the PLM; None if there is nothing to compare."""
     from zerogen.plm.confidence import label_probabilities
+    from zerogen.plm.protocol import used
 
     started = time.perf_counter()
-    probabilities = label_probabilities(plm, task, rows, progress)
+    with used(plm) as usage:
+        probabilities = label_probabilities(plm, task, rows, progress)
     if probabilities is None:
         return None
     by_row = {row.uid: by_label for row, by_label in zip(rows, probabilities, strict=True)}
-    return Confidences(by_row, round(time.perf_counter() - started, 2))
+    return Confidences(by_row, round(time.perf_counter() - started, 2), usage)
 
 
 def margin(row: Example) -> float | None:

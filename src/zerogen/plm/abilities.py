@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zerogen.config.schema import PlmConfig
-from zerogen.errors import Unavailable, UserError, unknown
+from zerogen.errors import UserError, unknown
 from zerogen.plm.chat import CONSTANTS, PLAIN, TURNS, Frame, chat_frame, messages
 from zerogen.plm.client import Client, Failure
 
@@ -18,6 +18,7 @@ _CONTINUE = ("vLLM", "SGLang", "llama.cpp", "Ollama")  # go on with an answer th
 _POSITIONS = 4096  # where a server does not say how many tokens it reads
 _COUNT = "1, 2, 3, 4, 5, 6,"
 _SHORT = "The film is good."
+_MAY_BE_REFUSED = ("logprobs", "seed", "max_tokens", "temperature", "top_p")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Abilities:
     continues: whether it goes on with an answer that has been begun, in a chat.
     logprobs: whether it tells the log-probabilities of what it writes.
     scores: how it tells those of a given text: `echo`, `grammar`, or empty where it does not.
-    ignored: what of a request it ignores.
+    refused: fields of requests that it refuses. ignored: those that it ignores.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Abilities:
     continues: bool
     logprobs: bool
     scores: str
+    refused: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -59,29 +61,25 @@ class Abilities:
 
 def abilities_of(client: Client, config: PlmConfig) -> Abilities:
     """Ask a server what it can do. Raises `UserError` where it does not answer, or cannot do what is asked for."""
-    listed = client.probe("/models")
-    if isinstance(listed, Failure) and not listed.status:
-        raise Unavailable(f"plm.base_url={client.url}: {listed.reason}; is the server running?")
-    entries = _entries(listed)
+    entries = _entries(client.probe("/models"))
     entry = _entry(config, entries)
     kind = _KINDS.get(str(entry.get("owned_by")), "")
     model = str(entry.get("id") or config.model)
     positions = config.max_positions or _positions(client, kind, entry)
     frame = _frame(client, kind, model, config.system) if config.chat is True else PLAIN
-    plain = None
+    plain: Any = Failure("is not asked")
+    refused: tuple[str, ...] = ()
     if config.chat is not True or frame is not None:
-        plain = client.probe("/completions", _small_body(config, model, {"prompt": _SHORT, "logprobs": 1}))
-        _refuse_silence(client, plain)
-    completions = plain is not None and not isinstance(plain, Failure)
+        fields = {"prompt": _SHORT, "logprobs": 1}
+        plain, refused = _ask(client, "/completions", _small_body(config, model, fields))
+    completions = not isinstance(plain, Failure)
     if not completions and config.chat is False:
-        assert isinstance(plain, Failure)
         raise UserError(f"plm.chat=false: {client.url}/completions: {plain.reason}; allowed are auto and true")
     answer = plain
     if not completions:
         frame = TURNS
         fields = prompt_fields(TURNS.wrap("Name a film.", ""), kind, TURNS, config.system)
-        answer = client.probe("/chat/completions", _small_body(config, model, fields))
-        _refuse_silence(client, answer)
+        answer, refused = _ask(client, "/chat/completions", _small_body(config, model, fields))
         if isinstance(answer, Failure):
             raise UserError(f"plm.base_url={client.url}: {answer.reason}")
     assert frame is not None
@@ -94,13 +92,30 @@ def abilities_of(client: Client, config: PlmConfig) -> Abilities:
         completions or kind in _CONTINUE,
         bool(logprobs_of(answer)),
         _scores(client, kind, model) if completions else "",
+        refused,
     )
     return replace(found, ignored=_ignored(client, config, found))
 
 
-def _refuse_silence(client: Client, answer: Any) -> None:
-    if isinstance(answer, Failure) and not answer.status:
-        raise Unavailable(f"plm.base_url={client.url}: {answer.reason}; is the server busy, or hung?")
+def _ask(client: Client, path: str, body: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """Ask for a text, without the fields that the server names as it refuses them; return the answer, and these."""
+    refused: tuple[str, ...] = ()
+    while True:
+        answer = client.probe(path, accepted(body, refused))
+        if not isinstance(answer, Failure) or answer.status not in (400, 422):
+            return answer, refused
+        named = [name for name in _MAY_BE_REFUSED if name in answer.reason and name not in refused]
+        if not named:
+            return answer, refused
+        refused = (*refused, named[0])
+
+
+def accepted(body: dict[str, Any], refused: Sequence[str]) -> dict[str, Any]:
+    """Return a body without fields that a server refuses; some want max_tokens by another name."""
+    body = {name: value for name, value in body.items() if name not in refused or name == "max_tokens"}
+    if "max_tokens" in refused:
+        body["max_completion_tokens"] = body.pop("max_tokens")
+    return body
 
 
 def _entries(listed: Any) -> list[dict[str, Any]]:
@@ -116,16 +131,18 @@ def _entry(config: PlmConfig, entries: Sequence[dict[str, Any]]) -> dict[str, An
         if config.model in (name, Path(name).name, Path(name).stem, name.removesuffix(":latest")):
             return entry
     if entries:
-        raise unknown(f"plm.base_url={config.base_url}: plm.model", config.model, [entry["id"] for entry in entries])
+        names = [str(entry.get("id")) for entry in entries]
+        raise unknown(f"plm.base_url={config.base_url}: plm.model", config.model, names)
     return {}
 
 
 def _positions(client: Client, kind: str, entry: dict[str, Any]) -> int:
+    said: Any = entry.get("max_model_len")
     if kind == "llama.cpp":
         properties = client.probe("../props")
-        if isinstance(properties, dict):
-            return int(properties.get("default_generation_settings", {}).get("n_ctx") or _POSITIONS)
-    return int(entry.get("max_model_len") or _POSITIONS)
+        settings = properties.get("default_generation_settings") if isinstance(properties, dict) else None
+        said = settings.get("n_ctx") if isinstance(settings, dict) else None
+    return said if isinstance(said, int) and said > 1 else _POSITIONS
 
 
 def _frame(client: Client, kind: str, model: str, system: str | None) -> Frame | None:
@@ -170,7 +187,7 @@ def prompt_fields(prompt: str, kind: str, frame: Frame, system: str | None) -> d
 
 def _small_body(config: PlmConfig, model: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the body of a small request for a text, with all fields that later ones have."""
-    shared = {"model": model, "max_tokens": 1, "temperature": 1.0, "top_p": 0.9, "seed": 1, "stop": ["\n"]}
+    shared = {"model": model, "max_tokens": 1, "temperature": 1.0, "top_p": 0.9, "seed": 1}
     return shared | fields | config.extra
 
 
@@ -250,11 +267,11 @@ def _ignored(client: Client, config: PlmConfig, found: Abilities) -> tuple[str, 
     path = "/completions" if found.completions else "/chat/completions"
     prompt = found.frame.wrap(f"Go on counting up to 20: {_COUNT}", "") if found.frame.chat else _COUNT
     fields = prompt_fields(prompt, found.kind, found.frame, config.system)
-    body = _small_body(config, found.model, fields) | {"max_tokens": 8}
+    body = accepted(_small_body(config, found.model, fields) | {"max_tokens": 8}, found.refused)
     stopped = client.probe(path, body | {"temperature": 0.0, "stop": [","]})
     sampled = [client.probe(path, body | {"seed": 7, "temperature": 1.5, "top_p": 1.0, "stop": ["\n"]}) for _ in "ab"]
     texts = [text_of(answer) for answer in sampled]
-    ignored = ("seed",) if texts[0] != texts[1] else ()
+    ignored = ("seed",) if texts[0] != texts[1] or "seed" in found.refused else ()
     return (*ignored, "stop") if "," in text_of(stopped) else ignored
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import queue
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,10 +16,10 @@ from typing import Any
 import anyio
 import anyio.from_thread
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from zerogen.config.schema import PlmConfig
-from zerogen.errors import ServerFailed, UserError
+from zerogen.errors import ServerFailed, Unavailable, UserError
 from zerogen.plm.protocol import Usage
 
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529)
@@ -63,27 +63,31 @@ class Client:
     """
 
     def __init__(self, config: PlmConfig) -> None:
-        self.url = _address(config)
+        self.url = str(config.base_url).rstrip("/")
         self.key = os.environ.get(config.key_variable, "").strip()
+        if not all("!" <= letter <= "~" for letter in self.key):
+            raise UserError(f"{config.key_variable}: is no key; allowed are ASCII letters without white space")
         self.variable, self.model = config.key_variable, config.model
         self.concurrency, self.timeout, self.retries = config.concurrency, config.timeout, config.retries
         self.usage = Usage()
         self._failures = 0  # one after the other
 
     def probe(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Return the answer to a request that is not repeated, or its `Failure`, which counts nowhere."""
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        timeout = httpx.Timeout(self.timeout, connect=min(_CONNECT, self.timeout))
+        """Return the answer to a request at the start of a run, or its `Failure`, which counts nowhere.
+
+        Raises `Unavailable` where the server does not answer, or is too busy.
+        """
 
         async def ask() -> Any:
-            async with httpx.AsyncClient(headers=headers, timeout=timeout) as http:
-                return await self._once(http, Call(path, body))
+            async with self._connections() as http:
+                return await self._attempts(lambda busy: bool(busy.status))(self._once, http, Call(path, body))
 
         with anyio.from_thread.start_blocking_portal() as portal:
             try:
                 return portal.call(ask)
             except _Busy as error:
-                return Failure(str(error), error.status)
+                why = "is the server busy, or hung?" if error.status or error.timeout else "is the server running?"
+                raise Unavailable(f"plm.base_url={self.url}: {error}; {why}") from error
 
     def one(self, call: Call) -> Any:
         """Return the answer to one request, or its `Failure`."""
@@ -110,9 +114,6 @@ class Client:
                 sending.cancel()
 
     async def _send_all(self, calls: Sequence[Call], arrived: queue.SimpleQueue[Any]) -> None:
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        timeout = httpx.Timeout(self.timeout, connect=min(_CONNECT, self.timeout))
         numbered = iter(enumerate(calls))
         failures: list[Exception] = []
 
@@ -120,12 +121,11 @@ class Client:
             for index, call in numbered:
                 try:
                     arrived.put((index, await self._answer(http, call)))
-                except (UserError, ServerFailed) as error:  # of the whole run, not of a request
+                except Exception as error:  # of the whole run, not of a request; else it would come in a group
                     failures.append(error)
                     group.cancel_scope.cancel()
 
-        client = httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout)
-        async with client as http, anyio.create_task_group() as group:
+        async with self._connections() as http, anyio.create_task_group() as group:
             for _ in range(min(self.concurrency, len(calls))):
                 group.start_soon(work, http, group)
         if failures:
@@ -133,13 +133,7 @@ class Client:
 
     async def _answer(self, http: httpx.AsyncClient, call: Call) -> Any:
         """Return the answer to a request, after as many attempts as it takes, or its `Failure`."""
-        attempts = AsyncRetrying(
-            retry=retry_if_exception_type(_Busy),
-            stop=self._gives_up,
-            wait=_wait,
-            before_sleep=self._count_retry,
-            reraise=True,
-        )
+        attempts = self._attempts(lambda busy: True)
         self.usage.requests += 1
         try:
             answer: Any = await attempts(self._once, http, call)
@@ -150,6 +144,25 @@ class Client:
         self._failures = 0
         return answer
 
+    def _connections(self) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+        timeout = httpx.Timeout(self.timeout, connect=min(_CONNECT, self.timeout))
+        try:
+            return httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout)
+        except (ImportError, ValueError) as error:  # a proxy in the environment that cannot be used
+            raise UserError(f"plm.base_url={self.url}: {error}") from error
+
+    def _attempts(self, mends: Callable[[_Busy], bool]) -> AsyncRetrying:
+        """Return what repeats a request after failures that another attempt mends."""
+        return AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, _Busy) and mends(error)),
+            stop=self._gives_up,
+            wait=_wait,
+            before_sleep=self._count_retry,
+            reraise=True,
+        )
+
     async def _once(self, http: httpx.AsyncClient, call: Call) -> Any:
         beside = call.path.startswith("../")  # what servers offer beside the OpenAI API lies above its /v1
         url = self.url.removesuffix("/v1") + call.path.removeprefix("..") if beside else self.url + call.path
@@ -158,29 +171,30 @@ class Client:
         except httpx.TimeoutException as error:
             waits = isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout)
             raise _Busy(f"no answer within {self.timeout:g} seconds (plm.timeout)", timeout=not waits) from error
-        except httpx.TransportError as error:
-            raise _Busy(str(error) or type(error).__name__) from error
-        except httpx.InvalidURL as error:
-            raise UserError(f"plm.base_url={self.url}: {error}") from error
+        except httpx.RequestError as error:
+            raise _Busy(self._without_key(str(error) or type(error).__name__)) from error
+        except UnicodeError as error:  # half of a character, which no request can hold
+            return Failure(f"400 {error}", 400)
+        if response.status_code == 200:
+            try:
+                return response.json()
+            except ValueError:
+                return Failure(self._without_key(f"no JSON: {response.text[:80]!r}"), 200)
+        reason = self._without_key(_reason(response))
         if response.status_code in (401, 403):
-            raise UserError(self._key_refused(response))
-        if (after := _retry_after(response)) is not None and after > self.timeout:
-            return Failure(f"{_reason(response)}; it wants to be asked again in {after:,.0f} seconds", 429)
+            what = f"the key in {self.variable} is refused" if self.key else f"it wants a key; set {self.variable}"
+            raise UserError(f"plm.base_url={self.url}: {what} ({reason})")
+        after = _retry_after(response)
+        if after is not None and after > self.timeout:
+            return Failure(f"{reason}; it wants to be asked again in {after:,.0f} seconds", 429)
         if response.status_code in _BUSY:
-            raise _Busy(_reason(response), response.status_code, after)
-        if response.status_code != 200:
-            return Failure(_reason(response), response.status_code)
-        try:
-            return response.json()
-        except ValueError:
-            return Failure(f"no JSON: {response.text[:80]!r}", 200)
+            raise _Busy(reason, response.status_code, after)
+        return Failure(reason, response.status_code)
 
-    def _key_refused(self, response: httpx.Response) -> str:
-        what = f"the key in {self.variable} is refused" if self.key else f"it wants a key; set {self.variable}"
-        reason = _reason(response)
-        # Some servers repeat the key, or a part of it.
-        parts = [self.key, *(self.key[start : start + 8] for start in range(len(self.key) - 7))] if self.key else []
-        return f"plm.base_url={self.url}: {what}" + ("" if any(part in reason for part in parts) else f" ({reason})")
+    def _without_key(self, text: str) -> str:
+        """Return what a server says without the key, which some repeat, whole or in part."""
+        parts = {self.key[start : start + 8] for start in range(max(1, len(self.key) - 7))} if self.key else set()
+        return "(it repeats the key)" if any(part in text for part in parts) else text
 
     async def _failed(self, http: httpx.AsyncClient, failure: Failure) -> Failure:
         """Count a failure. Raises `ServerFailed` if the server is gone, or if nothing but failures has come lately."""
@@ -198,7 +212,7 @@ class Client:
         return failure
 
     async def _is_there(self, http: httpx.AsyncClient) -> bool:
-        with suppress(httpx.TransportError):
+        with suppress(httpx.RequestError):
             return (await http.get(f"{self.url}/models", timeout=_CONNECT)).status_code < 500
         return False
 
@@ -211,28 +225,11 @@ class Client:
         self.usage.retries += 1
 
 
-def _address(config: PlmConfig) -> str:
-    """Return the server's URL. Raises `UserError` where that is none, or holds a secret, which files would keep."""
-    url = str(config.base_url or "").rstrip("/")
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise UserError(f"plm.base_url={url}: {error}; allowed is such as http://localhost:8000/v1") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UserError(f"plm.base_url={url}: allowed is a URL such as http://localhost:8000/v1")
-    if parsed.userinfo or parsed.query:
-        raise UserError(
-            f"plm.base_url={parsed.scheme}://{parsed.host}...: holds a name, password or query, which would stand in "
-            f"files; the key comes from the environment: {config.key_variable}"
-        )
-    return url
-
-
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     after = error.after if isinstance(error, _Busy) else None
-    # Not all at the same moment, and never before the server wants it.
-    return after + _RANDOM.random() if after is not None else _WAITS(state)
+    # Never before the server wants it, and not all at the same moment; one that says 0 is still busy.
+    return max((after or 0.0) + _RANDOM.random(), _WAITS(state))
 
 
 def _retry_after(response: httpx.Response) -> float | None:

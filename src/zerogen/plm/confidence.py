@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import shortened, without_attributes
 from zerogen.data.records import Example
+from zerogen.errors import UserError
 from zerogen.plm.chat import filled, in_chat
 from zerogen.plm.prompting import softmax
 from zerogen.plm.protocol import Scorer
@@ -86,7 +87,10 @@ def _scores(
                 begins.append(len(prompts[-1]) - len(filling[part]))
             advance(1)
     scores = [0.0] * len(prompts)
-    for index, score in plm.logprob(prompts, begins=begins, total=total, progress=progress):
-        scores[index] = score
+    try:
+        for index, score in plm.logprob(prompts, begins=begins, total=total, progress=progress):
+            scores[index] = score
+    except ValueError as error:
+        raise UserError(f"confidence: {error}; allowed is confidence.rows=0") from error
     width = len(templates)
     return [scores[i : i + width] for i in range(0, len(scores), width)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -71,6 +72,16 @@ class Usage:
     def copy(self) -> Usage:
         """Return the state now."""
         return Usage(**asdict(self))
+
+
+@contextmanager
+def used(plm: Writer) -> Iterator[dict[str, int]]:
+    """Yield what holds after the block what a server was asked for in it; it stays empty for a PLM in this process."""
+    usage: dict[str, int] = {}
+    before = plm.usage.copy() if isinstance(plm, RemoteWriter) else None
+    yield usage
+    if isinstance(plm, RemoteWriter) and before is not None:
+        usage |= plm.usage.since(before)
 
 
 def cost_of(config: PlmConfig, usages: Iterable[Mapping[str, float]]) -> float | None:

@@ -14,44 +14,44 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import SERVER, PlmConfig
 from zerogen.data.records import Continuation, Stop, derive
-from zerogen.errors import UserError
-from zerogen.plm.abilities import Abilities, abilities_of, logprobs_of, prompt_fields, text_of
+from zerogen.errors import ServerFailed, UserError
+from zerogen.plm.abilities import Abilities, abilities_of, accepted, logprobs_of, prompt_fields, text_of
 from zerogen.plm.client import Call, Client, Failure
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Usage, Writer
 from zerogen.support.files import append_line
 from zerogen.support.hashes import short_hash
+from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     import torch
 
 _MOST_STOPS = 4  # of a request, by the OpenAI API
 _UNIT = re.compile(r"[\x01-\x7f]{1,3}|[^\x01-\x7f]", re.DOTALL)
-_QUOTED = re.compile(r"(?:\A|:)\s*[\"“](.+?)(?:[\"”]|\Z)", re.DOTALL)
+_QUOTED = re.compile(r"(?:[^\"“\n]*:)?\s*[\"“]([^\"“”]+)[\"”]\W*", re.DOTALL)  # a reply that is a quote
 
 
 class Unfinished:
     """Answers of a chunk, or of a set of texts to score, that is not finished: a server's are not had twice.
 
-    folder: where they lie, a file for each, until they are all there and stored elsewhere; None: nowhere.
+    folder: where they lie, a file for each, until whoever stores them elsewhere deletes it; None: nowhere.
+    key: all that shapes them.
     usage: of the server, to which what the answers took is added as they are read.
     """
 
     def __init__(self, folder: Path | None, name: str, key: object, usage: Usage) -> None:
         self.usage, self.before = usage, usage.copy()
-        self.path = None if folder is None else folder / f"{name}.part"
-        self.key = short_hash(key)
+        self.path = None if folder is None else folder / f"{name}-{short_hash(key)}.part"
 
     def read(self) -> dict[int, Any]:
-        """Return the answers by their number; those of damaged lines and of other requests are lost."""
+        """Return the answers by their number; those of damaged lines are lost."""
         found: dict[int, Any] = {}
         usage: Counter[str] = Counter()
         if self.path is not None and self.path.is_file():
             for line in self.path.read_bytes().splitlines():
                 with suppress(ValueError, TypeError, KeyError, RecursionError):
                     entry = json.loads(line)
-                    if entry["key"] == self.key:
-                        found[entry["place"]] = entry["answer"]
-                        usage.update(entry["usage"])
+                    found[int(entry["place"])] = entry["answer"]
+                    usage.update(entry["usage"])
         self.usage.add(usage)
         self.before = self.usage.copy()
         return found
@@ -59,24 +59,18 @@ class Unfinished:
     def add(self, place: int, answer: Any) -> None:
         """Store an answer, and what came to be used since the one before."""
         if self.path is not None:
-            entry = {"key": self.key, "place": place, "usage": self.usage.since(self.before), "answer": answer}
+            now = self.usage.copy()  # which goes on as this is written
+            entry = {"place": place, "usage": now.since(self.before), "answer": answer}
             append_line(json.dumps(entry, ensure_ascii=False), self.path)
-            self.before = self.usage.copy()
-
-    def delete(self) -> None:
-        """Delete the file, and its folder with the last one: what it held is stored elsewhere."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-            with suppress(OSError):
-                self.path.parent.rmdir()
+            self.before = now
 
 
 class Server:
     """Writes texts through a server. Each is a request of its own; what a bad answer costs is that text alone.
 
     Rows are not the same from run to run: servers round differently from one batch to another, and not all read the
-    seed. Tokens stay on the server: `encode` cuts texts into pieces of up to three letters, which are no more than
-    its tokens in most languages.
+    seed. Tokens stay on the server: `encode` cuts texts into pieces of up to three letters, which are no fewer
+    than its tokens in most texts; one that is longer all the same is refused by the server, which costs its row.
 
     folder: where answers of unfinished chunks are kept, so that a run that was stopped goes on; None: nowhere.
     """
@@ -119,10 +113,9 @@ class Server:
         for chunk in chunks:
             started, before = time.perf_counter(), self.usage.copy()
             self._refuse_counters(chunk)
-            unfinished = Unfinished(
-                self.folder, chunk.name, [chunk.seed, [asdict(one) for one in chunk.requests]], self.usage
-            )
+            unfinished = Unfinished(self.folder, chunk.name, [_identity(self.config), asdict(chunk)], self.usage)
             done = {place: Continuation(**fields) for place, fields in unfinished.read().items()}
+            self.tokens += sum(one.tokens for one in done.values())
             on_row(len(done))
             missing = [place for place in range(len(chunk.requests)) if place not in done]
             calls = [self._call(chunk, place) for place in missing]
@@ -136,7 +129,6 @@ class Server:
             continuations = [done[place] for place in range(len(chunk.requests))]
             tokens = sum(one.tokens for one in continuations)
             yield ChunkOutput(continuations, tokens, round(time.perf_counter() - started, 3), usage)
-            unfinished.delete()
 
     def _refuse_counters(self, chunk: ChunkRequest) -> None:
         if any(request.counters for request in chunk.requests):
@@ -162,13 +154,11 @@ class Server:
             body["include_stop_str_in_output"] = True
         if decoding.top_k > 1:
             body["top_k"] = decoding.top_k
-        if not abilities.logprobs:
-            del body["logprobs"]
-        return Call("/completions" if abilities.completions else "/chat/completions", body)
+        return Call("/completions" if abilities.completions else "/chat/completions", accepted(body, abilities.refused))
 
     def _stops(self, stops: Sequence[Stop]) -> list[str]:
         """Return the strings at which the server is to stop; a text is cut at all of them once it has come."""
-        if self._plain_request:  # a whole reply, of which the text is the quoted part
+        if self.plain_request:  # a whole reply, of which the text is the quoted part
             return []
         if self.abilities.kind == "vLLM":
             return [stop.text for stop in stops]
@@ -176,7 +166,8 @@ class Server:
         return [stop.text for stop in stops if not stop.keep]
 
     @property
-    def _plain_request(self) -> bool:
+    def plain_request(self) -> bool:
+        """Whether the server goes on with no answer that has been begun, and so gets the whole prompt as a request."""
         return not self.abilities.continues
 
     def _continuation(self, answer: Any, stops: Sequence[Stop]) -> Continuation:
@@ -186,19 +177,17 @@ class Server:
         try:
             choice = answer["choices"][0]
             text, reason = text_of(answer), str(choice["finish_reason"])
-            usage = answer.get("usage") or {}
-            tokens_in, tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+            tokens = self.count_usage(answer)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             return self._failed(f"an answer without {error}: {str(answer)[:80]}")
-        self.usage.tokens_in += tokens_in
-        self.usage.tokens_out += tokens
-        self.tokens += tokens
         if reason not in ("stop", "length"):
             return self._failed(f"finish_reason={reason}")
-        if self._plain_request:
-            quoted = _QUOTED.search(text) if any(stop.text == '"' for stop in stops) else None
-            text = quoted[1] if quoted else text
-        matches = [(text.index(stop.text), stop) for stop in stops if stop.text in text.lstrip("\n")]
+        if self.plain_request:
+            text = text.strip()
+            quoted = _QUOTED.fullmatch(text)
+            text = quoted[1].strip() if quoted else text
+            stops = [stop for stop in stops if stop.text != '"']  # others are part of the reply
+        matches = [(text.index(stop.text), stop) for stop in stops if stop.text in text]
         if matches:
             place, stop = min(matches, key=lambda item: item[0])
             text, reason = text[: place + len(stop.text) * stop.keep], "stop"
@@ -210,6 +199,50 @@ class Server:
         fingerprint = answer.get("system_fingerprint")
         model = Path(str(answer.get("model") or self.abilities.model)).name
         return Continuation(text, reason, tokens, mean, model=f"{model}@{fingerprint}" if fingerprint else model)
+
+    def count_usage(self, answer: Any) -> int:
+        """Count the tokens of an answer; return how many were written."""
+        said = answer.get("usage")
+        usage = said if isinstance(said, dict) else {}
+        tokens_in, tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        self.usage.tokens_in += tokens_in
+        self.usage.tokens_out += tokens
+        self.tokens += tokens
+        return tokens
+
+    def part(self, answer: Any, of: Callable[[Any], Any]) -> Any:
+        """Return a part of an answer. Raises ValueError for a text that the server refuses, else `ServerFailed`."""
+        if isinstance(answer, Failure):
+            if 400 <= answer.status < 500:
+                raise ValueError(f"{self.name}: {answer.reason}")
+            raise ServerFailed(f"{self.client.url}: {answer.reason}; run the same command again to go on")
+        try:
+            return of(answer)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise ServerFailed(f"{self.client.url}: an answer without {error}: {str(answer)[:80]}") from error
+
+    def answers(
+        self,
+        name: str,
+        key: object,
+        count: int,
+        ask: Callable[[Sequence[int]], Iterator[tuple[int, Any]]],
+        title: str,
+        progress: Progress | None,
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (place, answer) for each of `count` texts, first those that an earlier run has; keep the others.
+
+        name, key: of what is asked. ask: takes places, and yields them with a JSON value each.
+        """
+        unfinished = Unfinished(self.folder, name, [_identity(self.config), key], self.usage)
+        done = unfinished.read()
+        with (progress or Progress()).bar(title, count, "texts") as advance:
+            advance(len(done))
+            yield from done.items()
+            for place, answer in ask([place for place in range(count) if place not in done]):
+                unfinished.add(place, answer)
+                advance(1)
+                yield place, answer
 
     def _failed(self, reason: str) -> Continuation:
         if not self._warned:
@@ -238,7 +271,7 @@ def open_server(config: PlmConfig, device: torch.device) -> Writer:
 
 def _identity(config: PlmConfig) -> dict[str, Any]:
     """Return what of the configuration shapes rows: not where the server is, nor how often it is asked."""
-    shaping = ("model", "chat", "system", "scoring", "max_positions", "extra")
+    shaping = ("model", "chat", "system", "max_positions", "extra")
     return {name: getattr(config, name) for name in shaping if getattr(config, name) != getattr(PlmConfig(), name)}
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 from zerogen.errors import ServerFailed, UserError
-from zerogen.plm.abilities import alternatives_body, echo_body, grammar_body, prompt_fields
+from zerogen.plm.abilities import accepted, alternatives_body, echo_body, grammar_body, prompt_fields
 from zerogen.plm.client import Call, Failure
-from zerogen.plm.server import Server, Unfinished
+from zerogen.plm.server import Server
 from zerogen.support.progress import Progress
 
 _ALTERNATIVES, _ALL = 500, 1 << 20  # to a token that a grammar does not take, of which hardly any is a rarer one
@@ -31,20 +31,16 @@ class EchoServer(Server):
     ) -> Iterator[tuple[int, float]]:
         """Score texts, see `zerogen.plm.protocol.Scorer`."""
         places = list(begins) if begins is not None else [0] * len(prompts)
-        unfinished = Unfinished(self.folder, "scores", [self.abilities.scores, prompts, places], self.usage)
-        done = {place: (float(sums), int(count)) for place, (sums, count) in unfinished.read().items()}
-        with (progress or Progress()).bar("scoring texts", len(prompts), "texts") as advance:
-            advance(len(done))
-            missing = [place for place in range(len(prompts)) if place not in done]
+
+        def ask(missing: Sequence[int]) -> Iterator[tuple[int, tuple[float, int]]]:
             for place, scored in self._score(prompts, places, missing):
                 if scored[0] != scored[0]:
                     raise FloatingPointError(f"{self.name}: a score is NaN")
-                done[place] = scored
-                unfinished.add(place, scored)
-                advance(1)
-        for place, (sums, count) in done.items():
+                yield place, scored
+
+        key = [self.abilities.scores, prompts, places]
+        for place, (sums, count) in self.answers("scores", key, len(prompts), ask, "scoring texts", progress):
             yield place, sums if total else sums / count
-        unfinished.delete()
 
     def _score(
         self, prompts: Sequence[str], begins: Sequence[int], places: Sequence[int]
@@ -53,26 +49,16 @@ class EchoServer(Server):
         bodies = [echo_body(self.abilities.model, prompts[place], special=not self.frame.chat) for place in places]
         for index, answer in self.client.send([Call("/completions", body) for body in bodies]):
             place = places[index]
-            said = self._part(answer, lambda answer: answer["choices"][0]["logprobs"])
-            tokens, logprobs = said["tokens"], said["token_logprobs"]
+            tokens, logprobs = self.part(answer, _echoed)
             self._count(len(tokens))
-            ends = [len(token) for token in tokens]
-            yield place, _sum_from(_first(ends, len(prompts[place]) - begins[place]), logprobs, self.name)
+            if begins[place] and not "".join(tokens).endswith(prompts[place]):
+                raise ServerFailed(f"{self.client.url}: the tokens that it returns are not those of the text")
+            lengths = [len(token) for token in tokens]
+            yield place, _sum_from(_first(lengths, len(prompts[place]) - begins[place]), logprobs, self.name)
 
     def _count(self, tokens: int) -> None:
         self.usage.tokens_in += tokens
         self.tokens += tokens
-
-    def _part(self, answer: Any, of: Callable[[Any], Any]) -> Any:
-        """Return a part of an answer. Raises ValueError for a text that the server refuses, else `ServerFailed`."""
-        if isinstance(answer, Failure):
-            if 400 <= answer.status < 500:
-                raise ValueError(f"{self.name}: {answer.reason}")
-            raise ServerFailed(f"{self.client.url}: {answer.reason}; run the same command again to go on")
-        try:
-            return of(answer)
-        except (KeyError, IndexError, TypeError) as error:
-            raise ServerFailed(f"{self.client.url}: an answer without {error}: {str(answer)[:80]}") from error
 
 
 class GrammarServer(EchoServer):
@@ -81,12 +67,15 @@ class GrammarServer(EchoServer):
     def _score(
         self, prompts: Sequence[str], begins: Sequence[int], places: Sequence[int]
     ) -> Iterator[tuple[int, tuple[float, int]]]:
-        fields = {"add_special": not self.frame.chat, "parse_special": True, "with_pieces": True}
+        # The template that llama.cpp shows lacks the token that begins all texts, where there is one.
+        fields = {"add_special": True, "parse_special": True, "with_pieces": True}
         cut = [Call("../tokenize", {"content": prompts[place], **fields}) for place in places]
         texts: dict[int, _Forced] = {}
         for index, answer in self.client.send(cut):
             place = places[index]
-            tokens = self._part(answer, lambda answer: answer["tokens"])
+            tokens = self.part(
+                answer, lambda answer: [{"id": one["id"], "piece": one["piece"]} for one in answer["tokens"]]
+            )
             counted = len(prompts[place][begins[place] :].encode())
             first = _first([_bytes_of(token["piece"]) for token in tokens], counted) if begins[place] else 1
             if not 2 <= len(tokens) <= self.abilities.positions:
@@ -110,13 +99,15 @@ class GrammarServer(EchoServer):
             for index, answer in self.client.send([Call("../completion", body) for body in bodies]):
                 place, start = alone[index]
                 text = texts[place]
-                known = {one["id"]: one["logprob"] for one in self._written(answer)[0]["top_logprobs"]}
+                known = self.part(answer, _alternatives_by_id)
                 if text.ids[start] in known:
                     text.logprobs.append(known[text.ids[start]])
                     yield from self._finished(place, text)
                 else:
                     left.append((place, start))
             alone = left
+        if alone:
+            raise ServerFailed(f"{self.client.url}: it does not tell how probable every token was")
 
     def _finished(self, place: int, text: _Forced) -> Iterator[tuple[int, tuple[float, int]]]:
         if len(text.logprobs) == text.spans[-1][1] - text.spans[0][0]:
@@ -124,11 +115,14 @@ class GrammarServer(EchoServer):
             yield place, (sum(text.logprobs), len(text.logprobs))
 
     def _written(self, answer: Any) -> list[dict[str, Any]]:
-        written: list[dict[str, Any]] = self._part(answer, lambda answer: answer["completion_probabilities"])
+        written: list[dict[str, Any]] = self.part(
+            answer,
+            lambda answer: [{"id": one["id"], "logprob": one["logprob"]} for one in answer["completion_probabilities"]],
+        )
         return written
 
     def _letter(self) -> int:
-        token: int = self._part(self.client.one(Call("../tokenize", {"content": "a"})), lambda said: said["tokens"][-1])
+        token: int = self.part(self.client.one(Call("../tokenize", {"content": "a"})), lambda said: said["tokens"][-1])
         return token
 
 
@@ -175,49 +169,71 @@ class LabelServer(Server):
         more = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "model": self.abilities.model}
         top = _LLAMA_TOP if self.abilities.kind == "llama.cpp" else _TOP
         more |= {"logprobs": True, "top_logprobs": top} if chat else {"logprobs": top}
-        calls = []
-        for prompt in prompts:
-            asked = f"{prompt}\n(One word: {', '.join(words)})" if self._plain_request else prompt
-            fields = prompt_fields(asked, self.abilities.kind, self.frame, self.config.system)
-            calls.append(Call("/chat/completions" if chat else "/completions", fields | more))
-        with (progress or Progress()).bar("asking for labels", len(prompts), "texts") as advance:
+
+        def ask(missing: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
+            calls = []
+            for place in missing:
+                fields = prompt_fields(
+                    self._question(prompts[place], words), self.abilities.kind, self.frame, self.config.system
+                )
+                body = accepted(fields | more, self.abilities.refused)
+                calls.append(Call("/chat/completions" if chat else "/completions", body))
             for index, answer in self.client.send(calls):
-                if isinstance(answer, Failure):
-                    raise ServerFailed(f"{self.client.url}: {answer.reason}; run the same command again to go on")
-                usage = answer.get("usage") or {}
-                self.usage.tokens_in += int(usage.get("prompt_tokens") or 0)
-                self.usage.tokens_out += int(usage.get("completion_tokens") or 0)
-                yield index, self._by_word(_alternatives(answer), words)
-                advance(1)
+                if isinstance(answer, Failure) and 400 <= answer.status < 500:  # of this text alone
+                    self.say(f"{self.client.url}: no label for a text: {answer.reason}")
+                    yield missing[index], [0.0] * len(words)
+                    continue
+                alternatives = self.part(answer, _alternatives)
+                self.count_usage(answer)
+                yield missing[index], self._by_word(alternatives, words)
+
+        yield from self.answers("labels", [prompts, words], len(prompts), ask, "asking for labels", progress)
+
+    def _question(self, prompt: str, words: Sequence[str]) -> str:
+        """Return a prompt as it is; where an answer cannot be begun, with it and all words in the user's turn."""
+        if not self.plain_request:
+            return prompt
+        user, _, begun = prompt.rpartition(self.frame.suffix)
+        return self.frame.wrap(f"{user}\n{begun} ...\n(Answer with the next word: {', '.join(words)})", "")
 
     def _by_word(self, alternatives: dict[str, float], words: Sequence[str]) -> list[float]:
         if not alternatives:
             raise ServerFailed(f"{self.client.url}: an answer without top_logprobs")
         least = min(alternatives.values())
         by_word: list[list[float]] = [[] for _ in words]
+        shared = -math.inf
         for token, logprob in alternatives.items():
             begun = token.strip().casefold()
             means = [place for place, word in enumerate(words) if begun and word.strip().casefold().startswith(begun)]
-            if len(means) > 1 and len(begun) > 1:
-                both = ", ".join(words[place] for place in means)
-                raise UserError(
-                    f"plm.scoring=label_tokens: {both} begin with the same token, '{token.strip()}'; give the labels "
-                    "other words in task.further_scoring"
-                )
             if len(means) == 1:
                 by_word[means[0]].append(logprob)
-        return [_logsumexp(logprobs) if logprobs else least for logprobs in by_word]
+            elif len(means) > 1:  # which says nothing of either
+                shared = max(shared, logprob)
+        found = [_logsumexp(logprobs) if logprobs else least for logprobs in by_word]
+        if shared > max(found):
+            raise UserError(
+                f"plm.scoring=label_tokens: {', '.join(words)}: some begin with the same token; give the labels other "
+                "words in task.further_scoring"
+            )
+        return found
+
+
+def _echoed(answer: Any) -> tuple[list[str], list[float | None]]:
+    said = answer["choices"][0]["logprobs"]
+    return [str(token) for token in said["tokens"]], [value and float(value) for value in said["token_logprobs"]]
+
+
+def _alternatives_by_id(answer: Any) -> dict[int, float]:
+    first = answer["completion_probabilities"][0]
+    return {int(one["id"]): float(one["logprob"]) for one in first["top_logprobs"]}
 
 
 def _alternatives(answer: Any) -> dict[str, float]:
     """Return the most probable first tokens and their log-probabilities, in either layout."""
-    try:
-        said = answer["choices"][0]["logprobs"]
-        if "content" in said:
-            return {one["token"]: float(one["logprob"]) for one in said["content"][0]["top_logprobs"]}
-        return {token: float(logprob) for token, logprob in said["top_logprobs"][0].items()}
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return {}
+    said = answer["choices"][0]["logprobs"]
+    if "content" in said:
+        return {str(one["token"]): float(one["logprob"]) for one in said["content"][0]["top_logprobs"]}
+    return {str(token): float(logprob) for token, logprob in said["top_logprobs"][0].items()}
 
 
 def _logsumexp(values: Sequence[float]) -> float:

@@ -89,6 +89,7 @@ def plm_answers(run: Run, plm: Callable[[], Writer]) -> tuple[list[AnswerPredict
     What is stored already is read, and its seconds count as those of this run.
     """
     from zerogen.plm.prompting import prompt_answers
+    from zerogen.plm.protocol import used
 
     config, questions = run.config, run.unlabelled
     content = [prompted_key(config, run.device), config.task.answer_tokens, [row.content for row in questions]]
@@ -102,15 +103,18 @@ def plm_answers(run: Run, plm: Callable[[], Writer]) -> tuple[list[AnswerPredict
             writer = plm()
             begun, tokens = time.perf_counter(), writer.tokens
             block, name = questions[start : start + _BLOCK], f"unlabelled-{start:06d}"
-            with run.counting(writer, "prompt"):
+            with used(writer) as usage:
                 answers, _ = prompt_answers(writer, config.task, block, run.progress, name)
             blocks[start] = {
                 "start": start,
                 "answers": [asdict(answer) for answer in answers],
                 "seconds": round(time.perf_counter() - begun, 3),
                 "tokens": writer.tokens - tokens,
+                "usage": usage,
             }
             append_line(json.dumps(blocks[start], ensure_ascii=False), path)
+    for its in blocks.values():
+        run.use("prompt", its.get("usage", {}))
     run.seconds["prompt"] = sum(block["seconds"] for block in blocks.values())
     answers = [AnswerPrediction(**one) for start in sorted(blocks) for one in blocks[start]["answers"]]
     return answers, sum(block["tokens"] for block in blocks.values())

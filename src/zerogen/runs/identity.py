@@ -130,6 +130,8 @@ def run_key(config: Config, device: torch.device) -> dict[str, Any]:
         return key | {"pool": pool_key(config, device)}
     elif "plm" in reads:
         key |= {"plm": plm_key(config, device), "scoring": task.scoring, "setting": changes(config.setting)}
+        if config.plm.scoring == "label_tokens":
+            key["label_tokens"] = task.further_scoring
     if "limit" in reads:
         key["limit"] = config.limit
     return key

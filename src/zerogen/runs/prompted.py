@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ class _Block:
     probabilities: list[list[list[float]]]
     seconds: float
     tokens: int
+    usage: dict[str, int] = field(default_factory=dict)
 
 
 def prompted(
@@ -94,6 +95,8 @@ class _Asking:
         ask: Callable[[Scorer, Sequence[Example]], Sequence[Sequence[Prediction]]],
     ) -> list[list[Prediction]]:
         """Return a number of sets of predictions of the texts from a file, after asking for those that it lacks."""
+        from zerogen.plm.protocol import used
+
         labels = self.run.config.task.labels
         blocks = _stored(path, len(self.texts), number, len(labels))
         missing = [start for start in range(0, len(self.texts), _BLOCK) if start not in blocks]
@@ -103,15 +106,17 @@ class _Asking:
                 advance(sum(len(block.probabilities[0]) for block in blocks.values()))
                 for start in missing:
                     begun, tokens = time.perf_counter(), scorer.tokens
-                    with self.run.counting(scorer, self.stage):
+                    with used(scorer) as usage:
                         sets = ask(scorer, self.texts[start : start + _BLOCK])
                     probabilities = [[[one.probabilities[label] for label in labels] for one in its] for its in sets]
                     seconds = round(time.perf_counter() - begun, 3)
-                    blocks[start] = _Block(probabilities, seconds, scorer.tokens - tokens)
+                    blocks[start] = _Block(probabilities, seconds, scorer.tokens - tokens, usage)
                     append_line(json.dumps({"start": start, **asdict(blocks[start])}), path)
                     advance(len(sets[0]))
         self.seconds += sum(block.seconds for block in blocks.values())
         self.tokens += sum(block.tokens for block in blocks.values())
+        for block in blocks.values():
+            self.run.use(self.stage, block.usage)
         return [
             [
                 Prediction.of(dict(zip(labels, row, strict=True)))
@@ -196,7 +201,7 @@ def _stored(path: Path, texts: int, sets: int, labels: int) -> dict[int, _Block]
             whole = len(by_set) == sets and all(len(rows) == min(_BLOCK, texts - start) for rows in by_set)
             shares = [row for rows in by_set for row in rows]
             if whole and all(len(row) == labels and all(0 <= share <= 1 for share in row) for row in shares):
-                blocks[start] = _Block(by_set, float(fields["seconds"]), int(fields["tokens"]))
+                blocks[start] = _Block(by_set, float(fields["seconds"]), int(fields["tokens"]), fields.get("usage", {}))
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return blocks

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config, PlmConfig
 from zerogen.data.records import AnswerPrediction, Example, Prediction
-from zerogen.estimate import Probe, shortened, some, used_by
+from zerogen.estimate import Probe, shortened, some
 from zerogen.plm.open import as_labeller
 from zerogen.runs.calibration import calibrated, check_calibration, unlabelled_of
 from zerogen.runs.prompted import demonstrations, seconds_to_ask
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 def prompting(run: Run) -> Outcome:
     """Predict the label whose filled prompt is most probable, or let the PLM write the answer."""
+    from zerogen.plm.protocol import used
+
     # Only an open one that is not transformers' shows whether it can score: it is refused before anything else is read.
     plm = _open(run) if run.config.plm.writer != PlmConfig.writer else None
     rows = run.gold
     plm = plm or _open(run)
-    with run.stage("prompt"), run.counting(plm, "prompt"):
+    with run.stage("prompt"), used(plm) as usage:
         predictions, cut = _predict(plm, run, rows)
+    run.use("prompt", usage)
     outcome = Outcome(tokens={"prompt": plm.tokens}, cut=cut)
     if cut:
         run.progress.say(f"{cut:,} of {len(rows):,} gold rows were too long for {plm.name} and were cut")
@@ -64,7 +67,7 @@ def estimate(probe: Probe) -> None:
         calibrated = unlabelled if config.setting.calibration in CALIBRATIONS_ON_TEXTS else 0
         predicted = seconds * (probe.evaluated + unlabelled) + after * (probe.evaluated + calibrated)
         probe.expected.seconds["prompt"] = predicted
-        probe.expected.use(usage, probe.evaluated / len(rows))
+        probe.expected.use(usage, (probe.evaluated + unlabelled) / len(rows))
 
 
 PROMPTING = Setting(
@@ -78,9 +81,11 @@ PROMPTING = Setting(
 
 def _pace(plm: Scorer | LabelScorer, run: Run, rows: Sequence[Example]) -> tuple[tuple[float, float], dict[str, int]]:
     """Return the seconds of `_seconds_to_predict`, and what a server was asked for."""
-    found: list[tuple[float, float]] = []
-    usage = used_by(plm, lambda: found.append(_seconds_to_predict(plm, run, rows)))
-    return found[0], usage
+    from zerogen.plm.protocol import used
+
+    with used(plm) as usage:
+        seconds = _seconds_to_predict(plm, run, rows)
+    return seconds, usage
 
 
 def _seconds_to_predict(plm: Scorer | LabelScorer, run: Run, rows: Sequence[Example]) -> tuple[float, float]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
@@ -166,15 +167,10 @@ class Run:
             else config.tam.checkpoint or describe_weights(config.tam.model, config.tam.revision, "tam.model"),
         }
 
-    @contextmanager
-    def counting(self, plm: Writer, stage: str) -> Iterator[None]:
-        """Add what a server is asked for in a block to that of a stage."""
-        from zerogen.plm.protocol import RemoteWriter
-
-        before = plm.usage.copy() if isinstance(plm, RemoteWriter) else None
-        yield
-        if isinstance(plm, RemoteWriter) and before is not None:
-            self.usage.setdefault(stage, Counter()).update(plm.usage.since(before))
+    def use(self, stage: str, usage: Mapping[str, int]) -> None:
+        """Add what a server was asked for to that of a stage."""
+        if usage:
+            self.usage.setdefault(stage, Counter()).update(usage)
 
     def open_plm(self, folder: Path | None = None) -> Writer:
         """Open the configured PLM on the first device. folder: where a server's answers of unfinished work are kept."""
@@ -200,8 +196,8 @@ class Run:
 
     @property
     def unfinished(self) -> Path:
-        """The folder of a server's answers that are not part of a pool or of a result yet."""
-        return self.task_folder / f"unfinished_{self.config.plm.name}"
+        """The folder of a server's answers that no result holds yet."""
+        return self.folder() / "unfinished"
 
     def scorer(self, plm: Callable[[], Writer]) -> Scorer | None:
         """Return the PLM if it can score texts; if it cannot, say so once, and do not open it again."""
@@ -231,6 +227,7 @@ class Run:
             plm = cache(partial(self.open_plm, folder))
             try:
                 yield plm
+                shutil.rmtree(folder, ignore_errors=True)  # what a server has answered is stored by now
             finally:
                 plm.cache_clear()
                 return_freed_memory()

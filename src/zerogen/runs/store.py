@@ -47,6 +47,7 @@ def write_run(run: Run, outcome: Outcome) -> Result:
     _write_files(run, outcome, folder)
     result = _result_of(run, outcome)
     result.write()
+    shutil.rmtree(run.unfinished, ignore_errors=True)
     if not run.evaluator:
         add_line(Path(run.config.output_dir) / "results.csv", result, run.progress)
     return result

@@ -298,10 +298,11 @@ def confidences_of(
     if scores is None and rows and comparable(task):
         scorer = run.scorer(plm)
         if scorer is not None:
-            with run.counting(scorer, "confidence"):
-                scores = confidences(scorer, task, rows, run.progress)
+            scores = confidences(scorer, task, rows, run.progress)
         if scores is not None and file.path.parent.is_dir():  # rows of a file have no pool
             file.add(rows, scores)
+    if scores is not None and scores.usage:
+        run.usage["confidence"] = Counter(scores.usage)
     return scores
 
 

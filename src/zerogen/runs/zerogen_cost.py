@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,7 +17,7 @@ from zerogen.config.task_schema import TaskConfig
 from zerogen.config.template import render
 from zerogen.data.records import Example
 from zerogen.errors import Unavailable
-from zerogen.estimate import GENERATION, PROBE, Pace, Probe, about, shortened, some, used_by
+from zerogen.estimate import GENERATION, PROBE, Pace, Probe, about, shortened, some
 from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas
 from zerogen.generation.select import EMBEDDING, needs
 from zerogen.generation.wording import draw_wording
@@ -64,7 +64,9 @@ def estimate(probe: Probe) -> None:
         if rows:
             _expect_confidence(probe, rows)
     if rows and "asked" in needs(config.select):
-        probe.expected.seconds["ask"] = _seconds_to_ask(probe, some(rows)) * rows_to_write(config, size)
+        seconds, usage = _pace_of_asking(probe, some(rows))
+        probe.expected.seconds["ask"] = seconds * rows_to_write(config, size)
+        probe.expected.use(usage, rows_to_write(config, size))
     if rows and EMBEDDING in needs(config.select):
         _expect_embedding(probe, rows, size)
     if config.unlabelled:  # which are refused here where they cannot be read
@@ -242,7 +244,7 @@ def _requests(chunk: Chunk, lacking: dict[str, int]) -> tuple[float, float, floa
 
 def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
     from zerogen.plm.confidence import comparable, label_confidence
-    from zerogen.plm.protocol import Scorer
+    from zerogen.plm.protocol import Scorer, used
 
     config = probe.config
     if probe.run.names()[0] == "none":  # rules made the rows
@@ -260,7 +262,8 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
 
     def pace() -> tuple[float, dict[str, int]]:
         started = time.perf_counter()
-        usage = used_by(plm, lambda: label_confidence(plm, config.task, rows))
+        with used(plm) as usage:
+            label_confidence(plm, config.task, rows)
         return (time.perf_counter() - started) / len(rows), usage
 
     seconds, usage = probe.once(["confidence", asdict(config.task), asdict(config.plm)], pace)
@@ -268,34 +271,50 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
     probe.expected.use(usage, scored / len(rows))
 
 
-def _seconds_to_ask(probe: Probe, rows: Sequence[Example]) -> float:
-    """Return the seconds that PROMPTING takes for a text in all ways, probed on rows; 0 without a PLM that scores."""
+def _pace_of_asking(probe: Probe, rows: Sequence[Example]) -> tuple[float, dict[str, float]]:
+    """Return the seconds that PROMPTING takes for a text in all ways, and what it asks a server for; probed on rows.
+
+    Nothing without a PLM that scores.
+    """
     from zerogen.plm.protocol import Scorer
 
     config, plm = probe.config, probe.plm()
     if not isinstance(plm, Scorer):
-        return 0.0
+        return 0.0, {}
     scorer, number = plm, config.scoring_demonstrations
     key = ["teacher", asdict(config.task), asdict(config.plm), number]
-    seconds: float = probe.once(key, lambda: sum(seconds_to_ask(scorer, config.task, rows, ALL_PROMPTS, number)))
-    return seconds
+    return _pace(probe, key, scorer, rows, lambda: sum(seconds_to_ask(scorer, config.task, rows, ALL_PROMPTS, number)))
 
 
-def _seconds_to_answer(probe: Probe, questions: Sequence[Example]) -> float:
-    """Return the seconds that the PLM takes to answer a question, probed on some; 0 without a PLM."""
+def _pace_of_answering(probe: Probe, questions: Sequence[Example]) -> tuple[float, dict[str, float]]:
+    """Return the seconds that the PLM takes to answer a question, and what it asks a server for; probed on some."""
     from zerogen.plm.prompting import prompt_answers
 
     config, plm = probe.config, probe.plm()
     if plm is None:
-        return 0.0
+        return 0.0, {}
+    writer = plm
 
-    def pace() -> float:
+    def answer() -> float:
         started = time.perf_counter()
-        prompt_answers(plm, config.task, questions)
+        prompt_answers(writer, config.task, questions)
         return (time.perf_counter() - started) / len(questions)
 
-    seconds: float = probe.once(["answers", asdict(config.task), asdict(config.plm)], pace)
-    return seconds
+    return _pace(probe, ["answers", asdict(config.task), asdict(config.plm)], writer, questions, answer)
+
+
+def _pace(
+    probe: Probe, key: list[object], plm: Writer, rows: Sequence[Example], seconds_each: Callable[[], float]
+) -> tuple[float, dict[str, float]]:
+    from zerogen.plm.protocol import used
+
+    def pace() -> tuple[float, dict[str, float]]:
+        with used(plm) as usage:
+            seconds = seconds_each()
+        return seconds, {name: value / len(rows) for name, value in usage.items()}
+
+    found: tuple[float, dict[str, float]] = probe.once(key, pace)
+    return found
 
 
 def _expect_embedding(probe: Probe, rows: Sequence[Example], size: int) -> None:
@@ -313,8 +332,10 @@ def _expect_teachers(probe: Probe, pace: Pace, size: int) -> list[int]:
     scored = [config.task.name, config.unlabelled, config.unlabelled_limit, asdict(config.plm)]
     scored.append(config.scoring_demonstrations)
     if few and "prompting" in settings.teachers and probe.session.first(["prompt", *scored]):
-        asking = _seconds_to_answer if config.task.kind == "qa" else _seconds_to_ask
-        seconds["prompt"] = asking(probe, few) * len(texts)
+        asking = _pace_of_answering if config.task.kind == "qa" else _pace_of_asking
+        each, usage = asking(probe, few)
+        seconds["prompt"] = each * len(texts)
+        probe.expected.use(usage, len(texts))
     if few and "similarity" in settings.teachers:
         seconds["similarity"] = seconds_to_embed(probe, few) * len(texts)
     # The TAM of each round is compared with its teachers, of which the first TAM may be one.
