@@ -248,7 +248,9 @@ def test_a_server_that_answers_nothing_any_more_ends_the_run(proxy: Proxy) -> No
 
 
 def test_a_hung_server_is_named_with_the_time_it_had(proxy: Proxy) -> None:
-    plm, before = opened(proxy.url, timeout=2, retries=1), len(proxy.times)
+    plm = opened(proxy.url, retries=1)
+    assert isinstance(plm, Server)
+    plm.client.timeout, before = 2, len(proxy.times)  # only now: a slow machine may need longer to open it
 
     def hang(handler: Handler, number: int) -> bool:
         time.sleep(3)
@@ -469,7 +471,7 @@ def test_a_server_that_is_killed_and_started_again(tmp_path: Path) -> None:
     arguments = [*SMALL, *ROUND, f"plm.base_url={server.url}", "plm.retries=1", "train=false", "confidence.rows=0"]
     command = [sys.executable, "-m", "zerogen", *arguments]
     with subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for _ in range(600):
+        for _ in range(3000):
             parts = list(work.glob("outputs/rotten_tomatoes/pool_*/works/texts-*.part"))
             if parts and len(parts[0].read_bytes().splitlines()) > 3:
                 break
@@ -515,7 +517,7 @@ def test_a_stopped_run_on_a_server_ends_at_once(llama: ServerProcess, tmp_path: 
     arguments = [*SMALL, *ROUND, f"plm.base_url={llama.url}", "n=200"]
     command = [sys.executable, "-m", "zerogen", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for _ in range(600):
+        for _ in range(3000):
             if list(tmp_path.glob("outputs/rotten_tomatoes/pool_*/works/*.part")):
                 break
             time.sleep(0.1)

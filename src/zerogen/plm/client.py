@@ -67,13 +67,13 @@ class Client:
         self.key = os.environ.get(config.key_variable, "").strip()
         if not all("!" <= letter <= "~" for letter in self.key):
             raise UserError(f"{config.key_variable}: is no key; allowed are ASCII letters without white space")
-        self.variable, self.model = config.key_variable, config.model
+        self.variable = config.key_variable
         self.concurrency, self.timeout, self.retries = config.concurrency, config.timeout, config.retries
         self.usage = Usage()
         self._failures = 0  # one after the other
 
     def probe(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Return the answer to a request at the start of a run, or its `Failure`, which counts nowhere.
+        """Return the answer to a request at the start of a run, or its `Failure`, which ends nothing.
 
         Raises `Unavailable` where the server does not answer, or is too busy.
         """

@@ -99,7 +99,8 @@ class PromptingPlm:
         from zerogen.runs.identity import PROMPTED_FORMAT, changes, plm_key
 
         config = self.config
-        return [PROMPTED_FORMAT, changes(config.task), changes(config.setting), plm_key(config, device)]
+        plm = [plm_key(config, device), config.plm.scoring]
+        return [PROMPTED_FORMAT, changes(config.task), changes(config.setting), plm]
 
     def open(self, device: torch.device) -> PlmLabeller | PlmReader:
         """Load the PLM. Raises `UserError` if its weights are missing, and for one that cannot score labels."""
