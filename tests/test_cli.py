@@ -300,7 +300,21 @@ def test_defaults_are_the_papers_models(
     assert {config.tam.model for config in configs} == {"distilbert/distilbert-base-uncased"}
 
 
-@pytest.mark.parametrize("option", sorted({path.stem for path in (conf_dir() / "plm").iterdir()} - {"smollm2"}))
+PLMS = sorted(path.stem for path in (conf_dir() / "plm").iterdir() if path.stem != "smollm2")
+SERVERS = ("llamacpp", "ollama", "openai", "vllm")
+
+
+@pytest.mark.parametrize("option", SERVERS)
+def test_a_server_has_its_address_and_wants_a_model(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["zerogen", "task=rotten_tomatoes", f"plm={option}", "plm.model=mine"])
+    (config,) = cli.compose()
+    assert config.plm.writer == "openai" and config.plm.base_url is not None
+    monkeypatch.setattr(sys, "argv", ["zerogen", "task=rotten_tomatoes", f"plm={option}"])
+    with pytest.raises(UserError, match=r"plm\.model: has no value"):
+        cli.compose()
+
+
+@pytest.mark.parametrize("option", sorted({*PLMS} - {*SERVERS}))
 def test_a_plm_of_the_hub_is_named_where_it_cannot_be_fetched(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["zerogen", f"plm={option}"])
     (config,) = cli.compose()

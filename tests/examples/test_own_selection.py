@@ -54,9 +54,9 @@ def test_the_surest_half_is_trained_on(config: Config, monkeypatch: pytest.Monke
     loads: list[str] = []
     load_plm = Run.open_plm
 
-    def counted(run: Run) -> object:
+    def counted(run: Run, folder: Path | None = None) -> object:
         loads.append("plm")
-        return load_plm(run)
+        return load_plm(run, folder)
 
     monkeypatch.setattr(Run, "open_plm", counted)
     config.task.parse.fallback = "sentence"

@@ -94,7 +94,7 @@ def test_a_dry_run_probes_it(folder: Path, capsys: pytest.CaptureFixture[str], m
         (
             ["setting=prompting", "task=rotten_tomatoes"],
             "setting=prompting: plm.writer=template_writer:open cannot score texts (it has no logprob); allowed is a "
-            "writer that can: transformers, your own module:attribute",
+            "writer that can: transformers, openai, your own module:attribute",
         ),
         (
             ["setting=prompting", "task=rotten_tomatoes", "dry_run=true"],

@@ -210,7 +210,7 @@ class Run:
             return opened
         self.unscored = True
         where = self.config.plm.base_url or f"plm.writer={self.config.plm.writer}"
-        self.progress.say(f"{where} cannot score given texts: confidence in labels is unknown")
+        self.progress.say(f"{where} cannot score texts: confidence in labels is unknown")
         return None
 
     @contextmanager

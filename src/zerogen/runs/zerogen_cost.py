@@ -257,7 +257,7 @@ def _expect_confidence(probe: Probe, rows: Sequence[Example]) -> None:
         return
     if not isinstance(plm, Scorer):
         where = config.plm.base_url or f"plm.writer={config.plm.writer}"
-        probe.say_once(f"{where} cannot score given texts: confidence in labels is unknown")
+        probe.say_once(f"{where} cannot score texts: confidence in labels is unknown")
         return
 
     def pace() -> tuple[float, dict[str, int]]:
