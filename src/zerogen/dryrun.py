@@ -165,7 +165,7 @@ def _summarise(probe: Probe) -> None:
         from zerogen.plm.protocol import cost_of
 
         cost = cost_of(probe.config.plm, [usage])
-        priced = "" if cost is None else f", which cost about {cost:,.2f}"
+        priced = "" if cost is None else f", which would cost about {cost:,.3g}"
         probe.say(
             f"expected of the server: {about(usage['requests'])} requests, {about(usage['tokens_in'])} tokens read, "
             f"{about(usage['tokens_out'])} written{priced}"

@@ -180,6 +180,8 @@ class Probe:
             self.missing(f"PLM {name} ({why})", "PLM")
             return None
         what = f"opened by {self.config.plm.writer}"
+        if self.config.plm.writer == SERVER:
+            what = f"on the server at {self.config.plm.base_url}"
         if isinstance(plm, LocalWriter):
             dtype = str(plm.dtype).removeprefix("torch.")
             what = f"{dtype}, on {'the CPU' if plm.device.type == 'cpu' else plm.device}"

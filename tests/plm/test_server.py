@@ -274,8 +274,26 @@ def test_a_wrong_key_is_refused_without_being_shown(llama: ServerProcess, monkey
 
 
 def test_a_model_that_is_not_there_is_named_with_the_nearest(llama: ServerProcess) -> None:
-    with pytest.raises(UserError, match=rf"plm.model: 'SmolLM3' is unknown; allowed: .*{MODEL}"):
+    with pytest.raises(UserError, match=rf"plm.model, on http.*: 'SmolLM3' is unknown; allowed: .*{MODEL}"):
         opened(llama.url, model="SmolLM3")
+
+
+def test_an_address_without_its_end_is_found_out_at_once(llama: ServerProcess) -> None:
+    with pytest.raises(UserError, match=r"has no choices, so it is not the OpenAI API; is /v1 missing"):
+        opened(llama.url.removesuffix("/v1"))
+
+
+def test_answers_without_a_text_end_the_run(proxy: Proxy) -> None:
+    plm, before = opened(proxy.url), len(proxy.times)
+    proxy.fault = failing(range(before, 10**6), lambda handler, number: handler.answer(200, b'{"content": "x"}'))
+    with pytest.raises(ServerFailed, match="the last 8 answers hold no text"):
+        written(plm, chunk(30))
+
+
+def test_a_variable_without_a_key_is_refused_and_not_shown(llama: ServerProcess) -> None:
+    with pytest.raises(UserError, match=r"plm\.key_variable: names no variable") as refused:
+        opened(llama.url, key_variable="SECRETKEY123")
+    assert "SECRETKEY123" not in str(refused.value)
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
@@ -509,7 +527,9 @@ def test_a_dry_run_asks_a_server_and_says_what_it_would_cost(llama: ServerProces
     done = run(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert re.search(r"expected of the server: [\d,]+ requests, [\d,]+ tokens read, [\d,]+ written, which cost", said)
+    assert re.search(
+        r"expected of the server: [\d,]+ requests, [\d,]+ tokens read, [\d,]+ written, which would cost", said
+    )
     assert not list(tmp_path.iterdir())
 
 

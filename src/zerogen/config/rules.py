@@ -110,7 +110,7 @@ def check_plm(config: Config) -> None:
 def _check_chat(plm: PlmConfig) -> None:
     if not isinstance(plm.chat, bool) and plm.chat != "auto":
         raise UserError(f"plm.chat={plm.chat}: allowed is auto, true or false")
-    if plm.system is not None and (plm.chat is False or (plm.chat == "auto" and plm.writer != SERVER)):
+    if plm.system is not None and plm.chat is not True:
         raise UserError(f"plm.system={plm.system}: is a turn of a chat; set plm.chat=true, or leave it out")
 
 

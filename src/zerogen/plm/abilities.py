@@ -102,7 +102,14 @@ def _ask(client: Client, path: str, body: dict[str, Any]) -> tuple[Any, tuple[st
     refused: tuple[str, ...] = ()
     while True:
         answer = client.probe(path, accepted(body, refused))
-        if not isinstance(answer, Failure) or answer.status not in (400, 422):
+        if not isinstance(answer, Failure):
+            if not (isinstance(answer, dict) and isinstance(answer.get("choices"), list)):
+                raise UserError(
+                    f"plm.base_url={client.url}: its answer to {path} has no choices, so it is not the OpenAI API"
+                    + ("" if client.url.endswith("/v1") else "; is /v1 missing at its end?")
+                )
+            return answer, refused
+        if answer.status not in (400, 422):
             return answer, refused
         named = [name for name in _MAY_BE_REFUSED if name in answer.reason and name not in refused]
         if not named:
@@ -132,7 +139,7 @@ def _entry(config: PlmConfig, entries: Sequence[dict[str, Any]]) -> dict[str, An
             return entry
     if entries:
         names = [str(entry.get("id")) for entry in entries]
-        raise unknown(f"plm.base_url={config.base_url}: plm.model", config.model, names)
+        raise unknown(f"plm.model, on {config.base_url}", config.model, names)
     return {}
 
 

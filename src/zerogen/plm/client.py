@@ -65,6 +65,8 @@ class Client:
     def __init__(self, config: PlmConfig) -> None:
         self.url = str(config.base_url).rstrip("/")
         self.key = os.environ.get(config.key_variable, "").strip()
+        if config.key_variable != PlmConfig.key_variable and not self.key:  # whose value may be the key by mistake
+            raise UserError("plm.key_variable: names no variable of the environment that has a value")
         if not all("!" <= letter <= "~" for letter in self.key):
             raise UserError(f"{config.key_variable}: is no key; allowed are ASCII letters without white space")
         self.variable = config.key_variable

@@ -25,6 +25,7 @@ from zerogen.support.progress import Progress
 if TYPE_CHECKING:
     import torch
 
+_FAILURES = 8  # one after the other that end a run, at least
 _MOST_STOPS = 4  # of a request, by the OpenAI API
 _UNIT = re.compile(r"[\x01-\x7f]{1,3}|[^\x01-\x7f]", re.DOTALL)
 _QUOTED = re.compile(r"(?:[^\"“\n]*:)?\s*[\"“]([^\"“”]+)[\"”]\W*", re.DOTALL)  # a reply that is a quote
@@ -85,6 +86,7 @@ class Server:
         self.folder: Path | None = None
         self.say: Callable[[str], None] = lambda text: None
         self._warned = False
+        self._failures = 0  # one after the other
 
     def encode(self, text: str) -> list[int]:
         """Return pieces of a text, each as a number: up to three ASCII letters, or one of another script."""
@@ -122,13 +124,24 @@ class Server:
             for index, answer in self.client.send(calls):
                 place = missing[index]
                 done[place] = self._continuation(answer, chunk.stops)
-                if done[place].finish_reason != "failed":
+                if done[place].finish_reason == "failed":
+                    self._failures += 1
+                    self._end_if_all_fail(answer)
+                else:
+                    self._failures = 0
                     unfinished.add(place, asdict(done[place]))
                 on_row(1)
             usage = self.usage.since(before)
             continuations = [done[place] for place in range(len(chunk.requests))]
             tokens = sum(one.tokens for one in continuations)
             yield ChunkOutput(continuations, tokens, round(time.perf_counter() - started, 3), usage)
+
+    def _end_if_all_fail(self, answer: Any) -> None:
+        if self._failures >= max(_FAILURES, self.client.concurrency):
+            raise ServerFailed(
+                f"{self.client.url}: the last {self._failures} answers hold no text: {str(answer)[:80]}; what was "
+                "finished is kept; run the same command again to go on"
+            )
 
     def _refuse_counters(self, chunk: ChunkRequest) -> None:
         if any(request.counters for request in chunk.requests):

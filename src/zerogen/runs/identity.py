@@ -246,6 +246,8 @@ def tam_key(config: Config, device: torch.device) -> dict[str, Any]:
 
 def describe_plm(config: PlmConfig) -> str | None:
     """Name the PLM and which version of it: of its weights, or of the user's own writer."""
+    if config.writer == SERVER:
+        return f"{config.model}, on a server"
     if config.writer != PlmConfig.writer:
         return f"{config.model} by {fingerprint_of_door(config.writer)}"
     return describe_weights(config.model, config.revision, "plm.model")

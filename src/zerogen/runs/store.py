@@ -140,7 +140,7 @@ def _server(run: Run, outcome: Outcome) -> dict[str, Any]:
     plm, usage = run.config.plm, {stage: dict(its) for stage, its in run.usage.items() if its}
     if plm.writer != SERVER or not usage:
         return {}
-    said: dict[str, Any] = {"model": plm.model, "usage": usage}
+    said: dict[str, Any] = {"model": plm.model, "address": plm.base_url, "usage": usage}
     if models := sorted({row.model for row in outcome.rows if row.model}):
         said["answered_as"] = models
     if run.setting.name == "prompting" and run.config.task.kind != "qa":
