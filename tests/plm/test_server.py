@@ -101,6 +101,7 @@ def written(plm: RemoteWriter, *chunks: ChunkRequest) -> list[ChunkOutput]:
 # What it can do.
 
 
+@pytest.mark.long
 def test_scores_are_those_of_the_same_weights_in_this_process(tmp_path: Path) -> None:
     in_float32(gguf(), tmp_path / "whole.gguf")
     port = free_port()
@@ -480,6 +481,7 @@ def test_a_run_on_a_server_keeps_no_key_anywhere(llama: ServerProcess, tmp_path:
     assert KEY not in done.stdout + done.stderr + again.stdout
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_and_started_again(tmp_path: Path) -> None:
     port = free_port()
     server = ServerProcess([sys.executable, str(LLAMA), str(gguf()), str(port)], port, tmp_path / "log")
@@ -511,6 +513,7 @@ def test_a_server_that_is_killed_and_started_again(tmp_path: Path) -> None:
     assert kept >= 4 and first["usage"]["requests"] >= sum(first["asked"].values())
 
 
+@pytest.mark.long
 def test_prompting_by_first_tokens_stands_in_the_result(llama: ServerProcess, tmp_path: Path) -> None:
     more = [f"plm.base_url={llama.url}", "plm.scoring=label_tokens", "setting=prompting", "eval_limit=6"]
     done = run(tmp_path, *SMALL, *more)
@@ -522,6 +525,7 @@ def test_prompting_by_first_tokens_stands_in_the_result(llama: ServerProcess, tm
     assert "first tokens" in (folder / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_dry_run_asks_a_server_and_says_what_it_would_cost(llama: ServerProcess, tmp_path: Path) -> None:
     arguments = [*SMALL, *ROUND, f"plm.base_url={llama.url}", "dry_run=true", "plm.price_in=1", "plm.price_out=2"]
     done = run(tmp_path, *arguments)
@@ -533,6 +537,7 @@ def test_a_dry_run_asks_a_server_and_says_what_it_would_cost(llama: ServerProces
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_stopped_run_on_a_server_ends_at_once(llama: ServerProcess, tmp_path: Path) -> None:
     arguments = [*SMALL, *ROUND, f"plm.base_url={llama.url}", "n=200"]
     command = [sys.executable, "-m", "zerogen", *arguments]
