@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.conftest import byte_tokenizer, causal_model, toy_pairs, toy_questions, toy_rows
+from tests.conftest import FAMILIES, byte_tokenizer, causal_model, toy_pairs, toy_questions, toy_rows
 from zerogen.config.schema import Config, DecodingConfig, SettingConfig, TamConfig, TrainerConfig
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.data.records import Request, Stop
@@ -30,7 +30,7 @@ def both(family: str) -> list[Plm]:
     return [Plm(causal_model(family).to(device), byte_tokenizer()) for device in ("cpu", "cuda")]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("counters", [0, 2])
 def test_rows_are_those_of_the_cpu(family: str, counters: int) -> None:
     asked = [
@@ -51,7 +51,7 @@ def test_rows_are_those_of_the_cpu(family: str, counters: int) -> None:
     assert said == []  # above all not that a step could not be recorded
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_those_of_the_cpu(family: str) -> None:
     draws = torch.Generator().manual_seed(5)
     texts = [torch.randint(1, 320, (length,), generator=draws).tolist() for length in range(3, 60)]

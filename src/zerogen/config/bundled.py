@@ -9,10 +9,11 @@ from zerogen.config.schema import PlmConfig
 from zerogen.config.task import expand_paths, normalise_task
 from zerogen.config.task_schema import TaskConfig
 from zerogen.config.yaml_files import read_yaml, typed
-from zerogen.errors import unknown
+from zerogen.errors import UserError, unknown
 from zerogen.support.files import expanded, file_name
 
 T = TypeVar("T")
+MISSING = "???"  # a value that whoever uses an option has to give
 
 
 def conf_dir() -> Path:
@@ -46,11 +47,20 @@ def plm_option(name: str, what: str) -> PlmConfig:
     """
     name = expanded(name, what)
     if name.endswith((".yaml", ".yml")):
-        return typed(read_yaml(Path(name)), PlmConfig, name)
-    option = bundled_option("plm", name, PlmConfig)
-    if option is None:
-        require_weights(what, "plm", name)
-    return option or PlmConfig(name=file_name(name.rstrip("/").rpartition("/")[2]), model=name)
+        said = read_yaml(Path(name))
+        # As an option of Hydra's, it is named by its file.
+        return typed({"name": file_name(Path(name).stem), **said} if isinstance(said, dict) else said, PlmConfig, name)
+    path = conf_dir() / "plm" / f"{name}.yaml"
+    if path.is_file():
+        said = read_yaml(path)
+        if said.get("model") == MISSING:
+            raise UserError(
+                f"{what} {name}: has no model; allowed is a YAML file with model: NAME, writer: {said['writer']} and "
+                f"base_url: {said['base_url']}"
+            )
+        return typed(said, PlmConfig, str(path))
+    require_weights(what, "plm", name)
+    return PlmConfig(name=file_name(name.rstrip("/").rpartition("/")[2]), model=name)
 
 
 def load_task(name: str | Path) -> TaskConfig:

@@ -328,6 +328,11 @@ def _check_context(task: TaskConfig, where: str) -> None:
             f"{where}: context.prompt='{task.context.prompt}': allowed is a text without placeholders, after "
             "which the PLM writes contexts; or let context.source say where they are"
         )
+    if task.context.prompt_chat and (not by_plm or placeholders(task.context.prompt_chat)):
+        raise UserError(
+            f"{where}: context.prompt_chat='{task.context.prompt_chat}': allowed is a text without placeholders, with "
+            "context.source=plm"
+        )
     if task.context.source == "gold" and not any(gold.context for gold in task.gold.values()):
         raise UserError(f"{where}: context.source=gold: none of its gold sources has a context column")
     if task.context.per_label < 1 or task.context.max_new_tokens < 1:

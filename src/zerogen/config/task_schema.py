@@ -32,6 +32,8 @@ class ContextConfig:
     else is a file: .txt with one per line, or .jsonl, .csv, .tsv, .parquet with the context column of the gold data."""
     prompt: str = ""
     """Prompt of stage 1; what the PLM writes after it, up to the closing quote, is a context."""
+    prompt_chat: str = ""
+    """The user's turn in place of `prompt` where the PLM is asked as in a chat."""
     max_new_tokens: int = 10
     """Maximum number of tokens of a context; one without its closing quote by then is rejected."""
     per_label: int = 4

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from zerogen.errors import UserError
+from zerogen.errors import UserError, nearest
 
 T = TypeVar("T")
+_KINDS = {
+    "Integer": "a whole number",
+    "Float": "a number",
+    "bool": "true or false",
+    "to string": "a text",
+    "ListConfig": "a list: {key}=[{value}]",
+}
 
 
 def read_yaml(path: Path) -> Any:
@@ -52,10 +60,42 @@ def typed(value: Any, schema: type[T], where: str) -> T:
         raise UserError(f"{where}: holds no keys and values")
     try:
         instance = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), literal(value)))
-    except (OmegaConfBaseException, ValueError) as error:
+    except OmegaConfBaseException as error:
+        said = refusal(error) if error.full_key else str(error).splitlines()[0]
+        raise UserError(f"{where}: {said}") from error
+    except ValueError as error:
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
     assert isinstance(instance, schema)
     return instance
+
+
+def is_schema(node: Any) -> bool:
+    """Return whether a node of a configuration has the keys of a schema alone."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.is_dict(node) and is_dataclass(OmegaConf.get_type(node))
+
+
+def refusal(error: Any, given: str = "") -> str:
+    """Say in one line what OmegaConf refuses of a key, with the nearest match.
+
+    error: an `OmegaConfBaseException` with a `full_key`. given: the value, where it is known.
+    """
+    key, parent = str(error.full_key), error.parent_node
+    options = [str(option) for option in parent] if is_schema(parent) else []
+    if options and str(error.key) not in options:
+        return f"{key}: is not a key; allowed here: {', '.join(options)}{nearest(error.key, options)}"
+    text = str(error).splitlines()[0]
+    if "missing mandatory value" in text:
+        return f"{key}: has no value"
+    if isinstance(error.key, (bool, int)) and "incompatible with (str)" in str(error):
+        return f"{key}: {text}; quote it in the file: YAML reads an unquoted yes as true and 1 as a number"
+    allowed = next((kind for word, kind in _KINDS.items() if word in text), None)
+    if allowed is None:
+        return f"{key}: {text}"
+    value = re.search(r"[Vv]alue '(.*?)'", text)
+    given = value[1] if value else given
+    return f"{key}{given and f'={given}'}: allowed is {allowed.format(key=key, value=given or '...')}"
 
 
 def literal(value: Any) -> Any:

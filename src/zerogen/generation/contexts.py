@@ -14,7 +14,7 @@ from zerogen.data.records import Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.filters import Filter, parse_and_filter
 from zerogen.generation.pool import Chunk, Journal
-from zerogen.plm.chat import filled
+from zerogen.plm.chat import context_prompt, filled
 from zerogen.plm.protocol import ChunkRequest, Writer
 from zerogen.support.progress import Progress
 
@@ -83,15 +83,14 @@ class Contexts:
             self._write(progress)
         if not self.texts:
             examples = "; ".join(repr(sample["text"]) for sample in self.journal.chunks[-1].samples[:3])
-            raise UserError(
-                f"context.prompt='{self.config.prompt}': the PLM wrote no context after it; it wrote: {examples}"
-            )
+            prompt = context_prompt(self.config, self.plm())
+            raise UserError(f"context.prompt='{prompt}': the PLM wrote no context after it; it wrote: {examples}")
         return [self.texts[place] for place in cycle_indices(start, stop, len(self.texts), self.seed, shuffled_from=1)]
 
     def check(self) -> None:
         """Raise `UserError` if the prompt leaves the PLM no room to write a context."""
         plm, config = self.plm(), self.config
-        length = len(plm.encode(config.prompt))
+        length = len(plm.encode(context_prompt(config, plm)))
         if length + config.max_new_tokens > plm.max_positions:
             raise UserError(
                 f"context.prompt: its {length} tokens and context.max_new_tokens={config.max_new_tokens} exceed the "
@@ -119,7 +118,7 @@ class Contexts:
     def _write(self, progress: Progress) -> None:
         """Write as many chunks of contexts as the PLM writes side by side."""
         start, plm = len(self.journal.chunks), self.plm()
-        rule, (prompt, _) = ParseConfig(), filled(plm, self.config.prompt, {}, None)
+        rule, (prompt, _) = ParseConfig(), filled(plm, context_prompt(self.config, plm), {}, None)
         chunks = [
             ChunkRequest(
                 f"contexts-{index:06d}",

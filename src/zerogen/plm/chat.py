@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zerogen.config.task_schema import TaskConfig
+from zerogen.config.task_schema import ContextConfig, TaskConfig
 from zerogen.config.template import render
 
 _OPENING, _CLOSING = "\"'`“„«‘‚([{<", "\"'`”“»’)]}>"
@@ -84,8 +84,19 @@ def in_chat(task: TaskConfig, plm: object) -> TaskConfig:
     if not frame_of(plm).chat or not task.prompts_chat:
         return task
     quote = '"' if any(stop.text == '"' for stop in task.parse.stop) else ""
-    prompts = {label: prompt.rstrip(_OPENING + " ") + f" {quote}" for label, prompt in task.prompts_chat.items()}
+    prompts = {label: _asking(turn, quote) for label, turn in task.prompts_chat.items()}
     return replace(task, prompts=prompts, further_prompts=[])
+
+
+def context_prompt(context: ContextConfig, plm: object) -> str:
+    """Return the prompt of stage 1: that for a chat, if there is one and the PLM is asked in one."""
+    chats = frame_of(plm).chat and context.prompt_chat
+    return _asking(context.prompt_chat, '"') if chats else context.prompt
+
+
+def _asking(turn: str, quote: str) -> str:
+    """Return a user's turn as a prompt: the answer begins with the quote, if there is one."""
+    return f"{turn.rstrip(_OPENING + ' ')} {quote}"
 
 
 def _turns(template: str, text: str | None) -> tuple[str, str]:

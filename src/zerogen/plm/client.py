@@ -28,6 +28,8 @@ _WAITS = wait_random_exponential(multiplier=1, max=_LONGEST_WAIT)  # with "full 
 _FAILURES = 8  # one after the other that end a run, at least
 _CONNECT = 20.0  # seconds
 _RANDOM = random.Random()  # of waiting times only
+# What reading an answer raises that does not hold what it should.
+MISSHAPEN = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,12 @@ class Client:
         ((_, answer),) = self.send([call])
         return answer
 
-    def send(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
-        """Yield (index, JSON value of the answer or `Failure`) as they arrive.
+    def send(
+        self, calls: Sequence[Call], read: Callable[[Any], Any] = lambda answer: answer
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (index, what `read` makes of an answer or `Failure`) as they arrive.
 
+        read: given an answer's JSON value; an answer that makes it raise one of `MISSHAPEN` is a failure.
         Raises `UserError` for a key that is refused and a model that is not there, and `ServerFailed` where the server
         is gone or answers nothing any more.
         """
@@ -106,7 +111,7 @@ class Client:
             return
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with anyio.from_thread.start_blocking_portal() as portal:
-            sending = portal.start_task_soon(self._send_all, calls, arrived)
+            sending = portal.start_task_soon(self._send_all, calls, read, arrived)
             sending.add_done_callback(lambda future: arrived.put(None))
             try:
                 while (item := arrived.get()) is not None:
@@ -115,14 +120,16 @@ class Client:
             finally:
                 sending.cancel()
 
-    async def _send_all(self, calls: Sequence[Call], arrived: queue.SimpleQueue[Any]) -> None:
+    async def _send_all(
+        self, calls: Sequence[Call], read: Callable[[Any], Any], arrived: queue.SimpleQueue[Any]
+    ) -> None:
         numbered = iter(enumerate(calls))
         failures: list[Exception] = []
 
         async def work(http: httpx.AsyncClient, group: anyio.abc.TaskGroup) -> None:
             for index, call in numbered:
                 try:
-                    arrived.put((index, await self._answer(http, call)))
+                    arrived.put((index, await self._answer(http, call, read)))
                 except Exception as error:  # of the whole run, not of a request; else it would come in a group
                     failures.append(error)
                     group.cancel_scope.cancel()
@@ -133,8 +140,8 @@ class Client:
         if failures:
             raise failures[0]
 
-    async def _answer(self, http: httpx.AsyncClient, call: Call) -> Any:
-        """Return the answer to a request, after as many attempts as it takes, or its `Failure`."""
+    async def _answer(self, http: httpx.AsyncClient, call: Call, read: Callable[[Any], Any]) -> Any:
+        """Return what is read of the answer to a request, after as many attempts as it takes, or its `Failure`."""
         attempts = self._attempts(lambda busy: True)
         self.usage.requests += 1
         try:
@@ -143,6 +150,11 @@ class Client:
             return await self._failed(http, Failure(str(error), error.status))
         if isinstance(answer, Failure):
             return await self._failed(http, answer)
+        try:
+            answer = read(answer)
+        except MISSHAPEN as error:
+            reason = str(error) if isinstance(error, ValueError) else f"an answer without {error}: {str(answer)[:80]}"
+            return await self._failed(http, Failure(self._without_key(reason), 200))
         self._failures = 0
         return answer
 

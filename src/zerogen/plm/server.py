@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from zerogen.config.schema import SERVER, PlmConfig
 from zerogen.data.records import Continuation, Stop, derive
 from zerogen.errors import ServerFailed, UserError
 from zerogen.plm.abilities import Abilities, abilities_of, accepted, logprobs_of, prompt_fields, text_of
-from zerogen.plm.client import Call, Client, Failure
+from zerogen.plm.client import MISSHAPEN, Call, Client, Failure
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Usage, Writer
 from zerogen.support.files import append_line
 from zerogen.support.hashes import short_hash
@@ -25,7 +26,6 @@ from zerogen.support.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-_FAILURES = 8  # one after the other that end a run, at least
 _MOST_STOPS = 4  # of a request, by the OpenAI API
 _UNIT = re.compile(r"[\x01-\x7f]{1,3}|[^\x01-\x7f]", re.DOTALL)
 _QUOTED = re.compile(r"(?:[^\"“\n]*:)?\s*[\"“]([^\"“”]+)[\"”]\W*", re.DOTALL)  # a reply that is a quote
@@ -36,15 +36,15 @@ class Unfinished:
 
     folder: where they lie, a file for each, until whoever stores them elsewhere deletes it; None: nowhere.
     key: all that shapes them.
-    usage: of the server, to which what the answers took is added as they are read.
+    usage: of the server so far.
     """
 
     def __init__(self, folder: Path | None, name: str, key: object, usage: Usage) -> None:
         self.usage, self.before = usage, usage.copy()
         self.path = None if folder is None else folder / f"{name}-{short_hash(key)}.part"
 
-    def read(self) -> dict[int, Any]:
-        """Return the answers by their number; those of damaged lines are lost."""
+    def read(self) -> tuple[dict[int, Any], Counter[str]]:
+        """Return the answers by their number, and what they took; those of damaged lines are lost."""
         found: dict[int, Any] = {}
         usage: Counter[str] = Counter()
         if self.path is not None and self.path.is_file():
@@ -53,9 +53,7 @@ class Unfinished:
                     entry = json.loads(line)
                     found[int(entry["place"])] = entry["answer"]
                     usage.update(entry["usage"])
-        self.usage.add(usage)
-        self.before = self.usage.copy()
-        return found
+        return found, usage
 
     def add(self, place: int, answer: Any) -> None:
         """Store an answer, and what came to be used since the one before."""
@@ -86,7 +84,7 @@ class Server:
         self.folder: Path | None = None
         self.say: Callable[[str], None] = lambda text: None
         self._warned = False
-        self._failures = 0  # one after the other
+        self._counted: set[Path | None] = set()  # files of unfinished work whose usage is counted
 
     def encode(self, text: str) -> list[int]:
         """Return pieces of a text, each as a number: up to three ASCII letters, or one of another script."""
@@ -115,33 +113,34 @@ class Server:
         for chunk in chunks:
             started, before = time.perf_counter(), self.usage.copy()
             self._refuse_counters(chunk)
-            unfinished = Unfinished(self.folder, chunk.name, [_identity(self.config), asdict(chunk)], self.usage)
-            done = {place: Continuation(**fields) for place, fields in unfinished.read().items()}
+            unfinished, answers = self._resumed(chunk.name, asdict(chunk))
+            done = {place: Continuation(**fields) for place, fields in answers.items()}
             self.tokens += sum(one.tokens for one in done.values())
             on_row(len(done))
             missing = [place for place in range(len(chunk.requests)) if place not in done]
             calls = [self._call(chunk, place) for place in missing]
-            for index, answer in self.client.send(calls):
+            for index, answer in self.client.send(calls, partial(self._continuation, stops=chunk.stops)):
                 place = missing[index]
-                done[place] = self._continuation(answer, chunk.stops)
-                if done[place].finish_reason == "failed":
-                    self._failures += 1
-                    self._end_if_all_fail(answer)
+                if isinstance(answer, Failure):
+                    done[place] = self._failed(answer.reason)
                 else:
-                    self._failures = 0
-                    unfinished.add(place, asdict(done[place]))
+                    done[place] = answer
+                    unfinished.add(place, asdict(answer))
                 on_row(1)
             usage = self.usage.since(before)
             continuations = [done[place] for place in range(len(chunk.requests))]
             tokens = sum(one.tokens for one in continuations)
             yield ChunkOutput(continuations, tokens, round(time.perf_counter() - started, 3), usage)
 
-    def _end_if_all_fail(self, answer: Any) -> None:
-        if self._failures >= max(_FAILURES, self.client.concurrency):
-            raise ServerFailed(
-                f"{self.client.url}: the last {self._failures} answers hold no text: {str(answer)[:80]}; what was "
-                "finished is kept; run the same command again to go on"
-            )
+    def _resumed(self, name: str, key: object) -> tuple[Unfinished, dict[int, Any]]:
+        """Return where answers are kept, and those that are there already; what these took is counted once."""
+        unfinished = Unfinished(self.folder, name, [_identity(self.config), key], self.usage)
+        answers, usage = unfinished.read()
+        if unfinished.path not in self._counted:
+            self._counted.add(unfinished.path)
+            self.usage.add(usage)
+            unfinished.before = self.usage.copy()
+        return unfinished, answers
 
     def _refuse_counters(self, chunk: ChunkRequest) -> None:
         if any(request.counters for request in chunk.requests):
@@ -184,17 +183,12 @@ class Server:
         return not self.abilities.continues
 
     def _continuation(self, answer: Any, stops: Sequence[Stop]) -> Continuation:
-        """Return what an answer holds; one that does not hold it is a failure of that request alone."""
-        if isinstance(answer, Failure):
-            return self._failed(answer.reason)
-        try:
-            choice = answer["choices"][0]
-            text, reason = text_of(answer), str(choice["finish_reason"])
-            tokens = self.count_usage(answer)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            return self._failed(f"an answer without {error}: {str(answer)[:80]}")
+        """Return what an answer holds. Raises one of `MISSHAPEN` where it does not hold a text."""
+        choice = answer["choices"][0]
+        text, reason = text_of(answer), str(choice["finish_reason"])
+        tokens = self.count_usage(answer)
         if reason not in ("stop", "length"):
-            return self._failed(f"finish_reason={reason}")
+            raise ValueError(f"finish_reason={reason}")
         if self.plain_request:
             text = text.strip()
             quoted = _QUOTED.fullmatch(text)
@@ -231,7 +225,7 @@ class Server:
             raise ServerFailed(f"{self.client.url}: {answer.reason}; run the same command again to go on")
         try:
             return of(answer)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except MISSHAPEN as error:
             raise ServerFailed(f"{self.client.url}: an answer without {error}: {str(answer)[:80]}") from error
 
     def answers(
@@ -247,8 +241,7 @@ class Server:
 
         name, key: of what is asked. ask: takes places, and yields them with a JSON value each.
         """
-        unfinished = Unfinished(self.folder, name, [_identity(self.config), key], self.usage)
-        done = unfinished.read()
+        unfinished, done = self._resumed(name, key)
         with (progress or Progress()).bar(title, count, "texts") as advance:
             advance(len(done))
             yield from done.items()

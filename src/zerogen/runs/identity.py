@@ -54,7 +54,7 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
         "task": changes(config.task, _writing(config))
         | _attributes_key(config.task)
         | _construction_key(config, device),
-        "contexts": _contexts_key(config.task),
+        "contexts": _contexts_key(config),
         "plm": plm_key(config, device) if asks_plm(config.task, config.filter) else None,
         "decoding": changes(config.decoding),
         **_demonstrations_key(config, device),
@@ -66,8 +66,12 @@ def pool_key(config: Config, device: torch.device) -> dict[str, Any]:
 
 def _writing(config: Config) -> tuple[str, ...]:
     """Return what of a task shapes texts: with those for a chat, where the PLM may be asked in one."""
-    chats = config.plm.chat is True or config.plm.writer == SERVER
-    return (*_WRITING, "prompts_chat") if chats else _WRITING
+    return (*_WRITING, "prompts_chat") if _may_chat(config) else _WRITING
+
+
+def _may_chat(config: Config) -> bool:
+    """Return whether the PLM may be asked in a chat: a server is where it has no other way."""
+    return config.plm.chat is True or config.plm.writer == SERVER
 
 
 def run_key(config: Config, device: torch.device) -> dict[str, Any]:
@@ -143,7 +147,7 @@ def _own_setting_key(config: Config, reads: Collection[str]) -> dict[str, Any]:
         "code": fingerprint_of_door(config.setting.name),
         "setting": changes(config.setting),
         "task": changes(config.task, _ANY) | _attributes_key(config.task),
-        "contexts": _contexts_key(config.task) if {"contexts", "answers"} & set(reads) else None,
+        "contexts": _contexts_key(config) if {"contexts", "answers"} & set(reads) else None,
         "limit": config.limit if "limit" in reads else None,
     }
 
@@ -261,13 +265,15 @@ def describe_weights(model: str | None, revision: str | None, what: str) -> str 
     return f"{model}@{fingerprint(source)}" if source.local else fingerprint(source)
 
 
-def _contexts_key(task: TaskConfig) -> Any:
+def _contexts_key(config: Config) -> Any:
     """Identify contexts and answers by what is read of files and gold data."""
-    context = task.context
+    task, context = config.task, config.task.context
     if context is None:
         return None
     key: dict[str, Any] = {"context": changes(context)}
     if context.source == "plm":
+        if not _may_chat(config):
+            key["context"].pop("prompt_chat", None)
         return key
     gold, answers = source_of(task), provenance(task.answers) if task.kind == "qa" else None
     if answers is not None:

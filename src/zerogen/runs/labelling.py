@@ -18,16 +18,18 @@ from zerogen.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from zerogen.plm.protocol import LabelScorer, Scorer, Writer
 
 Say = Callable[[str], None]
 
 
 @dataclass
-class PlmLabeller:
-    """Labels texts, or pairs, by the probability of the filled prompts. say: is told when texts are cut."""
+class PlmModel:
+    """A PLM in the place of a trained model: labels texts or pairs by its probabilities, answers questions in words.
 
-    plm: Scorer | LabelScorer
+    plm: one that tells labels, for anything but questions. say: is told when texts or passages are cut.
+    """
+
+    plm: Any
     task: TaskConfig
     setting: SettingConfig
     say: Say
@@ -38,52 +40,28 @@ class PlmLabeller:
 
     @property
     def labels(self) -> Sequence[str]:
-        return self.task.labels
+        return () if self.kind == "qa" else self.task.labels
 
-    def predict(self, inputs: Sequence[Input]) -> list[Prediction]:
-        """Predict the label of each text or (text, context)."""
+    def predict(self, inputs: Sequence[Input]) -> list[Prediction] | list[AnswerPrediction]:
+        """Predict the label of each text or (text, context), or the answer to each (question, passage)."""
         from zerogen.metrics.priors import averaged
-        from zerogen.plm.prompting import prompt_sets
+        from zerogen.plm.prompting import prompt_answers, prompt_sets
 
-        sets, cut = prompt_sets(self.plm, self.task, rows_of(inputs), self.setting)
-        _tell_of(cut, self.plm, self.say)
-        return averaged(sets, self.task.labels)
-
-
-@dataclass
-class PlmReader:
-    """Answers questions by what the PLM writes. say: is told when passages are cut."""
-
-    plm: Writer
-    task: TaskConfig
-    say: Say
-
-    @property
-    def kind(self) -> str:
-        return self.task.kind
-
-    @property
-    def labels(self) -> Sequence[str]:
-        return ()
-
-    def predict(self, inputs: Sequence[Input]) -> list[AnswerPrediction]:
-        """Predict the answer to each (question, passage)."""
-        from zerogen.plm.prompting import prompt_answers
-
-        answers, cut = prompt_answers(self.plm, self.task, rows_of(inputs))
-        _tell_of(cut, self.plm, self.say)
-        return answers
+        predictions: list[Prediction] | list[AnswerPrediction]
+        if self.kind == "qa":
+            predictions, cut = prompt_answers(self.plm, self.task, rows_of(inputs))
+        else:
+            sets, cut = prompt_sets(self.plm, self.task, rows_of(inputs), self.setting)
+            predictions = averaged(sets, self.task.labels)
+        if cut:
+            self.say(f"texts that are too long for {self.plm.name} are cut at their end")
+        return predictions
 
 
 def rows_of(inputs: Sequence[Input]) -> list[Example]:
     """Return inputs of a model as rows without labels."""
     pairs = ((one, None) if isinstance(one, str) else one for one in inputs)
     return [Example(str(number), text, "", context) for number, (text, context) in enumerate(pairs)]
-
-
-def _tell_of(cut: int, plm: Writer, say: Say) -> None:
-    if cut:
-        say(f"texts that are too long for {plm.name} are cut at their end")
 
 
 @dataclass(frozen=True)
@@ -102,17 +80,16 @@ class PromptingPlm:
         plm = [plm_key(config, device), config.plm.scoring]
         return [PROMPTED_FORMAT, changes(config.task), changes(config.setting), plm]
 
-    def open(self, device: torch.device) -> PlmLabeller | PlmReader:
+    def open(self, device: torch.device) -> PlmModel:
         """Load the PLM. Raises `UserError` if its weights are missing, and for one that cannot score labels."""
         from zerogen.plm.open import as_labeller, open_plm
 
         config, say = self.config, cache(self.say)  # of what every block would say, one line is enough
         plm = open_plm(config.plm, device)
         plm.report_to(say)
-        if config.task.kind == "qa":
-            return PlmReader(plm, config.task, say)
-        labeller = as_labeller(plm, config.plm, "labelling by a PLM")
-        return PlmLabeller(labeller, config.task, config.setting, say)
+        if config.task.kind != "qa":
+            as_labeller(plm, config.plm, "labelling by a PLM")
+        return PlmModel(plm, config.task, config.setting, say)
 
 
 def prompting_by(plm: str, task: str) -> Config:
