@@ -41,7 +41,7 @@ def test_a_prompt_may_hold_what_looks_like_an_interpolation(tmp_path: Path) -> N
         (b"[" * 5000, "t.yaml: not YAML that can be read .it is nested too deeply"),
         (b"a: " + b"9" * 5000, "t.yaml: not YAML"),
         (b"- a", "task file .*t.yaml: holds no keys and values"),
-        (b"nam: x", "task file .*t.yaml: Key 'nam'"),
+        (b"nam: x", "task file .*t.yaml: nam: is not a key; .* did you mean 'name'"),
     ],
 )
 def test_files_that_are_no_task_are_named(tmp_path: Path, content: bytes, message: str) -> None:

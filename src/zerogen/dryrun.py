@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -36,6 +36,7 @@ def dry_run(configs: Sequence[Config], console: Console) -> None:
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     from zerogen.jobs import expand
+    from zerogen.plm.protocol import cost_of
     from zerogen.runs.settings import setting_of
 
     session = Session(console)
@@ -43,6 +44,7 @@ def dry_run(configs: Sequence[Config], console: Console) -> None:
     if load > cores / 2:
         session.say(f"other work wants {load:.1f} of {cores} cores: the run is probed slower than an idle machine is")
     total, runs, unknown = 0.0, 0, 0
+    of_all, costs = Expected(), list[float | None]()
     with ExitStack() as stack:
         session.scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zerogen-")))
         for number, config in enumerate(configs, 1):
@@ -58,10 +60,15 @@ def dry_run(configs: Sequence[Config], console: Console) -> None:
             expected = [estimate(one, session) for one in seeds]
             total += sum(sum(one.seconds.values()) for one in expected)
             unknown += sum(bool(one.unknown) for one in expected)
+            for one in expected:
+                of_all.use(one.usage, 1)
+                costs += [cost_of(config.plm, [one.usage])] if one.usage else []
     if runs > 1:
         known = f", about {duration(total)} in all" if total else ""
         left_out = f"; of {unknown} of them not all could be probed" if unknown else ""
         session.say(f"\n{runs} runs{known}{left_out}")
+        if of_all.usage:
+            session.say(_of_servers(of_all.usage, costs))
     session.say("nothing was written")
 
 
@@ -161,17 +168,22 @@ def _summarise(probe: Probe) -> None:
         tokens = f"{about(expected.tokens)} tokens, " if expected.tokens else ""
         scratch = f" and {expected.scratch / _MIB:,.0f} more while it trains" if expected.scratch else ""
         probe.say(f"expected: {tokens}{memory:,.0f} MiB of memory, {expected.disk / _MIB:,.1f} MiB on disk{scratch}")
-    if usage := expected.usage:
+    if expected.usage:
         from zerogen.plm.protocol import cost_of
 
-        cost = cost_of(probe.config.plm, [usage])
-        priced = "" if cost is None else f", which would cost about {cost:,.3g}"
-        probe.say(
-            f"expected of the server: {about(usage['requests'])} requests, {about(usage['tokens_in'])} tokens read, "
-            f"{about(usage['tokens_out'])} written{priced}"
-        )
+        probe.say(_of_servers(expected.usage, [cost_of(probe.config.plm, [expected.usage])]))
     missing = [what for what in expected.unknown if what not in _SAID]
     if missing:
         probe.say(f"{', '.join(missing)}: {MISSING}")
     if GENERATION in expected.unknown and expected.seconds:
         probe.say("that is without generation, of which nothing can be said")
+
+
+def _of_servers(usage: Mapping[str, float], costs: Sequence[float | None]) -> str:
+    """Say what servers are asked for, and what that costs where all prices are known."""
+    known = [cost for cost in costs if cost is not None]
+    priced = f", which would cost about {sum(known):,.3g}" if len(known) == len(costs) else ""
+    return (
+        f"expected of the server: {about(usage['requests'])} requests, {about(usage['tokens_in'])} tokens read, "
+        f"{about(usage['tokens_out'])} written{priced}"
+    )

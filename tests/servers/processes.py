@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -33,7 +35,7 @@ class ServerProcess:
     def start(self) -> None:
         """Start it. Raises RuntimeError where it does not answer in time."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True)
         for _ in range(int(self.seconds * 10)):
             if self.process.poll() is not None:
                 break
@@ -47,7 +49,7 @@ class ServerProcess:
         raise RuntimeError(f"{self.command}: {self.log.read_text(errors='replace')[-2000:]}")
 
     def kill(self) -> None:
-        """Kill it."""
-        if self.process is not None:
-            self.process.kill()
+        """Kill it, and the processes that it has started."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
