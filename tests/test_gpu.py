@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from torch.nn.functional import scaled_dot_product_attention
 
 from tests.conftest import FAMILIES, byte_tokenizer, causal_model, toy_pairs, toy_questions, toy_rows
 from zerogen.config.schema import Config, DecodingConfig, SettingConfig, TamConfig, TrainerConfig
@@ -62,6 +63,27 @@ def test_scores_are_those_of_the_cpu(family: str) -> None:
         sums = {i: total for batch, totals in batches for i, total in zip(batch, totals, strict=True)}
         found.append([sums[i] for i in range(len(rows))])
     assert found[1] == pytest.approx(found[0], abs=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "shared", "width"), [(4, 4, 64), (9, 3, 64), (8, 2, 128), (5, 5, 40), (4, 1, 256)])
+def test_the_kernel_attends_as_the_products_do(heads: int, shared: int, width: int, dtype: torch.dtype) -> None:
+    from zerogen.plm.triton_attention import attend
+
+    draws = torch.Generator("cuda").manual_seed(1)
+    for columns in (1, 7, 64, 100):
+        query = torch.randn(11, heads, 1, width, generator=draws, device="cuda").to(dtype)
+        key, value = (torch.randn(11, shared, columns, width, generator=draws, device="cuda").to(dtype) for _ in "kv")
+        last = torch.arange(11, device="cuda").clamp(max=columns - 1)[:, None]
+        places = torch.arange(columns, device="cuda")[None]
+        unseen = (places > last) | (places <= last - 5)  # a window of five
+        mask = torch.zeros(unseen.shape, device="cuda").masked_fill_(unseen, torch.finfo(torch.float32).min)
+        found = attend(query, key, value, mask[:, None, None], width**-0.5)
+        many = heads // shared
+        keys, values = (states.double().repeat_interleave(many, 1) for states in (key, value))
+        bias = mask[:, None, None].double()
+        expected = scaled_dot_product_attention(query.double(), keys, values, bias).transpose(1, 2)
+        assert (found.double() - expected).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved() -> None:

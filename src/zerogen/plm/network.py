@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.activations import NewGELUActivation
 
 from zerogen.plm.cache import ATTENTION, pad_right
 from zerogen.plm.pack import PackedHead
@@ -18,6 +19,15 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' kinds o
 _SHORT = 4  # tokens in a sliding window that few tokens suffice to check
 # What a model raises whose code does not fit our cache, attention or halves.
 MISFITS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, IndexError)
+
+
+def _with_fused_activations(model: PreTrainedModel) -> PreTrainedModel:
+    """Let torch compute GPT-2's GELU in one step: transformers takes eight, each rounded."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU("tanh"))
+    return model
 
 
 class Network:
@@ -31,7 +41,7 @@ class Network:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model.eval()
+        self.model = _with_fused_activations(model.eval())
         self.device = model.device
         self.config = model.config.get_text_config()
         self._own_attention: str = model.config._attn_implementation

@@ -251,7 +251,8 @@ def _read_forks(
     )
     lines, places = torch.tensor(states_at, device=device).T
     logp = _token_logprobs(network, states[lines, places], torch.tensor(targets, device=device))
-    sums = torch.zeros(len(members), device=device).index_add_(0, torch.tensor(owners, device=device), logp)
+    # Not on a GPU, which adds them in another order each time.
+    sums = torch.zeros(len(members)).index_add_(0, torch.tensor(owners), logp.cpu()).to(device)
     advance(sum(len(rows[i]) - 1 - before for i in members))
     return members, sums
 
