@@ -128,6 +128,17 @@ def test_what_sets_a_later_key_is_in_no_folder_of_version_0_1() -> None:
     assert pool_key(asked, CPU) != pool_key(before, CPU)
 
 
+def test_prompts_for_a_chat_count_in_a_chat_alone() -> None:
+    for chat in ("auto", True):
+        asked, plain = config("rotten_tomatoes", "zerogen"), config("rotten_tomatoes", "zerogen")
+        asked.plm.chat = plain.plm.chat = chat
+        assert plain.task.context is not None and plain.task.context.prompt_chat
+        plain.task.prompts_chat, plain.task.context.prompt_chat = {}, ""
+        assert (pool_key(asked, CPU) == pool_key(plain, CPU)) == (chat == "auto")
+        assert former_pool_key(asked, CPU) == former_pool_key(plain, CPU)
+        assert (former_pool_key(asked, CPU) is None) == (chat is True)
+
+
 def test_only_what_differs_from_the_default_counts() -> None:
     @dataclass
     class Inner:

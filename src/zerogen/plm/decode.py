@@ -257,8 +257,11 @@ def decode(
     append = partial(_append, rows, max_new_tokens, ends)
     while True:
         free = [slot for slot, row in enumerate(rows) if row is None]
-        # A prefill has a fixed cost: wait until an eighth of the slots is free, or there are slots for all that wait.
-        if waiting and len(free) >= max(1, min(len(rows) // 8, waiting)):
+        # A prefill has a fixed cost: wait until an eighth of the slots is free.
+        enough = max(1, len(rows) // 8)
+        if slots.engine.static_shapes:  # where slots that wait cost as much as others: or there are enough for all
+            enough = min(enough, waiting)
+        if waiting and len(free) >= enough:
             filled = list(zip(free, queue, strict=False))
             waiting -= len(filled)
             for slot, index in filled:

@@ -41,7 +41,7 @@ class Network:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model = _with_fused_activations(model.eval())
+        self.model = _with_fused_activations(model.eval()) if model.device.type == "cuda" else model.eval()
         self.device = model.device
         self.config = model.config.get_text_config()
         self._own_attention: str = model.config._attn_implementation

@@ -29,7 +29,7 @@ from zerogen.support.weights import fingerprint, resolve, tam_folder
 if TYPE_CHECKING:
     import torch
 
-POOL_FORMAT = 7  # raise it when the same configuration and seed give other rows
+POOL_FORMAT = 6  # raise it when the same configuration and seed give other rows
 RULES_FORMAT = 4  # raise it when the rules make other rows of the same contexts
 RUN_FORMAT = 8  # raise it when the same rows and configuration give another TAM or other metrics
 PROMPTED_FORMAT = 1  # raise it when PROMPTING gives the same texts other probabilities

@@ -5,7 +5,7 @@ Version 0.1 hashed whole configurations, as they were then. What has keys of lat
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ _FIELDS = {
 _TASK = "name kind labels prompts scoring context parse debias max_new_tokens max_length min_words order answers"
 _TASK += " answer_tokens gold gold_source"
 # Of a task, where no key of a later version asks for them.
-_UNREAD = "further_scoring descriptions priors construction rewording"
+_UNREAD = "further_scoring descriptions priors construction rewording prompts_chat"
 _CONFIG = "task setting plm tam decoding filter trainer diversity correctness confidence logger n log_every seed seeds"
 _CONFIG += " gpu processes data_dir contexts answers dataset dataset_labels limit eval_limit train output_dir dry_run"
 _CONFIG += " command"
@@ -108,7 +108,7 @@ def _given_key(config: Config) -> Any:
     context = task.context
     if context is None:
         return None
-    key = _whole(context)
+    key = _whole(replace(context, prompt_chat=""))  # which no earlier version read
     if context.source == "plm":
         return key
     answers = provenance(task.answers) if task.kind == "qa" else None
