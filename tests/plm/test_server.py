@@ -119,6 +119,14 @@ def test_texts_end_at_their_stop_strings_and_say_who_wrote_them(llama: ServerPro
     assert output.usage["tokens_in"] > 6 * 10
 
 
+def test_texts_that_are_asked_for_in_a_chat_are_counted(llama: ServerProcess) -> None:
+    plm = opened(llama.url, chat=True)
+    (output,) = written(plm, chunk(3, prompt=filled(plm, PROMPT, {}, None)[0]))
+    assert output.usage["chats"] == 3 == output.usage["requests"]
+    (plain,) = written(opened(llama.url), chunk(3))
+    assert plain.usage["chats"] == 0
+
+
 def test_a_stop_string_that_is_kept_stays(llama: ServerProcess) -> None:
     request = chunk(4, 'Information: "It rained."\nQuestion: "Why did', 30, stops=[Stop("?", True), Stop("\n")])
     (output,) = written(opened(llama.url), request)

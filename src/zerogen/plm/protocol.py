@@ -51,11 +51,15 @@ class ChunkOutput:
 
 @dataclass
 class Usage:
-    """What a server was asked for: requests, how many of them were repeated or failed, and tokens."""
+    """What a server was asked for: requests, how many of them were repeated or failed, and tokens.
+
+    chats: requests for a text, or for a label, that were put to it as turns of a chat.
+    """
 
     requests: int = 0
     retries: int = 0
     failed: int = 0
+    chats: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
 

@@ -121,6 +121,7 @@ class Server:
             calls = [self._call(chunk, place) for place in missing]
             for index, answer in self.client.send(calls, partial(self._continuation, stops=chunk.stops)):
                 place = missing[index]
+                self.usage.chats += self.frame.chat
                 if isinstance(answer, Failure):
                     done[place] = self._failed(answer.reason)
                 else:

@@ -179,6 +179,7 @@ class LabelServer(Server):
                 body = accepted(fields | more, self.abilities.refused)
                 calls.append(Call("/chat/completions" if chat else "/completions", body))
             for index, answer in self.client.send(calls):
+                self.usage.chats += self.frame.chat
                 if isinstance(answer, Failure) and 400 <= answer.status < 500:  # of this text alone
                     self.say(f"{self.client.url}: no label for a text: {answer.reason}")
                     yield missing[index], [0.0] * len(words)

@@ -10,6 +10,7 @@ from zerogen.measures.files import read_lines, read_measures
 from zerogen.metrics import metric_of
 from zerogen.report.finished import FinishedRun, read_run
 from zerogen.report.page import headline, template
+from zerogen.runs.result import asked_of_server
 from zerogen.support.files import write_whole
 
 _SIZES = (
@@ -111,12 +112,10 @@ def _shared(run: FinishedRun) -> dict[str, Any]:
 
 
 def _chat(run: FinishedRun) -> dict[str, Any] | None:
-    """Return the user's turns where the PLM was asked in a chat, empty where they are the prompts; None without one.
-
-    Of a server that was free to choose, nothing is known.
-    """
+    """Return the user's turns where the PLM was asked in a chat, empty where they are the prompts; None without one."""
     turns: dict[str, Any] = run.config["task"].get("prompts_chat", {})
-    return turns if run.config["plm"].get("chat") is True else None
+    chats = run.config["plm"].get("chat") is True or asked_of_server(run.result)["chats"]
+    return turns if chats else None
 
 
 def _by_rules(run: FinishedRun) -> str:
