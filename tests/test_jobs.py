@@ -1,12 +1,17 @@
+import io
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from zerogen.config.schema import Config, SettingConfig
-from zerogen.errors import UserError
-from zerogen.jobs import _in_process, expand
+from zerogen.errors import ChildFailed, UserError
+from zerogen.jobs import _in_process, expand, run_all
+from zerogen.report.terminal import report
+from zerogen.runs.result import Failed, Result
 from zerogen.runs.run import trend_sizes
 from zerogen.support.console import reporting_errors
 from zerogen.support.process import devices_of
@@ -37,6 +42,24 @@ def test_a_job_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: 
         _in_process(config)
     assert failed.value.code == 1
     assert "seed=5: stopped by SIGKILL; was memory short?" in capsys.readouterr().err
+
+
+def test_the_others_go_on_where_one_of_several_runs_fails(tiny_config: Config) -> None:
+    supervised = replace(tiny_config, setting=SettingConfig("supervised"), limit=20)
+    bad = replace(tiny_config, dataset="no.jsonl", dataset_labels={})
+    killed = replace(supervised, dataset_labels=Deadly())
+    outcomes = list(run_all([bad, supervised, killed], Console(quiet=True)))
+    assert [type(one) for one in outcomes] == [Failed, Result, Failed]
+    assert isinstance(outcomes[0], Failed) and "no.jsonl" in outcomes[0].reason
+    assert isinstance(outcomes[2], Failed) and outcomes[2].reason == "stopped by SIGKILL; was memory short?"
+    text = io.StringIO()
+    report([[bad], [supervised], [killed]], outcomes, Path(tiny_config.output_dir), Console(file=text, width=80))
+    lines = text.getvalue().splitlines()
+    assert sum("failed" in line.split() for line in lines) == 2
+    assert any(line.startswith("1. failed: setting=zerogen task=toy seed=42: ") for line in lines)
+    assert "2. failed: setting=supervised task=toy seed=42: stopped by SIGKILL; was memory short?" in lines
+    with pytest.raises(ChildFailed):
+        list(run_all([replace(bad, on_error="stop"), replace(supervised, on_error="stop")], Console(quiet=True)))
 
 
 class Deadly:

@@ -312,11 +312,14 @@ def _run(configs: list[Config]) -> None:
         if config.seeds is not None and len(group) < len(config.seeds):
             console.print(f"setting={setting_of(config).name} draws nothing here: one run stands for all seeds")
     from zerogen.report.terminal import report
+    from zerogen.runs.result import Failed
 
-    results: list[Result] = []
+    outcomes: list[Result | Failed] = []
     try:
-        for result in run_all([config for group in groups for config in group], console):
-            results.append(result)
-    finally:  # what was finished is shown, also when a later job fails
-        if results:
-            report(groups, results, Path(configs[0].output_dir), console)
+        for outcome in run_all([config for group in groups for config in group], console):
+            outcomes.append(outcome)
+    finally:  # what was finished is shown, also when the command is stopped
+        if outcomes:
+            report(groups, outcomes, Path(configs[0].output_dir), console)
+    if any(isinstance(outcome, Failed) for outcome in outcomes):
+        sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -26,12 +27,20 @@ class Unavailable(UserError):
 class ChildFailed(Exception):
     """A child process ended early; it has reported why, unless a signal ended it.
 
-    exitcode: that of the child, negative for a signal. what: the name of the child in the message.
+    exitcode: that of the child, negative for a signal. what: the name of the child in the message. reason: what it has
+    reported, in one line.
     """
 
-    def __init__(self, exitcode: int, what: str) -> None:
+    def __init__(self, exitcode: int, what: str, reason: str = "") -> None:
         super().__init__(f"{what}: ended with exit code {exitcode}")
         self.exitcode, self.what = exitcode, what
+        self.reason = reason or self._guess()
+
+    def _guess(self) -> str:
+        if self.exitcode < 0:  # killed, so it could not report this itself
+            guess = "; was memory short?" if -self.exitcode == signal.SIGKILL else ""
+            return f"stopped by {signal.Signals(-self.exitcode).name}{guess}"
+        return "ended too early"
 
 
 class ServerFailed(Exception):

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import Config
 from zerogen.errors import ChildFailed, UserError
+from zerogen.runs.result import Failed, Result, title
 from zerogen.runs.settings import setting_of
+from zerogen.support.console import describe, make_console, reporting_errors
 from zerogen.support.process import Stopped, devices_of, require_writable, share_cores, stop_on_signals
+
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal has stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zerogen.runs.result import Result
     from zerogen.runs.run import Run
 
 
@@ -157,16 +160,11 @@ def say_how_to_go_on(run: Run, console: Console) -> None:
     console.print(f"stopped;{kept} run the same command again to go on", highlight=False, markup=False, soft_wrap=True)
 
 
-def title(config: Config) -> str:
-    """Name a job in one line."""
-    return f"setting={config.setting.name} task={config.task.name} seed={config.seed}"
+def run_all(configs: Sequence[Config], console: Console) -> Iterator[Result | Failed]:
+    """Run configurations one after the other and yield what came of them; a single one also writes its pages.
 
-
-def run_all(configs: Sequence[Config], console: Console) -> Iterator[Result]:
-    """Run configurations one after the other and yield their results; a single one also writes its pages.
-
-    Several run each in a fresh process, so that the peak memory of one is not that of another. Raises
-    `ChildFailed` with the exit code of the first one that fails.
+    Several run each in a fresh process, so that the peak memory of one is not that of another, and one that fails
+    leaves the others as they are. With on_error=stop it raises `ChildFailed` with the exit code of the first that does.
     """
     for config in configs:
         devices_of(config.gpu, config.processes)
@@ -176,7 +174,12 @@ def run_all(configs: Sequence[Config], console: Console) -> Iterator[Result]:
         return
     for number, config in enumerate(configs, 1):
         console.rule(f"{number}/{len(configs)} {title(config)}", align="left", style="dim")
-        yield _in_process(config)
+        try:
+            yield _in_process(config)
+        except ChildFailed as failure:
+            if config.on_error == "stop" or failure.exitcode in _STOPPED:
+                raise
+            yield Failed(config, failure.reason)
 
 
 def _in_process(config: Config) -> Result:
@@ -188,7 +191,7 @@ def _in_process(config: Config) -> Result:
     sender.close()
     try:
         try:
-            result: Result | None = receiver.recv()
+            result: Result | str | None = receiver.recv()
         except EOFError:
             result = None
         process.join()
@@ -201,15 +204,17 @@ def _in_process(config: Config) -> Result:
             process.terminate()
             process.join()
         raise
-    if process.exitcode != 0 or result is None:
-        raise ChildFailed(process.exitcode or 1, title(config))
+    if process.exitcode != 0 or result is None or isinstance(result, str):
+        raise ChildFailed(process.exitcode or 1, title(config), result if isinstance(result, str) else "")
     return result
 
 
 def _child(config: Config, sender: Connection) -> None:
-    from zerogen.support.console import make_console, reporting_errors
-
     stop_on_signals()
     with reporting_errors():
-        sender.send(run_one(config, make_console(), pages=False))
+        try:
+            sender.send(run_one(config, make_console(), pages=False))
+        except Exception as error:
+            sender.send(describe(error))
+            raise
     sys.exit(0)

@@ -34,6 +34,7 @@ def finished(config: Config) -> tuple[Result, list[dict[str, object]]]:
     from rich.console import Console
 
     (result,) = run_all([config], Console(quiet=True))
+    assert isinstance(result, Result)
     lines = (result.folder / f"{config.task.name}-dataset.jsonl").read_text().splitlines()
     return result, [json.loads(line) for line in lines]
 

@@ -14,7 +14,7 @@ from zerogen.config.schema import Config
 def keys_of(config: Config) -> dict[str, Any]:
     """Return a configuration as nested keys and values, as a config.yaml holds them."""
     keys = asdict(config)
-    del keys["command"], keys["dry_run"]
+    del keys["command"], keys["dry_run"], keys["on_error"]
     return keys
 
 

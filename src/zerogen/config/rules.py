@@ -290,6 +290,7 @@ def check(config: Config) -> None:
     check_unlabelled(config)
     check_logger(config.logger)
     check_plm(config)
+    _one_of("on_error", config.on_error, ("continue", "stop"))
     _one_of("setting.prompts", config.setting.prompts, ("first", "all"))
     _one_of("setting.scope", config.setting.scope, ("prompt", "text"))
     _one_of("setting.calibration", config.setting.calibration, ("none", "prior", *CALIBRATIONS_ON_TEXTS))

@@ -314,5 +314,7 @@ class Config:
     """folder of all results"""
     dry_run: bool = False
     """only look at what is there, probe 32 requests and say what to expect of the run; write nothing"""
+    on_error: str = "continue"
+    """of several runs, what follows one that fails: `continue` with the others, or `stop`"""
     # The words of the command line that say what to run; kept with the result, not a key.
     command: list[str] = field(default_factory=list, metadata={"omegaconf_ignore": True})

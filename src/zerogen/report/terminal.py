@@ -11,28 +11,38 @@ from zerogen.metrics import OF_KIND, metric_of
 from zerogen.report.differences import CAPTION as DIFFERENCES
 from zerogen.report.differences import Difference, lines
 from zerogen.report.grid import CAPTION, Grid, grid
-from zerogen.runs.result import Result
+from zerogen.runs.result import Failed, Result, title
+from zerogen.runs.settings import setting_of
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 
-def report(groups: Sequence[Sequence[Config]], results: Sequence[Result], folder: Path, console: Console) -> None:
+def report(
+    groups: Sequence[Sequence[Config]], outcomes: Sequence[Result | Failed], folder: Path, console: Console
+) -> None:
     """Print what the jobs of a command have come to and the paths of what was written; write pages and aggregates.
 
-    groups: the jobs, those of the same setting that differ in their seed together. results: of the first of them.
+    groups: the jobs, those of the same setting that differ in their seed together. outcomes: of the first of them.
     folder: of all results, for the page over several of them.
     """
     from zerogen.report import present
     from zerogen.runs.summaries import write_aggregate
 
-    console.print(results_table(results))
-    left, aggregates = list(results), []
+    console.print(results_table(outcomes))
+    for number, failed in enumerate((one for one in outcomes if not isinstance(one, Result)), 1):
+        words = f"{number}. failed: {title(failed.config)}: {failed.reason}"
+        console.print(words, highlight=False, markup=False, soft_wrap=True)
+    results = [one for one in outcomes if isinstance(one, Result)]
+    left, aggregates = list(outcomes), []
     for group in groups:
         of_group, left = left[: len(group)], left[len(group) :]
-        if len(group) == len(of_group) > 1:
-            aggregates.append(write_aggregate(of_group))
+        finished = [one for one in of_group if isinstance(one, Result)]
+        if len(group) == len(finished) > 1:
+            aggregates.append(write_aggregate(finished))
+    if not results:
+        return
     folders = list(dict.fromkeys(result.folder for result in results))
     if sum(map(len, groups)) > 1:  # only now, since each page compares its run with all others
         for place in folders:
@@ -51,7 +61,7 @@ def report(groups: Sequence[Sequence[Config]], results: Sequence[Result], folder
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
 
 
-def results_table(results: Sequence[Result]) -> Table:
+def results_table(outcomes: Sequence[Result | Failed]) -> Table:
     """Return a table with a line per run that fits 80 columns."""
     from rich import box
     from rich.table import Table
@@ -59,11 +69,18 @@ def results_table(results: Sequence[Result]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, collapse_padding=True)
     for name in ("setting", "task", "PLM", "TAM"):
         table.add_column(name, overflow="fold")
-    several = len({result.seed for result in results}) > 1
-    columns = list(_columns(results))
-    for name in (["seed"] if several else []) + ["rows", *(title for title, _ in columns), "seconds"]:
+    results = [one for one in outcomes if isinstance(one, Result)]
+    seeds = {one.seed if isinstance(one, Result) else one.config.seed for one in outcomes}
+    several, columns = len(seeds) > 1, list(_columns(results))
+    for name in (["seed"] if several else []) + ["rows", *(heading for heading, _ in columns), "seconds"]:
         table.add_column(name, justify="right", no_wrap=True)
-    for result in results:
+    for result in outcomes:
+        if not isinstance(result, Result):
+            config = result.config
+            names = (setting_of(config).name, config.task.name, *setting_of(config).models(config))
+            seed = [str(config.seed)] if several else []
+            table.add_row(*("-" if name == "none" else name for name in names), *seed, "failed")
+            continue
         values = [[result.scalars[name] for name in names if name in result.scalars] for _, names in columns]
         table.add_row(
             *("-" if name == "none" else name for name in (result.setting, result.task, result.plm, result.tam)),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from zerogen.config.schema import Config
 from zerogen.errors import UserError
 from zerogen.metrics import OWN, Reported, scalars
 from zerogen.support.files import write_whole
@@ -94,6 +95,19 @@ class Result:
         said = asdict(self) | {"folder": str(self.folder)}
         said = {key: value for key, value in said.items() if value or key not in _OPTIONAL}
         write_whole(json.dumps(said, indent=2, ensure_ascii=False) + "\n", self.folder / "result.json")
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run that failed, and why, in one line."""
+
+    config: Config
+    reason: str
+
+
+def title(config: Config) -> str:
+    """Name a run in one line."""
+    return f"setting={config.setting.name} task={config.task.name} seed={config.seed}"
 
 
 def asked_of_server(result: Result) -> Counter[str]:

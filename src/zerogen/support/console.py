@@ -65,19 +65,12 @@ def reporting_errors() -> Iterator[None]:
         signal_number = stop_no_longer()
         if signal_number is not None:
             sys.exit(128 + signal_number)
-    except UserError as error:
-        print(f"zerogen: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ServerFailed as failure:
-        print(f"zerogen: error: {UserError(str(failure))}", file=sys.stderr)
-        sys.exit(1)
+    except (UserError, ServerFailed) as error:
+        print(f"zerogen: error: {describe(error)}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     except ChildFailed as failure:
-        if failure.exitcode < 0:  # killed, so it could not report this itself
-            guess = "; was memory short?" if -failure.exitcode == signal.SIGKILL else ""
-            name = signal.Signals(-failure.exitcode).name
-            print(f"zerogen: {failure.what}: stopped by {name}{guess}", file=sys.stderr)
-        elif not failure.exitcode:
-            print(f"zerogen: {failure.what}: ended too early", file=sys.stderr)
+        if failure.exitcode <= 0:  # so it could not report this itself
+            print(f"zerogen: {describe(failure)}", file=sys.stderr)
         sys.exit(max(1, failure.exitcode))
     except Stopped as stop:
         sys.exit(128 + stop.number)
@@ -89,12 +82,24 @@ def reporting_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _OUTSIDE:
             raise
-        where = "" if error.filename is None else f"{error.filename}: "
-        # A UserError escapes control characters that the terminal would obey.
-        print(f"zerogen: error: {UserError(f'{where}{error.strerror}; {_OUTSIDE[error.errno]}')}", file=sys.stderr)
+        print(f"zerogen: error: {describe(error)}", file=sys.stderr)
         sys.exit(1)
     finally:
         stop_no_longer()
+
+
+def describe(error: Exception) -> str:
+    """Say in one line why something failed, and what can be done about it where that is known."""
+    if isinstance(error, ChildFailed):
+        said = f"{error.what}: {error.reason}"
+    elif isinstance(error, OSError) and error.errno in _OUTSIDE:
+        where = "" if error.filename is None else f"{error.filename}: "
+        said = f"{where}{error.strerror}; {_OUTSIDE[error.errno]}"
+    elif isinstance(error, (UserError, ServerFailed)):
+        said = str(error)
+    else:
+        said = f"{type(error).__name__}: {error}"
+    return str(UserError(said))  # which escapes control characters that the terminal would obey
 
 
 @contextmanager
