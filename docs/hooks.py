@@ -41,7 +41,7 @@ FILES = {
     "metrics": "metric classification squad intervals agreement diversity composition match priors pseudo_labels",
     "estimate": "",
     "runs": "settings checks run supervised prompting similarity zerogen zerogen_cost prompted labelling self_training "
-    "answer_training calibration few_gold evaluator identity migration store result summaries loggers",
+    "answer_training calibration few_gold evaluator identity migration nearby store result summaries loggers",
     "measures": "rows match store files",
     "report": "page plots cards finished grid differences overview terminal __main__",
     "support": "doors console progress process files resumable hashes weights lightning surrogates",

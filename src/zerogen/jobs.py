@@ -40,6 +40,7 @@ def run_one(config: Config, console: Console, pages: bool = True) -> Result:
 
     pages: write its report and cards, too. A command of several runs does that when all of them are there.
     """
+    from zerogen.runs.nearby import begun
     from zerogen.runs.run import Run
     from zerogen.support.files import exclusive
     from zerogen.support.progress import RichProgress
@@ -47,7 +48,7 @@ def run_one(config: Config, console: Console, pages: bool = True) -> Result:
     require_writable(Path(config.output_dir))
     run = Run(config, devices_of(config.gpu, config.processes), RichProgress(console))
     # Of two runs with one folder the second waits, and then finds what the first has made.
-    with exclusive(run.folder(), run.progress):
+    with exclusive(run.folder(), run.progress), begun(run):
         return _run_alone(run, console, pages)
 
 

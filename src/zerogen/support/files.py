@@ -17,7 +17,7 @@ from zerogen.support.progress import Progress
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_LOCK = ".lock"
+LOCK = ".lock"
 LONGEST_NAME = 96  # bytes, as on the Hub; a file name may have 255 and combines two or more names
 _MIN_FREE = 1 << 20  # bytes; a disk with less free space counts as full
 
@@ -115,9 +115,9 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
         yield
     finally:
         # Remove it before the release: a waiting process creates its own folder.
-        if new_folders and folder.is_dir() and {path.name for path in folder.iterdir()} <= {_LOCK}:
+        if new_folders and folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
             with suppress(OSError):  # another process may be writing there already
-                (folder / _LOCK).unlink(missing_ok=True)
+                (folder / LOCK).unlink(missing_ok=True)
                 for place in new_folders:
                     place.rmdir()
         lock.release()
@@ -126,7 +126,7 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
 def _acquire(folder: Path, progress: Progress) -> FileLock:
     from filelock import FileLock, Timeout
 
-    lock, waiting = FileLock(folder / _LOCK), False
+    lock, waiting = FileLock(folder / LOCK), False
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:

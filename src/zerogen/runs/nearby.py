@@ -1,0 +1,68 @@
+"""Folders beside that of a run which differ from it in one key: the run may have been meant to go on there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from zerogen.config.keys import keys_of
+from zerogen.runs.run import Run
+from zerogen.runs.store import CONFIG, write_config
+from zerogen.support.files import LOCK
+
+_FREE = ("n", "log_every", "output_dir", "gpu", "processes", "seeds", "logger", "metrics", "method")  # name no folder
+_MISSING = "no such key"
+
+
+def differs_in(run: Run) -> str | None:
+    """Return in one line what key alone makes the folder of a run another than one that is there; None for several."""
+    mine = dict(_flat(keys_of(run.config)))
+    for path in sorted(run.task_folder.glob(f"{run.setting.name}_*/{CONFIG}")):
+        try:
+            keys = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        theirs = dict(_flat(keys)) if isinstance(keys, dict) else {}
+        different = [key for key in {**mine, **theirs} if mine.get(key, _MISSING) != theirs.get(key, _MISSING)]
+        # Each seed is meant to have a folder of its own.
+        if len(different) == 1 and different[0] in mine and different != ["seed"] and path.parent != run.folder():
+            (key,) = different
+            return f"{key}={mine[key]} makes another folder than {path.parent}, where it is {theirs.get(key, _MISSING)}"
+    return None
+
+
+@contextmanager
+def begun(run: Run) -> Iterator[None]:
+    """Write down what a new run is of; say which key alone keeps it apart from another. Its folder must be there.
+
+    What ends before anything is done leaves nothing.
+    """
+    path = run.folder() / CONFIG
+    new = not path.exists()
+    if new:
+        if said := differs_in(run):
+            run.progress.say(said)
+        write_config(run.config, run.folder())
+    try:
+        yield
+    except BaseException:
+        if new and {one.name for one in run.folder().iterdir()} <= {CONFIG, LOCK}:
+            path.unlink()
+        raise
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        name = f"{before}{key}"
+        if name in _FREE:
+            continue
+        if isinstance(item, dict) and item:
+            yield from _flat(item, f"{name}.")
+        else:
+            yield name, item
