@@ -30,7 +30,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path, lo
     path.write_bytes(whole[:-lost])
     assert Journal.open(path).chunks == [chunk(0)]
     assert path.read_bytes() == whole[:-lost]  # a reader changes nothing
-    journal = Journal.open(path, repair=True)
+    journal = Journal.open(path, appends=True)
     assert journal.chunks == [chunk(0)]
     journal.append(chunk(1))
     assert path.read_bytes() == whole
@@ -41,6 +41,26 @@ def test_a_file_that_is_no_journal_is_named_with_its_line(tmp_path: Path) -> Non
     path.write_text('{"index": 0}\n')
     with pytest.raises(UserError, match=r"texts.jsonl:1"):
         Journal.open(path)
+
+
+def test_what_follows_a_damaged_line_is_written_again_if_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    for index in range(4):
+        Journal.open(path).append(chunk(index))
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged = lines[0] + lines[1][:-9] + b"\n" + b"".join(lines[2:])
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"texts.jsonl:2: not a chunk of generated rows; .*pool.repair=true"):
+        Journal.open(path, appends=True)
+    assert path.read_bytes() == damaged
+    assert Journal.open(path, repair=True).chunks == [chunk(0)]
+    assert path.read_bytes() == damaged  # a reader changes nothing
+    journal = Journal.open(path, appends=True, repair=True)
+    assert path.with_name("texts.jsonl.damaged").read_bytes() == damaged
+    for index in range(1, 4):
+        journal.append(chunk(index))
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("order", [(1, 2), (0, 0, 1), (0, 2), (0, 1, 1)])

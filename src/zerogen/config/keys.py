@@ -14,7 +14,8 @@ from zerogen.config.schema import Config
 def keys_of(config: Config) -> dict[str, Any]:
     """Return a configuration as nested keys and values, as a config.yaml holds them."""
     keys = asdict(config)
-    del keys["command"], keys["dry_run"], keys["on_error"]
+    for key in ("command", "dry_run", "on_error", "pool"):  # how it is run, and not what
+        del keys[key]
     return keys
 
 

@@ -237,6 +237,13 @@ class LoggerConfig:
 
 
 @dataclass
+class PoolConfig:
+    repair: bool = False
+    """Write again what follows a damaged line of a pool, and keep the damaged file beside; false: name the line and
+    stop. A last line that is not whole, as a killed run leaves it, is always written again."""
+
+
+@dataclass
 class Config:
     task: TaskConfig = field(default_factory=TaskConfig)
     setting: SettingConfig = field(default_factory=SettingConfig)
@@ -244,6 +251,7 @@ class Config:
     tam: TamConfig = field(default_factory=TamConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     diversity: DiversityConfig = field(default_factory=DiversityConfig)
     correctness: CorrectnessConfig = field(default_factory=CorrectnessConfig)

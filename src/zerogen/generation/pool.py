@@ -12,7 +12,7 @@ from typing import Any
 
 from zerogen.data.records import Example
 from zerogen.errors import UserError
-from zerogen.support.files import writing
+from zerogen.support.files import name_aside, write_bytes, writing
 
 
 @dataclass(frozen=True)
@@ -49,35 +49,45 @@ class Journal:
     chunks: list[Chunk] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: Path | None, repair: bool = False) -> Journal:
+    def open(cls, path: Path | None, appends: bool = False, repair: bool = False) -> Journal:
         """Read the chunks of a file; ignore an incomplete last line, which a killed process may leave.
 
-        repair: also cut such a line off; only the process that appends may do so. Raises `UserError` for a file that is
-        not a journal, and for one that lacks or repeats a chunk: its rows would be different ones.
+        appends: also cut such a line off; only the process that appends may do so. repair: go no further than a damaged
+        line, where the file is then cut off, too, and kept beside. Raises `UserError` for such a line otherwise, and
+        for one that is missing or there twice: the rows would be different ones.
         """
         journal = cls(path)
         if path is None or not path.exists():
             return journal
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if repair and whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-        for number, line in enumerate(content[:whole].splitlines(), 1):
+        kept, damage = 0, ""
+        for number, line in enumerate(content[:whole].splitlines(keepends=True), 1):
             try:
                 fields = json.loads(line)
                 fields["rows"] = [Example.of(row) for row in fields["rows"]]
                 chunk = Chunk(**fields)
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise UserError(
-                    f"{path}:{number}: not a chunk of generated rows; delete the folder to start again"
-                ) from error
+            except (ValueError, TypeError, KeyError, RecursionError):
+                damage = f"{path}:{number}: not a chunk of generated rows"
+                break
             if chunk.index != len(journal.chunks):
-                raise UserError(
+                damage = (
                     f"{path}:{number}: holds chunk {chunk.index}, where chunk {len(journal.chunks)} belongs: a line is "
-                    "missing or there twice; restore the file, or delete the folder to start again"
+                    "missing or there twice"
                 )
+                break
             journal.chunks.append(chunk)
+            kept += len(line)
+        if damage and not repair:
+            raise UserError(
+                f"{damage}; restore the file, set pool.repair=true to write again what follows, or delete the folder "
+                "to start again"
+            )
+        if damage and appends:
+            write_bytes(content, name_aside(path))
+        if appends and kept < len(content):
+            with path.open("r+b") as file:
+                file.truncate(kept)
         return journal
 
     def append(self, chunk: Chunk) -> None:

@@ -45,6 +45,7 @@ _CONFIG = "task setting plm tam decoding filter trainer diversity correctness co
 _CONFIG += " gpu processes data_dir contexts answers dataset dataset_labels limit eval_limit train output_dir dry_run"
 _CONFIG += " command"
 _SPREAD = "method questions pairs"  # what only says how other keys are set
+_HOW = "on_error pool"  # of running it
 
 
 class _Later(Exception):
@@ -136,7 +137,7 @@ def _run_key(config: Config, device: torch.device) -> dict[str, Any]:
 
     task, tam = config.task, config.tam
     measured = "unlabelled unlabelled_column unlabelled_limit" if config.setting.name == "zerogen" else ""
-    _refuse_later(config, f"{_CONFIG} {_SPREAD} metrics {measured}")  # which name no folder
+    _refuse_later(config, f"{_CONFIG} {_SPREAD} {_HOW} metrics {measured}")  # which name no folder
     shifted = config.setting.name == "zerogen" and config.setting.calibration != "none"
     if is_own(config.setting.name) or shifted:
         raise _Later

@@ -195,7 +195,8 @@ class _Pool:
     def grow_to(self, size: int, first: bool) -> Generator:
         """Return a generator whose pool holds enough rows for `size`. first: whether this is the first size."""
         run, folder = self.run, self.folder
-        written = Journal.open(folder / "texts.jsonl")
+        repair = run.config.pool.repair
+        written = Journal.open(folder / "texts.jsonl", repair=repair)
         if len(list(first_per_label(written.rows(), quotas(size, run.config.task.labels)))) < size:
             # Fail on an unavailable PLM or a prompt that is too long before anything is written.
             generator = self._generator()
@@ -203,7 +204,9 @@ class _Pool:
             for warning in generator.warnings() if first else ():
                 run.progress.say(warning)
         with exclusive(folder, run.progress):
-            texts, contexts = (Journal.open(folder / f"{name}.jsonl", repair=True) for name in ("texts", "contexts"))
+            texts, contexts = (
+                Journal.open(folder / f"{name}.jsonl", appends=True, repair=repair) for name in ("texts", "contexts")
+            )
             generator = self._generator(texts, contexts)
             reused, have = len(texts.chunks), len(generator.rows(size))
             self.start = reused if self.start is None else self.start

@@ -74,12 +74,17 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def put_aside(path: Path) -> Path:
-    """Rename an unusable file to NAME.damaged, or else to the first free name of NAME.damaged-2, -3, ..."""
+    """Rename an unusable file to `name_aside`."""
+    return path.rename(name_aside(path))
+
+
+def name_aside(path: Path) -> Path:
+    """Return NAME.damaged for an unusable file, or else the first free name of NAME.damaged-2, -3, ..."""
     aside, number = path.with_name(f"{path.name}.damaged"), 1
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{number}")
-    return path.rename(aside)
+    return aside
 
 
 def expanded(path: str, key: str) -> str:
