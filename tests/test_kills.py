@@ -16,6 +16,8 @@ from rich.console import Console
 
 from zerogen.config.schema import ConfidenceConfig, Config, CorrectnessConfig
 from zerogen.jobs import run_one
+from zerogen.support.console import reporting_errors
+from zerogen.support.process import stop_on_signals
 
 pytestmark = pytest.mark.long
 
@@ -31,20 +33,29 @@ def config(tiny_config: Config, tiny_encoder: Path) -> Config:
     return replace(tiny_config, n=60, log_every=30, decoding=decoding, correctness=correctness, confidence=confidence)
 
 
-def begin(config: Config, folder: Path, before: Callable[[], None] = lambda: None) -> int:
-    """Start a run in a process group of its own, whose files lie in `folder`; return its process."""
+def begin(config: Config, folder: Path, before: Callable[[], None] = lambda: None, log: Path | None = None) -> int:
+    """Start a run in a process group of its own, whose files lie in `folder`; return its process.
+
+    log: where what it prints is written.
+    """
     process = os.fork()  # which loads nothing again
     if process:
         return process
+    code: Any = 1
     try:
         os.setsid()
         os.environ["ZEROGEN_CACHE"] = str(folder / "cache")
         before()
-        run_one(replace(config, output_dir=str(folder)), Console(quiet=True))
-        os._exit(0)
+        stop_on_signals()
+        with Path(log or os.devnull).open("w") as file, reporting_errors():
+            run_one(replace(config, output_dir=str(folder)), Console(file=file, width=200))
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
     except BaseException as error:
         print(repr(error), file=sys.stderr)
-        os._exit(1)
+    finally:
+        os._exit(code)
 
 
 def finish(config: Config, folder: Path) -> None:
@@ -129,3 +140,30 @@ def test_runs_killed_between_two_writes_lose_nothing(config: Config, tmp_path: P
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, operations[moment]
         finish(config, folder)
         assert content(folder) == expected, operations[moment]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_runs_stopped_at_random_moments_end_soon_and_say_how_to_go_on(
+    config: Config, tmp_path: Path, number: signal.Signals
+) -> None:
+    whole = tmp_path / "whole"
+    started = time.monotonic()
+    finish(config, whole)
+    seconds = time.monotonic() - started
+    expected, draws, stopped = content(whole), random.Random(number), 0
+    for place in range(12):
+        folder, log = tmp_path / str(place), tmp_path / f"log-{place}"
+        process = begin(config, folder, log=log)
+        time.sleep(draws.uniform(0.05, 0.95) * seconds)
+        asked = time.monotonic()
+        os.kill(process, number)
+        _, status = os.waitpid(process, 0)
+        code = os.waitstatus_to_exitcode(status)
+        assert time.monotonic() - asked < 10
+        if code:  # else it was done before
+            assert code == 128 + number
+            assert "run the same command again to go on" in log.read_text().splitlines()[-1]
+            stopped += 1
+        finish(config, folder)
+        assert content(folder) == expected
+    assert stopped >= 8

@@ -224,6 +224,8 @@ def _check_prompts(
     for label, prompt in prompts.items():
         if label not in task.labels:
             raise unknown(f"{where}: {field}", label, task.labels)
+        if not isinstance(prompt, str):  # OmegaConf lets pass a list where a dictionary's values are texts
+            raise UserError(f"{where}: {field}.{label}={prompt}: allowed is a text")
         if not prompt.strip():
             raise UserError(f"{where}: {field}.{label} is empty")
         names = set(placeholders(prompt))

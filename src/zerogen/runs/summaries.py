@@ -56,6 +56,8 @@ def add_line(path: Path, result: Result, progress: Progress) -> None:
     A file that is not a table in UTF-8 is put aside, which is said.
     """
     with FileLock(path.with_name(".results.lock")):
+        for scratch in path.parent.glob(f"{path.name}.*.part"):  # of a process that was killed
+            scratch.unlink(missing_ok=True)
         columns, rows = [*COLUMNS, *result.further_metrics], list[dict[str, str]]()
         if path.is_file():
             try:

@@ -52,6 +52,13 @@ def append_line(text: str, path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def remove_scratch(folder: Path) -> None:
+    """Remove what killed processes were writing in a folder and those below, where nobody may be writing now."""
+    for path in folder.rglob("*.part"):
+        if re.search(r"\.\d+\.part$", path.name):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Raise an `OSError` that says why writing to a folder failed, whatever error a library raises instead.
@@ -117,6 +124,7 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
     new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = _acquire(folder, progress)
     try:
+        remove_scratch(folder)
         yield
     finally:
         # Remove it before the release: a waiting process creates its own folder.
