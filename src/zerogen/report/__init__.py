@@ -17,7 +17,11 @@ def present(folder: Path) -> Path:
 
 def present_evaluator(measures: dict[str, Any] | None) -> None:
     """Write the page and card of the run that trained the evaluator of some measures, where it has none yet."""
+    from zerogen.support.files import exclusive
+    from zerogen.support.progress import Progress
+
     correctness = measures and measures["correctness"]
     folder = Path(correctness["folder"]) if correctness else None
     if folder is not None and (folder / "result.json").is_file() and not (folder / "report.html").is_file():
-        present(folder)
+        with exclusive(folder, Progress()):
+            present(folder)
