@@ -35,7 +35,6 @@ from zerogen.support.files import expanded, file_name
 if TYPE_CHECKING:
     from zerogen.runs.result import Result
 
-# Words of OmegaConf's messages, and what they ask for.
 _HELP = """\
 zerogen: a small task model from label names and prompts alone.
 

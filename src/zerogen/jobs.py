@@ -18,12 +18,12 @@ from zerogen.runs.settings import setting_of
 from zerogen.support.console import describe, make_console, reporting_errors
 from zerogen.support.process import Stopped, devices_of, require_writable, share_cores, stop_on_signals
 
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal has stopped
-
 if TYPE_CHECKING:
     from rich.console import Console
 
     from zerogen.runs.run import Run
+
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal has stopped
 
 
 def expand(config: Config) -> list[Config]:

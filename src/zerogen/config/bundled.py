@@ -13,7 +13,7 @@ from zerogen.errors import UserError, unknown
 from zerogen.support.files import expanded, file_name
 
 T = TypeVar("T")
-MISSING = "???"  # a value that whoever uses an option has to give
+_MISSING = "???"  # a value that whoever uses an option has to give
 
 
 def conf_dir() -> Path:
@@ -53,7 +53,7 @@ def plm_option(name: str, what: str) -> PlmConfig:
     path = conf_dir() / "plm" / f"{name}.yaml"
     if path.is_file():
         said = read_yaml(path)
-        if said.get("model") == MISSING:
+        if said.get("model") == _MISSING:
             raise UserError(
                 f"{what} {name}: has no model; allowed is a YAML file with model: NAME, writer: {said['writer']} and "
                 f"base_url: {said['base_url']}"

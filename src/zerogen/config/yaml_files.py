@@ -13,6 +13,7 @@ import yaml
 from zerogen.errors import UserError, nearest
 
 T = TypeVar("T")
+# Words of OmegaConf's messages, and what they ask for.
 _KINDS = {
     "Integer": "a whole number",
     "Float": "a number",

@@ -49,8 +49,9 @@ def begun(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if new and {one.name for one in run.folder().iterdir()} <= {CONFIG, LOCK}:
-            path.unlink()
+        left = {one.name for one in run.folder().iterdir()} if run.folder().is_dir() else set[str]()
+        if new and left <= {CONFIG, LOCK}:
+            path.unlink(missing_ok=True)
         raise
 
 
