@@ -56,7 +56,7 @@ def no_plm() -> Writer:
 
 
 def rows_of(task: TaskConfig, n: int, seed: int = 0, folder: Path | None = None) -> list[Example]:
-    journal = Journal.open(folder / "texts.jsonl" if folder else None, repair=True)
+    journal = Journal.open(folder / "texts.jsonl" if folder else None, appends=True)
     generator = Generator(task, no_plm, DecodingConfig(), FilterConfig(), seed, journal)
     for _ in generator.extend(n):
         pass

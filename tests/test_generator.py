@@ -31,8 +31,8 @@ FILTERS = FilterConfig(min_words=1, patience=64, min_acceptance=0.0)
 
 
 def generated(task: TaskConfig, plm: Plm, n: int, folder: Path | None = None, seed: int = 1) -> list[Example]:
-    texts = Journal.open(folder / "texts.jsonl" if folder else None, repair=True)
-    contexts = Journal.open(folder / "contexts.jsonl" if folder else None, repair=True)
+    texts = Journal.open(folder / "texts.jsonl" if folder else None, appends=True)
+    contexts = Journal.open(folder / "contexts.jsonl" if folder else None, appends=True)
     generator = Generator(task, lambda: plm, DECODING, FILTERS, seed, texts, contexts)
     for _ in generator.extend(n):
         pass
