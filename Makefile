@@ -48,7 +48,7 @@ test: .venv/ready ## the tests (offline, minutes)
 	$(BIN)/python -m pytest -m 'not long and not servers' -n 2 --dist loadfile
 
 test-long: .venv/ready ## the tests that take longer
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long -n 2 --dist loadfile
 
 # vLLM has 3 GB and versions of its own of torch and transformers, hence an environment of its own.
 .vllm/ready:

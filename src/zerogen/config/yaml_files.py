@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -67,7 +68,21 @@ def typed(value: Any, schema: type[T], where: str) -> T:
     except ValueError as error:
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
     assert isinstance(instance, schema)
+    for key, text in _misplaced(instance):
+        raise UserError(f"{where}: {key}={text}: a text is not allowed here")
     return instance
+
+
+def _misplaced(instance: Any, before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, text) for texts in fields of other types: OmegaConf takes `${a}` for any value."""
+    hints = get_type_hints(type(instance))
+    for field in fields(instance):
+        value, hint = getattr(instance, field.name), hints[field.name]
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if isinstance(value, str) and not {str, Any} & set(kinds):
+            yield before + field.name, value
+        elif is_dataclass(value):
+            yield from _misplaced(value, f"{before}{field.name}.")
 
 
 def is_schema(node: Any) -> bool:
