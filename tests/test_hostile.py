@@ -197,6 +197,10 @@ def test_any_task_file_is_read_or_refused_and_never_leaves_its_folder(examples: 
         "construction",
         "gold",
         "extra",
+        "further_prompts",
+        "parse.stop",
+        "debias",
+        "max_length",
     ]
     labels = st.one_of(st.none(), st.lists(st.one_of(TEXTS, st.sampled_from(["../x", "0", "yes", ""])), max_size=4))
     trying(check, examples, key=st.sampled_from(keys), value=values, labels=labels)

@@ -1,6 +1,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +62,21 @@ def test_the_others_go_on_where_one_of_several_runs_fails(tiny_config: Config) -
     assert "2. failed: setting=supervised task=toy seed=42: stopped by SIGKILL; was memory short?" in lines
     with pytest.raises(ChildFailed):
         list(run_all([replace(bad, on_error="stop"), replace(supervised, on_error="stop")], Console(quiet=True)))
+
+
+def test_a_command_of_which_all_runs_fail_ends_with_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zerogen", "-m", "task=rotten_tomatoes", "tam=minilm", "dataset=a.csv,b.csv"]
+    done = subprocess.run([*command, "limit=60"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "2. failed: setting=zerogen task=rotten_tomatoes seed=42: b.csv: there is no such file" in done.stdout
+    assert [line for line in done.stderr.splitlines() if "error" in line] == [
+        f"zerogen: error: {name}.csv: there is no such file" for name in "ab"
+    ]
+    assert not list(tmp_path.iterdir())
+    done = subprocess.run(
+        [*command, "limit=60", "on_error=stop"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "b.csv" not in done.stderr
 
 
 class Deadly:

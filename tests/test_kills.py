@@ -6,12 +6,13 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from zerogen.config.schema import ConfidenceConfig, Config, CorrectnessConfig
@@ -23,6 +24,15 @@ pytestmark = pytest.mark.long
 
 # What holds times and places, which differ from run to run.
 TIMES = ("seconds", "folder", "pool", "peak_memory_mb", "command")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """A process that has started threads cannot be forked safely."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -58,9 +68,20 @@ def begin(config: Config, folder: Path, before: Callable[[], None] = lambda: Non
         os._exit(code)
 
 
+def exit_code(process: int, seconds: float = 300) -> int:
+    """Return the exit code of a process, the number of its signal as a negative one."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(process, signal.SIGKILL)
+    raise AssertionError(f"a run did not end within {seconds:g} seconds")
+
+
 def finish(config: Config, folder: Path) -> None:
-    _, status = os.waitpid(begin(config, folder), 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert exit_code(begin(config, folder)) == 0
 
 
 def without_times(value: Any) -> Any:
@@ -118,8 +139,7 @@ def test_runs_killed_at_random_moments_lose_nothing(config: Config, tmp_path: Pa
         process = begin(config, folder)
         time.sleep(draws.uniform(0.02, 0.98) * seconds)
         os.killpg(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
-        killed += os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        killed += exit_code(process) == -signal.SIGKILL
         finish(config, folder)
         assert content(folder) == expected
     assert killed >= 15  # of the others the machine was faster than before
@@ -128,7 +148,7 @@ def test_runs_killed_at_random_moments_lose_nothing(config: Config, tmp_path: Pa
 def test_runs_killed_between_two_writes_lose_nothing(config: Config, tmp_path: Path) -> None:
     whole, log = tmp_path / "whole", tmp_path / "log"
     process = begin(config, whole, watch(whole, log, 10**9))
-    os.waitpid(process, 0)
+    assert exit_code(process) == 0
     expected, operations = content(whole), log.read_text().splitlines()
     kinds = [" ".join(part for part in line.split(".") if not part.isdigit()) for line in operations]
     first = {kind: place for place, kind in reversed(list(enumerate(kinds)))}
@@ -136,8 +156,7 @@ def test_runs_killed_between_two_writes_lose_nothing(config: Config, tmp_path: P
     assert len(moments) > 20
     for moment in moments:
         folder, log = tmp_path / f"at-{moment}", tmp_path / f"log-{moment}"
-        _, status = os.waitpid(begin(config, folder, watch(folder, log, moment)), 0)
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, operations[moment]
+        assert exit_code(begin(config, folder, watch(folder, log, moment))) == -signal.SIGKILL, operations[moment]
         finish(config, folder)
         assert content(folder) == expected, operations[moment]
 
@@ -157,8 +176,7 @@ def test_runs_stopped_at_random_moments_end_soon_and_say_how_to_go_on(
         time.sleep(draws.uniform(0.05, 0.95) * seconds)
         asked = time.monotonic()
         os.kill(process, number)
-        _, status = os.waitpid(process, 0)
-        code = os.waitstatus_to_exitcode(status)
+        code = exit_code(process)
         assert time.monotonic() - asked < 10
         if code:  # else it was done before
             assert code == 128 + number

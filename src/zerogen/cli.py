@@ -26,7 +26,7 @@ from zerogen.config.keys import help_of
 from zerogen.config.rules import check
 from zerogen.config.schema import Config, TrainerConfig
 from zerogen.config.task import expand_paths, normalise_task, override
-from zerogen.config.yaml_files import as_text, is_schema, literal, refusal
+from zerogen.config.yaml_files import as_text, is_schema, literal, misplaced, refusal
 from zerogen.errors import UserError, nearest
 from zerogen.support.console import make_console, replace_unknown_characters, reporting_errors
 from zerogen.support.doors import is_own
@@ -184,7 +184,9 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        listed = f"; {config.plm.base_url}/models lists those of the server" if missing[0] == "plm.model" else ""
+        plain = dict(OmegaConf.to_container(config.plm)) if missing[0] == "plm.model" else {}  # type: ignore[arg-type]
+        server = plain.get("base_url")
+        listed = f"; {server}/models lists those of the server" if server else ""
         raise UserError(f"{missing[0]}: has no value; write {missing[0]}=VALUE{listed}")
     try:
         # Once more against the schema: a key forced in with ++ is in the composed configuration all the same.
@@ -193,6 +195,8 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
     assert isinstance(result, Config)
+    if said := misplaced(result):
+        raise UserError(said)
     result.command = [*(f"--config-dir={folder}" for folder in folders), *overrides]
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
     for part in (result.plm, result.tam):

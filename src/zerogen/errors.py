@@ -39,7 +39,8 @@ class ChildFailed(Exception):
     def _guess(self) -> str:
         if self.exitcode < 0:  # killed, so it could not report this itself
             guess = "; was memory short?" if -self.exitcode == signal.SIGKILL else ""
-            return f"stopped by {signal.Signals(-self.exitcode).name}{guess}"
+            names = {one.value: one.name for one in signal.Signals}
+            return f"stopped by {names.get(-self.exitcode, f'signal {-self.exitcode}')}{guess}"
         return "ended too early"
 
 

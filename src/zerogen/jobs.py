@@ -48,11 +48,15 @@ def run_one(config: Config, console: Console, pages: bool = True) -> Result:
     require_writable(Path(config.output_dir))
     run = Run(config, devices_of(config.gpu, config.processes), RichProgress(console))
     # Of two runs with one folder the second waits, and then finds what the first has made.
-    with exclusive(run.folder(), run.progress), begun(run):
-        return _run_alone(run, console, pages)
+    try:
+        with exclusive(run.folder(), run.progress), begun(run):
+            return _run_alone(run, pages)
+    except Stopped:
+        say_how_to_go_on(run, console)
+        raise
 
 
-def _run_alone(run: Run, console: Console, pages: bool) -> Result:
+def _run_alone(run: Run, pages: bool) -> Result:
     from zerogen.report import present
     from zerogen.runs.store import finished
 
@@ -62,11 +66,7 @@ def _run_alone(run: Run, console: Console, pages: bool) -> Result:
         if pages:
             present(run.folder())
         return result
-    try:
-        return _run_setting(run, pages)
-    except Stopped:
-        say_how_to_go_on(run, console)
-        raise
+    return _run_setting(run, pages)
 
 
 def _reuse(run: Run, earlier: Result) -> Result:
@@ -156,7 +156,7 @@ def say_how_to_go_on(run: Run, console: Console) -> None:
     kept = ""
     if run.setting.writes and run.setting.starts_afresh(run.config):
         folder = run.pool_folder()
-        rows = sum(1 for _ in Journal.open(folder / "texts.jsonl").rows())
+        rows = sum(1 for _ in Journal.open(folder / "texts.jsonl", repair=True).rows())
         kept = f" {rows:,} accepted rows are kept in {folder};"
     console.print(f"stopped;{kept} run the same command again to go on", highlight=False, markup=False, soft_wrap=True)
 
@@ -206,7 +206,7 @@ def _in_process(config: Config) -> Result:
             process.join()
         raise
     if process.exitcode != 0 or result is None or isinstance(result, str):
-        raise ChildFailed(process.exitcode or 1, title(config), result if isinstance(result, str) else "")
+        raise ChildFailed(process.exitcode or 0, title(config), result if isinstance(result, str) else "")
     return result
 
 

@@ -102,15 +102,14 @@ def _measured(run: Run, options: Any) -> tuple[dict[str, Any], list[Path]]:
         measures, _ = measure(run, _read(place, run.config, bool(options.task), run.progress))
         present_evaluator(measures)
         return measures, []
+    if not (place / "result.json").is_file():
+        raise UserError(f"{place}: the run is not finished; run its command again to go on")
     with exclusive(place, run.progress):
         found = measure_run(run, place)
     if found is None:
         raise UserError(f"{place}: holds no synthetic rows; only runs of setting=zerogen have some")
     present_evaluator(found)
-    written = [place / MEASURES]
-    if (place / "result.json").is_file():
-        written.append(present(place))
-    return found, written
+    return found, [place / MEASURES, present(place)]
 
 
 def _is_run(place: Path) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -68,21 +68,36 @@ def typed(value: Any, schema: type[T], where: str) -> T:
     except ValueError as error:
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
     assert isinstance(instance, schema)
-    for key, text in _misplaced(instance):
-        raise UserError(f"{where}: {key}={text}: a text is not allowed here")
+    if wrong := misplaced(instance):
+        raise UserError(f"{where}: {wrong}")
     return instance
 
 
-def _misplaced(instance: Any, before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, text) for texts in fields of other types: OmegaConf takes `${a}` for any value."""
-    hints = get_type_hints(type(instance))
-    for field in fields(instance):
-        value, hint = getattr(instance, field.name), hints[field.name]
-        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if isinstance(value, str) and not {str, Any} & set(kinds):
-            yield before + field.name, value
-        elif is_dataclass(value):
-            yield from _misplaced(value, f"{before}{field.name}.")
+def misplaced(instance: Any) -> str | None:
+    """Say in one line which value of a configuration is not of the kind that its schema wants; None for none.
+
+    OmegaConf takes `${a}` for a value of any kind, and a list for a text in a dictionary.
+    """
+    for key, value in _misplaced(instance, type(instance), ""):
+        return f"{key}={value}: is a value of another kind than is allowed here"
+    return None
+
+
+def _misplaced(value: Any, hint: Any, key: str) -> Iterator[tuple[str, Any]]:
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if Any in kinds:
+        return
+    nested = isinstance(value, (list, dict))
+    if (isinstance(value, str) and str not in kinds) or (nested and set(kinds) <= {str, NoneType}):
+        yield key, value
+    elif is_dataclass(value):
+        hints = get_type_hints(type(value))
+        for field in fields(value):
+            yield from _misplaced(getattr(value, field.name), hints[field.name], f"{key}.{field.name}".lstrip("."))
+    elif nested:
+        inner = next((get_args(kind)[-1] for kind in kinds if get_origin(kind) in (list, dict)), Any)
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _misplaced(item, inner, f"{key}.{name}")
 
 
 def is_schema(node: Any) -> bool:

@@ -42,7 +42,7 @@ def slot_attention(
         )  # which shows when the model is loaded
     batch, heads, length, width = query.shape
     groups = key.shape[1]
-    if length == 1 and query.is_cuda and key.shape == value.shape and (attend := _kernel()) is not None:
+    if length == 1 and query.is_cuda and key.shape == value.shape and (attend := _kernel(query.device)) is not None:
         return attend(query, key, value, mask, scaling or width**-0.5), None
     if length * key.shape[2] > _SCORES:
         # Not enable_gqa, with which no fused kernel of a GPU takes a mask.
@@ -60,13 +60,15 @@ def slot_attention(
 
 
 @cache
-def _kernel() -> Callable[..., Tensor] | None:
+def _kernel(device: torch.device) -> Callable[..., Tensor] | None:
     """Return the kernel for a token per row on a GPU; None where Triton, or a compiler that it needs, is not there."""
     try:
         from zerogen.plm.triton_attention import attend
 
-        states = torch.ones(1, 1, 1, 16, device="cuda")
+        states = torch.ones(1, 1, 1, 16, device=device)
         works = bool((attend(states, states, states, states[..., :1] * 0, 1.0) == 1).all())
+    except torch.OutOfMemoryError:
+        raise
     except Exception:
         return None
     return attend if works else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
-from torch import Tensor, empty_like
+from torch import Tensor
 
 _COLUMNS = 16  # keys that are read at a time
 _HIDDEN = -1e37  # of the additive mask: a key that is not seen
@@ -48,10 +49,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: flo
     rows, heads, _, width = query.shape
     # A slice of queries, keys and values in one tensor may be a view that is not dense.
     lines, bias = query.reshape(-1, width).contiguous(), mask.reshape(len(mask), -1).contiguous()
-    out = empty_like(lines)
-    _attend[(rows * heads,)](
-        lines, key.contiguous(), value.contiguous(), bias, out, scaling, key.shape[2], heads, heads // key.shape[1],
-        bias.shape[1] if len(bias) > 1 else 0, _HIDDEN,
-        width=width, padded=triton.next_power_of_2(width), block=_COLUMNS, num_warps=1 if width <= 64 else 2,
-    )  # fmt: skip
+    out = torch.empty_like(lines)
+    with torch.cuda.device(query.device):  # where Triton starts it
+        _attend[(rows * heads,)](
+            lines, key.contiguous(), value.contiguous(), bias, out, scaling, key.shape[2], heads, heads // key.shape[1],
+            bias.shape[1] if len(bias) > 1 else 0, _HIDDEN,
+            width=width, padded=triton.next_power_of_2(width), block=_COLUMNS, num_warps=1 if width <= 64 else 2,
+        )  # fmt: skip
     return out.view(rows, 1, heads, width)

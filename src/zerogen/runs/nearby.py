@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from zerogen.config.keys import keys_of
+from zerogen.errors import UserError
 from zerogen.runs.run import Run
-from zerogen.runs.store import CONFIG, write_config
+from zerogen.runs.store import CONFIG, read_config, write_config
 from zerogen.support.files import LOCK
 
-_FREE = ("n", "log_every", "output_dir", "gpu", "processes", "seeds", "logger", "metrics", "method")  # name no folder
+# What names no folder.
+_SERVER = "base_url key_variable concurrency timeout retries price_in price_out"
+_FREE = {"n", "log_every", "output_dir", "gpu", "processes", "seeds", "logger", "metrics", "method"}
+_FREE |= {"confidence", "diversity", "correctness", *(f"plm.{key}" for key in _SERVER.split())}
 _MISSING = "no such key"
 
 
@@ -28,9 +34,16 @@ def differs_in(run: Run) -> str | None:
         theirs = dict(_flat(keys)) if isinstance(keys, dict) else {}
         different = [key for key in {**mine, **theirs} if mine.get(key, _MISSING) != theirs.get(key, _MISSING)]
         # Each seed is meant to have a folder of its own.
-        if len(different) == 1 and different[0] in mine and different != ["seed"] and path.parent != run.folder():
-            (key,) = different
-            return f"{key}={mine[key]} makes another folder than {path.parent}, where it is {theirs.get(key, _MISSING)}"
+        if len(different) != 1 or different == ["seed"] or different[0] not in mine:
+            continue
+        (key,) = different
+        with suppress(UserError):
+            other = replace(read_config(path.parent), output_dir=run.config.output_dir)
+            # Files that are hashed, too, may have been changed since.
+            if Run(other, run.devices).folder() == path.parent != run.folder():
+                values = (textwrap.shorten(str(keys.get(key, _MISSING)), 60) for keys in (mine, theirs))
+                told = "{key}={} makes another folder than {folder}, where it is {}"
+                return str(UserError(told.format(*values, key=key, folder=path.parent)))
     return None
 
 

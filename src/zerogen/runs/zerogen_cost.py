@@ -218,7 +218,7 @@ def _lacking(probe: Probe) -> dict[str, int]:
     """Return how many rows of each label are not in the pool yet; say how many are."""
     config, folder = probe.config, probe.run.pool_folder()
     rows = Counter[str]()
-    for chunk in Journal.open(folder / "texts.jsonl").chunks:
+    for chunk in Journal.open(folder / "texts.jsonl", repair=config.pool.repair).chunks:
         rows += chunk.accepted()
     quota = quotas(rows_to_write(config, config.n), config.task.labels)
     if any(rows.values()):

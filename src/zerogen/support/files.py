@@ -53,10 +53,21 @@ def append_line(text: str, path: Path) -> None:
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove what killed processes were writing in a folder and those below, where nobody may be writing now."""
+    """Remove what processes that are no more were writing in a folder and those below."""
     for path in folder.rglob("*.part"):
-        if re.search(r"\.\d+\.part$", path.name):
+        match = re.search(r"\.(\d+)\.part$", path.name)
+        if match and not _runs(int(match[1])):
             path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 @contextmanager
