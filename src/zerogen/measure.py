@@ -102,14 +102,15 @@ def _measured(run: Run, options: Any) -> tuple[dict[str, Any], list[Path]]:
         measures, _ = measure(run, _read(place, run.config, bool(options.task), run.progress))
         present_evaluator(measures)
         return measures, []
-    if not (place / "result.json").is_file():
-        raise UserError(f"{place}: the run is not finished; run its command again to go on")
     with exclusive(place, run.progress):
         found = measure_run(run, place)
+    finished = (place / "result.json").is_file()
+    if found is None and not finished:
+        raise UserError(f"{place}: the run is not finished; run its command again to go on")
     if found is None:
         raise UserError(f"{place}: holds no synthetic rows; only runs of setting=zerogen have some")
     present_evaluator(found)
-    return found, [place / MEASURES, present(place)]
+    return found, [place / MEASURES, *([present(place)] if finished else [])]
 
 
 def _is_run(place: Path) -> bool:
