@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,16 @@ from zerogen.jobs import run_one
 from zerogen.support.console import reporting_errors
 from zerogen.support.process import stop_on_signals
 
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        torch.get_num_threads() > 1,
+        reason="a process with threads cannot be forked safely: OMP_NUM_THREADS=1, as in make test-long",
+    ),
+]
 
 # What holds times and places, which differ from run to run.
 TIMES = ("seconds", "folder", "pool", "peak_memory_mb", "command")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """A process that has started threads cannot be forked safely."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
