@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -17,6 +19,24 @@ def keys_of(config: Config) -> dict[str, Any]:
     for key in ("command", "dry_run", "on_error", "pool"):  # how it is run, and not what
         del keys[key]
     return keys
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a config.yaml with those that are newer than it, which had their defaults."""
+    completed = keys_of(Config()) | config
+    for group, defaults in keys_of(Config()).items():
+        if isinstance(defaults, dict) and isinstance(config.get(group), dict):
+            completed[group] = defaults | config[group]
+    return completed
+
+
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested keys; lists, and dictionaries that hold nothing, as JSON."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from flat(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
 def help_of(schema: type) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from zerogen.config.keys import keys_of
+from zerogen.config.keys import completed, flat
 from zerogen.config.schema import CALIBRATIONS_ON_TEXTS, Config
 from zerogen.errors import UserError, unknown
 from zerogen.report.plots import Curve
@@ -65,7 +65,7 @@ class FinishedRun:
         learned = self.result.rounds or calibrated or self._shows_texts
         if self.result.setting == "zerogen" and not learned:
             left_out |= UNLABELLED  # which rows were only compared with
-        return dict(_flat({key: value for key, value in _completed(self.config).items() if key not in left_out}))
+        return dict(flat({key: value for key, value in completed(self.config).items() if key not in left_out}))
 
     @property
     def _shows_texts(self) -> bool:
@@ -77,23 +77,6 @@ class FinishedRun:
         """Return the metric at every size of the trend."""
         trend = read_trend(self.folder / "trend.csv")
         return {n: value for (n, seed, name), value in trend.items() if (seed, name) == (self.result.seed, metric)}
-
-
-def _completed(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of a config.yaml with those that are newer than it, which had their defaults."""
-    completed = keys_of(Config()) | config
-    for group, defaults in keys_of(Config()).items():
-        if isinstance(defaults, dict) and isinstance(config.get(group), dict):
-            completed[group] = defaults | config[group]
-    return completed
-
-
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
 def read_run(folder: Path) -> FinishedRun:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from zerogen.config.keys import keys_of
+from zerogen.config.keys import completed, flat, keys_of
 from zerogen.errors import UserError
 from zerogen.runs.run import Run
 from zerogen.runs.store import CONFIG, read_config, write_config
@@ -20,19 +20,18 @@ from zerogen.support.files import LOCK
 _SERVER = "base_url key_variable concurrency timeout retries price_in price_out"
 _FREE = {"n", "log_every", "output_dir", "gpu", "processes", "seeds", "logger", "metrics", "method"}
 _FREE |= {"confidence", "diversity", "correctness", *(f"plm.{key}" for key in _SERVER.split())}
-_MISSING = "no such key"
 
 
 def differs_in(run: Run) -> str | None:
     """Return in one line what key alone makes the folder of a run another than one that is there; None for several."""
-    mine = dict(_flat(keys_of(run.config)))
+    mine = _naming(keys_of(run.config))
     for path in sorted(run.task_folder.glob(f"{run.setting.name}_*/{CONFIG}")):
         try:
             keys = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         except (OSError, ValueError, yaml.YAMLError):
             continue
-        theirs = dict(_flat(keys)) if isinstance(keys, dict) else {}
-        different = [key for key in {**mine, **theirs} if mine.get(key, _MISSING) != theirs.get(key, _MISSING)]
+        theirs = _naming(completed(keys)) if isinstance(keys, dict) else {}
+        different = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
         # Each seed is meant to have a folder of its own.
         if len(different) != 1 or different == ["seed"] or different[0] not in mine:
             continue
@@ -41,7 +40,7 @@ def differs_in(run: Run) -> str | None:
             other = replace(read_config(path.parent), output_dir=run.config.output_dir)
             # Files that are hashed, too, may have been changed since.
             if Run(other, run.devices).folder() == path.parent != run.folder():
-                values = (textwrap.shorten(str(keys.get(key, _MISSING)), 60) for keys in (mine, theirs))
+                values = (textwrap.shorten(str(keys.get(key)), 60) for keys in (mine, theirs))
                 told = "{key}={} makes another folder than {folder}, where it is {}"
                 return str(UserError(told.format(*values, key=key, folder=path.parent)))
     return None
@@ -71,12 +70,6 @@ def begun(run: Run) -> Iterator[None]:
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        name = f"{before}{key}"
-        if name in _FREE:
-            continue
-        if isinstance(item, dict) and item:
-            yield from _flat(item, f"{name}.")
-        else:
-            yield name, item
+def _naming(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that may name a folder, by dotted key."""
+    return {key: value for key, value in flat(keys) if not {key, key.partition(".")[0]} & _FREE}
