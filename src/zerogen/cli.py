@@ -8,6 +8,7 @@ import tempfile
 import textwrap
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +34,8 @@ from zerogen.support.doors import is_own
 from zerogen.support.files import expanded, file_name
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zerogen.runs.result import Result
 
 _HELP = """\
@@ -301,15 +304,36 @@ def _run(configs: list[Config]) -> None:
     if busy is not None and not configs[0].dry_run:  # which says so itself
         console.print(busy, highlight=False, markup=False, soft_wrap=True)
     from zerogen.dryrun import dry_run
-    from zerogen.jobs import expand, run_all
     from zerogen.runs.checks import check_code
-    from zerogen.runs.settings import setting_of
 
     check_code(configs)
+    if len({config.engine.name for config in configs}) > 1:
+        names = ", ".join(dict.fromkeys(config.engine.name for config in configs))
+        raise UserError(f"engine={names}: the runs of one command have one engine; start a command for each")
+    rank, size = 0, 1
+    if configs[0].engine.name == "lightning":
+        from zerogen.plm.nodes import gathered, rank_of, serve
+
+        rank, size = rank_of(configs[0].engine)
     if configs[0].dry_run:
-        dry_run(configs, console)
+        if not rank:
+            dry_run(configs, console)
         return
     go_offline_without_network()
+    if rank:
+        serve(configs[0], size)
+    elif configs[0].engine.name == "lightning":
+        with gathered(configs[0], size) as engine:
+            _run_jobs([replace(config, engine=engine) for config in configs], console)
+    else:
+        _run_jobs(configs, console)
+
+
+def _run_jobs(configs: list[Config], console: Console) -> None:
+    """Run the composed jobs in this process, or processes of its own, and print what came of them."""
+    from zerogen.jobs import expand, run_all
+    from zerogen.runs.settings import setting_of
+
     groups = [expand(config) for config in configs]
     for config, group in zip(configs, groups, strict=True):
         if config.seeds is not None and len(group) < len(config.seeds):

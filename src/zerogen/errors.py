@@ -45,7 +45,7 @@ class ChildFailed(Exception):
 
 
 class ServerFailed(Exception):
-    """A server no longer answers, or no longer does what it is asked; what was finished is kept."""
+    """A server or a cluster no longer answers, or does not do what it is asked; what was finished is kept."""
 
 
 def nearest(value: object, options: Iterable[object]) -> str:

@@ -11,7 +11,7 @@ from zerogen.errors import UserError
 from zerogen.plm.model import Plm
 from zerogen.plm.open import as_scorer, open_plm
 from zerogen.plm.protocol import LocalWriter, Scorer, Writer
-from zerogen.plm.workers import open_workers
+from zerogen.plm.workers import Workers
 
 CPU = torch.device("cpu")
 
@@ -25,9 +25,8 @@ def test_a_plm_of_transformers_writes_scores_and_takes_memory_here(tiny_causal: 
 
 def test_processes_start_with_the_first_call_and_only_write(tiny_causal: Path, tmp_path: Path) -> None:
     config = PlmConfig("tiny", str(tiny_causal))
-    with open_workers(config, [CPU, CPU], tmp_path / "works") as workers:
-        plm = workers()
-        assert plm is workers() and plm.parallel == 2 and plm.tokens == 0
+    with Workers(config, [CPU, CPU], tmp_path / "works") as plm:
+        assert plm.parallel == 2 and plm.tokens == 0 and not plm.processes
         assert isinstance(plm, Writer) and not isinstance(plm, Scorer)
         with pytest.raises(UserError, match="setting=x: plm.writer=transformers cannot score texts"):
             as_scorer(plm, config, "setting=x")

@@ -1,13 +1,12 @@
 """Worker processes write what one process writes, whatever happens to them."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from zerogen.plm.network import Network
 from zerogen.plm.open import open_plm
 from zerogen.plm.pack import _product, _reorder
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest
-from zerogen.plm.workers import GeneratorModule, Inbox, Workers, _threads_each
+from zerogen.plm.workers import GeneratorModule, Inbox, Order, Workers, threads_each
 from zerogen.support.lightning import quiet_lightning
 from zerogen.support.weights import has_bfloat16
 
@@ -86,7 +85,7 @@ def test_products_are_the_same_in_each_of_several_processes(config: PlmConfig) -
         packed = _reorder(weight)
         products.append((partial(_product, x, packed, None), _product(x, packed, None)))
     try:
-        torch.set_num_threads(_threads_each(replace(config, dtype="bfloat16"), [CPU] * alone))
+        torch.set_num_threads(threads_each(replace(config, dtype="bfloat16"), [CPU] * alone))
         assert all(torch.equal(product(), expected) for product, expected in products)
     finally:
         torch.set_num_threads(alone)
@@ -99,7 +98,7 @@ def test_finished_works_outlive_their_process(config: PlmConfig, tmp_path: Path)
         found = workers.write(chunks(3))
         rows_of([next(found)])
         while not (folder / "texts-000001.done").exists():
-            workers._check()
+            workers.check()
         os.kill(workers.processes[0].pid, signal.SIGKILL)
         workers.processes[0].join()
         list(workers.write(chunks(9)[3:]))
@@ -128,14 +127,14 @@ def test_lightning_spreads_works_over_its_devices(config: PlmConfig, tmp_path: P
     expected = rows_of(list(open_plm(config, CPU).write(chunks(4))))
     inbox = Inbox(tmp_path)
     for chunk in chunks(4):
-        (tmp_path / f"{chunk.name}.todo").write_text(json.dumps(asdict(chunk)))
+        Order(chunk, config, tmp_path).put(tmp_path)
     inbox.close()  # each process stops when nothing is left to do
     with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.predict(GeneratorModule(config, tmp_path, 1), inbox, return_predictions=False)
+        trainer.predict(GeneratorModule(1), inbox, return_predictions=False)
     with Workers(config, [CPU], tmp_path) as workers:
         assert rows_of(list(workers.write(chunks(4)))) == expected
 
@@ -146,7 +145,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from zerogen.config.schema import PlmConfig
 from zerogen.support.lightning import quiet_lightning
 from zerogen.plm.workers import GeneratorModule, Inbox
 
@@ -157,8 +155,7 @@ if __name__ == "__main__":
             enable_progress_bar=False, enable_model_summary=False,
         )
         folder = Path(sys.argv[1])
-        config = PlmConfig("tiny", sys.argv[2], dtype="float32")
-        trainer.predict(GeneratorModule(config, folder, 1), Inbox(folder), return_predictions=False)
+        trainer.predict(GeneratorModule(1), Inbox(folder), return_predictions=False)
         print(trainer.world_size, trainer.node_rank)
 """
 
@@ -168,7 +165,7 @@ def test_lightning_spreads_works_over_nodes(config: PlmConfig, tmp_path: Path) -
     folder = tmp_path / "works"
     folder.mkdir()
     for chunk in chunks(4):
-        (folder / f"{chunk.name}.todo").write_text(json.dumps(asdict(chunk)))
+        Order(chunk, config, folder).put(folder)
     Inbox(folder).close()
     (tmp_path / "node.py").write_text(NODE)
     with socket.socket() as free:
@@ -178,7 +175,7 @@ def test_lightning_spreads_works_over_nodes(config: PlmConfig, tmp_path: Path) -
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     nodes = [
         subprocess.Popen(
-            [sys.executable, "node.py", str(folder), config.model],
+            [sys.executable, "node.py", str(folder)],
             cwd=tmp_path, env=os.environ | common | {"NODE_RANK": str(rank)}, stdout=subprocess.PIPE, text=True,
         )
         for rank in range(2)

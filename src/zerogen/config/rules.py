@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 from zerogen.config.schema import (
     CALIBRATIONS_ON_TEXTS,
+    ENGINES,
     FEWEST_UNLABELLED,
     LOGGER_MODES,
     PARALLEL_WRITERS,
@@ -17,6 +19,7 @@ from zerogen.config.schema import (
     TOKENIZERS,
     Config,
     DecodingConfig,
+    EngineConfig,
     FilterConfig,
     LoggerConfig,
     PlmConfig,
@@ -95,16 +98,39 @@ def check_plm(config: Config) -> None:
         _check_server(plm)
     if plm.scoring == "label_tokens":
         _check_label_tokens(config)
+    _check_engine(config)
     if plm.writer in PARALLEL_WRITERS:
         return
     several = f"processes={config.processes}" if config.processes > 1 else ""
     if isinstance(gpus, list) and len(gpus) > 1:
         several = f"gpu={gpus}"
+    if config.engine.name != EngineConfig.name:
+        several = f"engine={config.engine.name}"
     if several:
         raise UserError(
             f"{several}: plm.writer={plm.writer} writes in one process, on one device; allowed with plm.writer="
             f"{' or '.join(PARALLEL_WRITERS)}"
         )
+
+
+def _check_engine(config: Config) -> None:
+    """Check who writes the rows. Raises `UserError` for a key that another engine reads."""
+    engine, usual = config.engine, EngineConfig()
+    _one_of("engine", engine.name, ENGINES)
+    for name, reader in (("nodes", "lightning"), ("address", "ray"), ("workers", "ray"), ("cpus", "ray")):
+        value = getattr(engine, name)
+        if value != getattr(usual, name) and engine.name != reader:
+            raise UserError(f"engine.{name}={value}: is read by engine={reader}, not by engine={engine.name}")
+        if isinstance(value, int):
+            _between(f"engine.{name}", value, "1 or more", value >= 1)
+    if engine.name == usual.name:
+        return
+    if engine.name == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError("engine=ray: needs the package ray; pip install 'zerogen[ray]'")
+    if config.processes > 1:
+        raise UserError(f"processes={config.processes}: is for engine=local; engine={engine.name} has its own")
+    if config.gpu not in ("auto", "none"):
+        raise UserError(f"gpu={config.gpu}: engine={engine.name} knows which GPUs there are; allowed is auto or none")
 
 
 def _check_chat(plm: PlmConfig) -> None:

@@ -15,6 +15,7 @@ LOGGER_MODES = ("online", "offline", "off")
 SPLITS = ("train", "validation", "test")
 FILE_ENDINGS = (".jsonl", ".csv", ".tsv", ".tab", ".parquet")
 PARALLEL_WRITERS = ("transformers",)  # which may be opened once in each of several processes
+ENGINES = ("local", "ray", "lightning")
 SERVER = "openai"  # the writer that asks a server
 SERVER_KEYS = (  # of `plm`, about it
     *("base_url", "key_variable", "scoring", "concurrency", "timeout", "retries", "max_positions"),
@@ -237,6 +238,24 @@ class LoggerConfig:
 
 
 @dataclass
+class EngineConfig:
+    name: str = "local"
+    """What writes the rows: `local` (this process, or one per GPU of `gpu` or as many as `processes` says), `ray` (the
+    actors of a Ray cluster) or `lightning` (all processes that torchrun or srun has started)."""
+    nodes: int = 1
+    """Lightning: number of nodes, as torchrun or srun was told."""
+    address: str | None = None
+    """Ray: address of the cluster; null: as RAY_ADDRESS says, else the one that runs on this machine, else a new one on
+    this machine alone."""
+    workers: int | None = None
+    """Ray: number of actors that write, each with the whole PLM; null: as many as the cluster has room for."""
+    cpus: int | None = None
+    """Ray: cores that each actor takes, and its threads; null: as many threads as this machine would use."""
+    # Where processes exchange chunks, once they are started; not a key.
+    folder: str = field(default="", metadata={"omegaconf_ignore": True})
+
+
+@dataclass
 class PoolConfig:
     repair: bool = False
     """Write again what follows a damaged line of a pool, and keep the damaged file beside; false: name the line and
@@ -252,6 +271,7 @@ class Config:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     diversity: DiversityConfig = field(default_factory=DiversityConfig)
     correctness: CorrectnessConfig = field(default_factory=CorrectnessConfig)

@@ -11,7 +11,16 @@ from zerogen.errors import UserError
 from zerogen.plm.chat import CONSTANTS, PLAIN, Frame, chat_frame
 from zerogen.plm.model import Plm
 from zerogen.plm.pack import can_pack, pack_linears, return_freed_memory
-from zerogen.support.weights import has_bfloat16, load_pretrained, resolve
+from zerogen.plm.protocol import Codec, longest_row
+from zerogen.support.weights import has_bfloat16, load_codec, load_pretrained, resolve
+
+
+class PretrainedCodec(Codec):
+    """The tokenizer of a PLM whose weights other processes load. Raises `UserError` when it is missing."""
+
+    def __init__(self, config: PlmConfig) -> None:
+        plm_config, tokenizer = load_codec(resolve(config.model, config.revision, "plm.model"), "plm.model")
+        super().__init__(tokenizer, longest_row(plm_config), config.name, tokenizer_frame(tokenizer, config))
 
 
 def open_pretrained(config: PlmConfig, device: torch.device) -> Plm:

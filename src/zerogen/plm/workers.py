@@ -1,8 +1,8 @@
 """The PLM as a LightningModule that writes chunks, and worker processes that run it, one per device.
 
 Chunks are handed out as files in one folder: `NAME.todo` belongs to the process that renames it first, and its output
-becomes `NAME.done`. So a chunk is written once whatever the number of processes, and a result outlives the process that
-made it.
+becomes `NAME.done` in the folder that it names. So a chunk is written once whatever the number of processes, and a
+result outlives the process that made it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, replace
-from functools import cache, partial
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,41 +29,67 @@ from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
 from zerogen.errors import ChildFailed
 from zerogen.plm.open import open_plm
-from zerogen.plm.pretrained import precision, tokenizer_frame
-from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Codec, Writer, longest_row
+from zerogen.plm.pretrained import PretrainedCodec, precision
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
 from zerogen.support.console import reporting_errors
 from zerogen.support.files import write_whole
 from zerogen.support.lightning import quiet_lightning
 from zerogen.support.process import starting_crowds
-from zerogen.support.weights import has_amx, load_codec, resolve
+from zerogen.support.weights import has_amx
 
 _POLL = 0.05  # seconds between two looks at the folder
 
 
-class GeneratorModule(pl.LightningModule):
-    """Writes the chunks of a folder: `Trainer.predict(GeneratorModule(...), Inbox(folder), return_predictions=False)`.
+@dataclass(frozen=True)
+class Order:
+    """A chunk that one of several processes is to write.
 
-    Every process of the trainer opens the PLM on its own device and takes chunks from the same folder.
-    folder: where outputs go. threads: of torch in each process, on a CPU.
+    plm: what writes it. folder: where its output goes.
     """
 
-    def __init__(self, config: PlmConfig, folder: Path, threads: int | None = None) -> None:
+    chunk: ChunkRequest
+    plm: PlmConfig
+    folder: Path
+
+    def put(self, inbox: Path) -> None:
+        """Write it into the folder that processes take chunks from."""
+        fields = {"chunk": asdict(self.chunk), "plm": asdict(self.plm), "folder": str(self.folder.absolute())}
+        # Of two runs that put chunks there, one may have left some.
+        write_whole(json.dumps(fields, ensure_ascii=False), inbox / f"{self.chunk.name}-{os.getpid()}.todo")
+
+    @classmethod
+    def read(cls, path: Path) -> Order:
+        """Read what `put` has written."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return cls(_request(fields["chunk"]), PlmConfig(**fields["plm"]), Path(fields["folder"]))
+
+
+class GeneratorModule(pl.LightningModule):
+    """Writes the chunks of a folder: `Trainer.predict(GeneratorModule(), Inbox(folder), return_predictions=False)`.
+
+    Every process of the trainer opens the PLM on its own device and takes chunks from the same folder.
+    threads: of torch in each process, on a CPU; None leaves them as they are.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
         super().__init__()
-        self.config, self.folder, self.threads = config, folder, threads
+        self.threads = threads
         self.plm: Writer | None = None
+        self.opened: PlmConfig | None = None
 
     def on_predict_start(self) -> None:
-        """Open the PLM."""
+        """Set the number of threads."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        self.plm = open_plm(self.config, self.device)
-        self.plm.report_to(partial(print, flush=True))
 
-    def predict_step(self, chunk: ChunkRequest, batch_idx: int) -> None:
-        """Write a chunk of requests and put the output into the folder."""
-        assert self.plm is not None
-        (output,) = self.plm.write([chunk])
-        write_whole(json.dumps(asdict(output), ensure_ascii=False), self.folder / f"{chunk.name}.done")
+    def predict_step(self, order: Order, batch_idx: int) -> None:
+        """Write a chunk of requests and put the output into its folder."""
+        if self.plm is None or self.opened != order.plm:
+            self.plm = None  # of two PLMs only one need be in memory
+            self.plm, self.opened = open_plm(order.plm, self.device), order.plm
+            self.plm.report_to(partial(print, flush=True))
+        (output,) = self.plm.write([order.chunk])
+        write_whole(json.dumps(asdict(output), ensure_ascii=False), order.folder / f"{order.chunk.name}.done")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave a chunk, which holds no tensor, as it is."""
@@ -84,24 +110,24 @@ class Inbox:
             1 << 31
         )  # unknown; without a length Lightning reads ahead, and so takes chunks long before it writes them
 
-    def __iter__(self) -> Iterator[ChunkRequest]:
+    def __iter__(self) -> Iterator[Order]:
         while self.folder.is_dir() and self.parent in (None, os.getppid()):
             closed = (self.folder / "closed").exists()
-            if chunk := self._take():
-                yield chunk
+            if claimed := self._claim():
+                yield Order.read(claimed)
+                claimed.unlink(missing_ok=True)
             elif closed:
                 return
             else:
                 time.sleep(_POLL)
 
-    def _take(self) -> ChunkRequest | None:
+    def _claim(self) -> Path | None:
         for path in sorted(self.folder.glob("*.todo")):
             claimed = path.with_suffix(f".{os.uname().nodename}-{os.getpid()}")
             try:
-                path.rename(claimed)
+                return path.rename(claimed)
             except FileNotFoundError:  # another process was faster
                 continue
-            return _request(json.loads(claimed.read_text(encoding="utf-8")))
         return None
 
     def close(self) -> None:
@@ -125,50 +151,33 @@ def _output(path: Path) -> ChunkOutput:
     return ChunkOutput([Continuation(**row) for row in rows], fields["tokens"], fields["seconds"])
 
 
-class Workers(Codec):
-    """Writes chunks in processes of their own, one per device, each with the whole PLM.
+class FolderWriter(PretrainedCodec):
+    """Writes chunks by processes that take them from one folder and leave their outputs in another.
 
-    Use it as a context; the processes start with the first chunk. Outputs lie in `folder` until they are read: those
-    that an earlier run left there are used and not written again. Only one instance at a time may write.
+    Those that an earlier run left there are used and not written again. Only one instance at a time may write.
+    config: of the PLM. parallel: number of processes. todo: where they take chunks from. folder: where outputs go, and
+    lie until they are read.
     """
 
-    def __init__(self, config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> None:
-        plm_config, tokenizer = load_codec(resolve(config.model, config.revision, "plm.model"), "plm.model")
-        super().__init__(tokenizer, longest_row(plm_config), config.name, tokenizer_frame(tokenizer, config))
-        self.config, self.devices, self.folder = config, devices, folder
-        self.parallel = len(devices)
+    def __init__(self, config: PlmConfig, parallel: int, todo: Path, folder: Path) -> None:
+        super().__init__(config)
+        self.config, self.parallel, self.todo, self.folder = config, parallel, todo, folder
         self.tokens = 0
-        self.todo = folder / f"of-{os.getpid()}"  # chunks of this instance alone
-        self.processes: list[Any] = []
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        Inbox(self.todo).close()
-        if kind is not None:  # chunks under way are lost, outputs are not
-            for process in self.processes:
-                process.kill()
-        for process in self.processes:
-            process.join()
-        shutil.rmtree(self.todo, ignore_errors=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
 
     def write(
         self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
     ) -> Iterator[ChunkOutput]:
         """Yield the output for each chunk, in their order. Raises `ChildFailed` when a process ends early."""
         missing = [chunk for chunk in chunks if not (self.folder / f"{chunk.name}.done").exists()]
-        if missing and not self.processes:
-            self._start()
+        if missing:
+            self.start()
         for chunk in missing:
-            write_whole(json.dumps(asdict(chunk), ensure_ascii=False), self.todo / f"{chunk.name}.todo")
+            Order(chunk, self.config, self.folder).put(self.todo)
         seen: set[str] = set()
         for chunk in chunks:
             done = self.folder / f"{chunk.name}.done"
             while not done.exists():
-                self._check()
+                self.check()
                 time.sleep(_POLL)
                 for other in chunks:
                     if other.name not in seen and (self.folder / f"{other.name}.done").exists():
@@ -182,19 +191,59 @@ class Workers(Codec):
             yield replace(output, seconds=round(output.seconds / self.parallel, 3))
             done.unlink()
 
+    def start(self) -> None:
+        """Start what writes, if it does not run yet."""
+
+    def check(self) -> None:
+        """Raise `ChildFailed` if what writes has ended."""
+
     def report_to(self, say: Callable[[str], None]) -> None:
         """Do nothing: each process prints such lines itself."""
 
     def release(self) -> None:
         """Do nothing: each process may be in the middle of a chunk."""
 
-    def _start(self) -> None:
+    def leave(self) -> None:
+        """Remove the folder of outputs if it holds none."""
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+class Workers(FolderWriter):
+    """Writes chunks in processes of their own, one per device, each with the whole PLM.
+
+    Use it as a context; the processes start with the first chunk.
+    """
+
+    def __init__(self, config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> None:
+        todo = folder / f"of-{os.getpid()}"  # chunks of this instance alone
+        super().__init__(config, len(devices), todo, folder)
+        self.devices = devices
+        self.processes: list[Any] = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        Inbox(self.todo).close()
+        if kind is not None:  # chunks under way are lost, outputs are not
+            for process in self.processes:
+                process.kill()
+        for process in self.processes:
+            process.join()
+        shutil.rmtree(self.todo, ignore_errors=True)
+        self.leave()
+
+    def start(self) -> None:
+        """Start a process per device."""
+        if self.processes:
+            return
         for stale in self.folder.glob("of-*"):  # of runs that were killed
             if not _alive(int(stale.name.removeprefix("of-"))):
                 shutil.rmtree(stale, ignore_errors=True)
         self.todo.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
-        threads = _threads_each(self.config, self.devices)
+        threads = threads_each(self.config, self.devices)
         # Ctrl-C reaches every process, from its first moment on; this one ends the others.
         main = threading.current_thread() is threading.main_thread()
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
@@ -202,7 +251,7 @@ class Workers(Codec):
         try:
             with starting_crowds() if crowded else nullcontext():
                 for device in self.devices:
-                    arguments = (self.config, device, self.todo, self.folder, threads, os.getpid())
+                    arguments = (device, Inbox(self.todo, os.getpid()), threads)
                     process = context.Process(target=_serve, args=arguments, daemon=True)
                     process.start()
                     self.processes.append(process)
@@ -210,13 +259,14 @@ class Workers(Codec):
             if main:
                 signal.signal(signal.SIGINT, handler)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `ChildFailed` when a process has ended."""
         for process in self.processes:
             if process.exitcode is not None:
                 raise ChildFailed(process.exitcode, "a process that writes texts")
 
 
-def _threads_each(config: PlmConfig, devices: Sequence[torch.device]) -> int:
+def threads_each(config: PlmConfig, devices: Sequence[torch.device]) -> int:
     """Return the number of threads of each of several processes: a share, or all where it would change the rows.
 
     oneDNN splits the sums of a bfloat16 product over AMX tiles by the number of threads; every other product is the
@@ -238,25 +288,25 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _serve(config: PlmConfig, device: torch.device, todo: Path, folder: Path, threads: int, parent: int) -> None:
-    """Write the chunks of folder `todo` into `folder` on one device, until `todo` is closed."""
-    with reporting_errors(), quiet_lightning():
-        trainer = pl.Trainer(
+def _serve(device: torch.device, inbox: Inbox, threads: int) -> None:
+    """Write the chunks of an inbox on one device until it is closed."""
+    with reporting_errors():
+        predict(
+            GeneratorModule(threads),
+            inbox,
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=[device.index] if device.type == "cuda" else 1,
+        )
+
+
+def predict(module: GeneratorModule, inbox: Inbox, **options: Any) -> None:
+    """Write the chunks of an inbox. options: of Lightning's Trainer, about devices and nodes."""
+    with quiet_lightning():
+        trainer = pl.Trainer(
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            **options,
         )
-        trainer.predict(GeneratorModule(config, folder, threads), Inbox(todo, parent), return_predictions=False)
-
-
-@contextmanager
-def open_workers(config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> Iterator[Callable[[], Writer]]:
-    """Yield what opens the PLM in one process per device, when first called; the processes end with the block.
-
-    folder: where the processes exchange chunks.
-    """
-    with ExitStack() as stack:
-        yield cache(lambda: stack.enter_context(Workers(config, devices, folder)))
+        trainer.predict(module, inbox, return_predictions=False)

@@ -7,13 +7,13 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogen.config.schema import Config, PlmConfig
+from zerogen.config.schema import Config, EngineConfig, PlmConfig
 from zerogen.config.task import asks_plm
 from zerogen.data.gold import read_gold, source_of
 from zerogen.data.records import AnswerPrediction, Example, Prediction, derive
@@ -215,13 +215,13 @@ class Run:
 
     @contextmanager
     def writer(self, folder: Path) -> Iterator[Callable[[], Writer]]:
-        """Yield what opens the PLM when first called: in this process, or in one per device if there are several.
+        """Yield what opens the PLM when first called: in this process, or elsewhere, as the engine says.
 
         The PLM's memory is free after the block.
 
         folder: where the processes exchange chunks.
         """
-        if len(self.devices) == 1:
+        if self.writes_here:
             from zerogen.plm.pack import return_freed_memory
 
             plm = cache(partial(self.open_plm, folder))
@@ -232,10 +232,34 @@ class Run:
                 plm.cache_clear()
                 return_freed_memory()
             return
-        from zerogen.plm.workers import open_workers
+        with ExitStack() as stack:
+            yield cache(lambda: stack.enter_context(self._open_elsewhere(folder)))
 
-        with open_workers(self.config.plm, self.devices, folder) as workers:
-            yield workers
+    @property
+    def writes_here(self) -> bool:
+        """Whether this process writes the texts itself."""
+        return self.config.engine.name == EngineConfig.name and len(self.devices) == 1
+
+    def _open_elsewhere(self, folder: Path) -> AbstractContextManager[Writer]:
+        """Return what writes in other processes; folder: where they exchange chunks, if they do so by files."""
+        plm, engine = self.config.plm, self.config.engine
+        writer: Any
+        if engine.name == "ray":
+            from zerogen.plm.actors import Actors
+
+            with self.progress.wait("connecting to the Ray cluster"):
+                writer = Actors(plm, engine, self.config.gpu)
+        elif engine.name == "lightning":
+            from zerogen.plm.nodes import Nodes, rank_of
+
+            writer = Nodes(plm, engine, rank_of(engine)[1], folder)
+        else:
+            from zerogen.plm.workers import Workers
+
+            writer = Workers(plm, self.devices, folder)
+        writer.report_to(self.progress.say)
+        opened: AbstractContextManager[Writer] = writer
+        return opened
 
     def require_tam(self) -> None:
         """Find out that the TAM's weights are missing before hours of work, not after."""

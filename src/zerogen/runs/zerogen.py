@@ -158,7 +158,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
     sizes = trend_sizes(config.n, config.log_every, run.evaluated_sizes)
     with ExitStack() as stack:
         plm = stack.enter_context(run.writer(run.pool_folder() / "works"))
-        scorer = plm if len(run.devices) == 1 else cache(run.open_plm)  # other processes only write
+        scorer = plm if run.writes_here else cache(run.open_plm)  # other processes only write
         pool = _Pool(run, plm)
         for size in sizes:
             written = rows_to_write(config, size)
@@ -166,7 +166,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
             rows = generator.rows(written)
             account(run, outcome, generator, rows)
             last = size == sizes[-1]
-            if last and len(run.devices) > 1:  # end the other processes, which need not wait while this one scores
+            if last and not run.writes_here:  # end the other processes, which need not wait while this one scores
                 stack.close()
             scores, wanted = None, needs(config.select)
             if "confidence" in wanted:

@@ -1,0 +1,163 @@
+"""The processes that torchrun or srun has started, on one machine or many, as one group that writes chunks.
+
+The first process runs the command; a child of it takes its place in the group. All others do nothing but write. They
+meet in a folder of `output_dir`, which all of them must see.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from pytorch_lightning.plugins import environments
+from pytorch_lightning.strategies import DDPStrategy
+
+from zerogen.config.schema import Config, EngineConfig, PlmConfig
+from zerogen.errors import ChildFailed, UserError
+from zerogen.plm.workers import FolderWriter, GeneratorModule, Inbox, Order, predict
+from zerogen.support.console import reporting_errors
+from zerogen.support.files import LOCK
+from zerogen.support.lightning import quiet_lightning
+
+_PREFIX = ".nodes-"
+
+
+def rank_of(engine: EngineConfig) -> tuple[int, int]:
+    """Return the rank of this process and the number of all. Raises `UserError` where there are not `engine.nodes`."""
+    where = f"engine=lightning engine.nodes={engine.nodes}"
+    try:
+        with quiet_lightning():
+            kinds: list[Any] = [environments.SLURMEnvironment, environments.TorchElasticEnvironment]  # type: ignore[attr-defined]
+            found = [kind() for kind in kinds if kind.detect()]
+    except RuntimeError as error:  # Lightning's advice about the variables of srun
+        raise UserError(f"{where}: {error}") from error
+    if not found:
+        raise UserError(
+            f"{where}: is for a command that torchrun or srun has started, once in each process; allowed otherwise is "
+            "engine=local, where processes=N or gpu=[0,1] takes more than one"
+        )
+    rank, size = found[0].global_rank(), found[0].world_size()
+    if size % engine.nodes:
+        raise UserError(f"{where}: {size} processes were started, which are not as many on each node")
+    return rank, size
+
+
+class _Group(Inbox):
+    """An inbox that is the first process's for every process of the group."""
+
+    def __iter__(self) -> Iterator[Order]:
+        names: list[Any] = [str(self.folder)]
+        torch.distributed.broadcast_object_list(names)
+        self.folder = Path(names[0])
+        return super().__iter__()
+
+
+def serve(config: Config, size: int, folder: Path = Path(), parent: int | None = None) -> None:
+    """Write chunks as one of `size` processes until the first one closes the folder.
+
+    folder: known to the first one only. parent: of its child.
+    """
+    cuda = config.gpu != "none" and torch.cuda.is_available()
+    predict(
+        GeneratorModule(),
+        _Group(folder, parent),
+        accelerator="gpu" if cuda else "cpu",
+        devices=size // config.engine.nodes,
+        num_nodes=config.engine.nodes,
+        strategy=DDPStrategy(process_group_backend="gloo"),  # which passes names, and no tensor
+    )
+
+
+def _serve_first(config: Config, size: int, folder: Path, parent: int) -> None:
+    with reporting_errors():
+        serve(config, size, folder, parent)
+
+
+@contextmanager
+def gathered(config: Config, size: int) -> Iterator[EngineConfig]:
+    """Yield, in the first process, the engine with the folder from which the group takes chunks until the block ends.
+
+    A process of the group that ends early removes the folder.
+    """
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    _remove_stale(output)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=output)).absolute()
+    lock = FileLock(folder / LOCK)
+    lock.acquire()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_serve_first, args=(config, size, folder, os.getpid()), daemon=True
+    )
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child too; this process ends it
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+    def watch() -> None:
+        process.join()
+        if not (folder / "closed").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield replace(config.engine, folder=str(folder))
+        Inbox(folder).close()
+        watcher.join()
+    finally:
+        process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        if not any(output.iterdir()):
+            output.rmdir()
+
+
+def _remove_stale(output: Path) -> None:
+    """Remove the folders of commands that were killed."""
+    for folder in output.glob(f"{_PREFIX}*"):
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+class Nodes(FolderWriter):
+    """Writes chunks by the group whose folder the engine has. Use it as a context.
+
+    size: number of processes of the group.
+    """
+
+    def __init__(self, config: PlmConfig, engine: EngineConfig, size: int, folder: Path) -> None:
+        super().__init__(config, size, Path(engine.folder), folder)
+
+    def __enter__(self) -> Nodes:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for path in self.todo.glob(f"*-{os.getpid()}.todo"):
+            path.unlink(missing_ok=True)
+        self.leave()
+
+    def start(self) -> None:
+        """Make the folder of outputs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def check(self) -> None:
+        """Raise `ChildFailed` when the folder of the group is gone."""
+        if not self.todo.is_dir():
+            raise ChildFailed(0, "a process that writes texts")
