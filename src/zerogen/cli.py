@@ -301,8 +301,6 @@ def _run(configs: list[Config]) -> None:
     stop_on_signals()
     console = make_console()
     busy = share_cores()  # before anything loads torch
-    if busy is not None and not configs[0].dry_run:  # which says so itself
-        console.print(busy, highlight=False, markup=False, soft_wrap=True)
     from zerogen.dryrun import dry_run
     from zerogen.runs.checks import check_code
 
@@ -319,6 +317,8 @@ def _run(configs: list[Config]) -> None:
         if not rank:
             dry_run(configs, console)
         return
+    if busy is not None and not rank:
+        console.print(busy, highlight=False, markup=False, soft_wrap=True)
     go_offline_without_network()
     if rank:
         serve(configs[0], size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from random import Random
@@ -34,6 +34,11 @@ from zerogen.support.progress import Progress
 
 if TYPE_CHECKING:
     from zerogen.generation.weighting import Embeddings
+
+
+# Of chunks that are written at once, the maximum for each that is written in parallel, and beyond that number at all:
+# their requests are in memory.
+_ROUND_LENGTH, _LONGEST_ROUND = 8, 256
 
 
 class Generator:
@@ -140,7 +145,8 @@ class Generator:
             advance(sum(min(accepted[label], quota[label]) for label in quota))
             while unfilled := [label for label in quota if accepted[label] < quota[label]]:
                 self._check_acceptance(unfilled)
-                for chunk in self._write(progress):
+                missing = {label: quota[label] - accepted[label] for label in unfilled}
+                for chunk in self._write(missing, progress):
                     self.journal.append(chunk)
                     before, accepted = accepted, accepted + chunk.accepted()
                     advance(
@@ -242,8 +248,32 @@ class Generator:
         prompt = prompts.pop(draft.label)
         return Request(draft.uid, prompt, prompts), context != (draft.context or "")
 
-    def _write(self, progress: Progress) -> Iterator[Chunk]:
-        """Write as many chunks as the writer handles in parallel."""
+    def _chunks_for(self, missing: Mapping[str, int], start: int, parallel: int) -> int:
+        """Return how many chunks from `start` on to write at once.
+
+        At least as many as the writer handles in parallel; more where the acceptance so far says that more are needed,
+        so that none of its processes often waits for the slowest one.
+        """
+        if parallel == 1:  # nothing waits
+            return 1
+        asked: Counter[str] = Counter()
+        accepted: Counter[str] = Counter()
+        for chunk in self.journal.chunks:
+            asked.update(chunk.asked)
+            accepted += chunk.accepted()
+        requests = max(
+            (count * asked[label] / accepted[label] for label, count in missing.items() if accepted[label]), default=0
+        )
+        chunks, most = parallel, max(parallel, min(_ROUND_LENGTH * parallel, _LONGEST_ROUND))
+        while chunks < most:
+            held = sum(chunk_size(start + place, self.decoding.chunk_size) for place in range(chunks))
+            if held >= requests * len(self.task.labels):
+                break
+            chunks += 1
+        return chunks
+
+    def _write(self, missing: Mapping[str, int], progress: Progress) -> Iterator[Chunk]:
+        """Write some chunks. missing: number of rows by label."""
         start = len(self.journal.chunks)
         if not start:  # otherwise the run that wrote the first chunk has checked the prompts
             self.check()
@@ -254,7 +284,9 @@ class Generator:
             yield self._to_chunk(start, drafts, [""] * len(drafts), [], made, 0, progress)
             return
         plm = self.plm()
-        stop = min(start + plm.parallel, end_of_round(start)) if self.shows else start + plm.parallel
+        stop = start + self._chunks_for(missing, start, plm.parallel)
+        if self.shows:
+            stop = min(stop, end_of_round(start))
         chunks = [self.drafts(index, progress) for index in range(start, stop)]
         shown = [self._before(index, drafts) for index, drafts in enumerate(chunks, start)]
         request_lists = [

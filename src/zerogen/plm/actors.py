@@ -154,6 +154,7 @@ class Actors(PretrainedCodec):
         try:
             self.nodes[actor] = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
+            self.say(f"engine=ray: an actor could not begin, another one is started: {_reason(error)}")
             self._lose(actor, error)
             return
         self.idle.append(actor)

@@ -12,12 +12,14 @@ def quiet_lightning() -> Iterator[None]:
     """Silence what Lightning says of itself (devices, tips, loader workers): nothing that a user can act on."""
     import warnings
 
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    names = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed")
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in levels:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

@@ -1,0 +1,134 @@
+"""The processes that torchrun starts, as on two machines, write what one process writes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from zerogen.data.synthetic import write_jsonl
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+TASK = """
+name: toy
+labels: [bad, good]
+max_new_tokens: 24
+min_words: 1
+prompts: {bad: 'A bad "<C>": "', good: 'A good "<C>": "'}
+context: {prompt: 'Film: "', max_new_tokens: 12, per_label: 2}
+parse: {fallback: sentence}
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, tiny_causal: Path) -> list[str]:
+    """The words of a run that only generates."""
+    task = tmp_path / "conf" / "task" / "toy.yaml"
+    task.parent.mkdir(parents=True)
+    task.write_text(TASK)
+    words = ["--config-dir", "conf", "task=toy", f"plm.model={tiny_causal}", "plm.name=tiny", "tam=minilm", "n=120"]
+    words += ["train=false", "gpu=none", "filter.min_words=1", "filter.min_acceptance=0", "confidence.rows=0"]
+    return ["-m", "zerogen", *words, "decoding.chunk_size=64"]
+
+
+def nodes(command: list[str], folder: Path, *more: str) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = [*command, "engine=lightning", "engine.nodes=2", *more]
+    return [
+        subprocess.Popen(
+            [*TORCHRUN, "--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", port, *words],
+            cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+def end(started: list[subprocess.Popen[str]], code: int = 0) -> list[str]:
+    said = []
+    try:
+        for node in started:
+            said.append(node.communicate(timeout=300)[0])
+            assert (node.returncode == 0) is (code == 0), said
+    finally:
+        for node in started:
+            node.kill()
+    return said
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the datasets of all runs in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("toy-dataset.jsonl")}
+
+
+def test_rows_are_those_of_one_process_also_for_several_seeds(command: list[str], tmp_path: Path) -> None:
+    subprocess.run([sys.executable, *command, "seeds=[0,1]", "output_dir=alone"], cwd=tmp_path, check=True)
+    alone = files(tmp_path / "alone")
+    assert len(alone) == 2
+
+    first, second = end(nodes(command, tmp_path, "seeds=[0,1]", "output_dir=together"))
+    assert files(tmp_path / "together") == alone
+    assert "rows" in first and not second.strip()
+    left = {path.name for path in (tmp_path / "together").iterdir()}
+    assert left <= {".results.lock", "results.csv", "toy", "overview.html"}, left
+    assert not list(tmp_path.rglob("works"))
+
+    first, _ = end(nodes(command, tmp_path, "seeds=[0,1]", "output_dir=together"))  # nothing to do: none waits
+    assert "already there" in first
+
+
+def test_a_run_goes_on_after_the_second_node_was_killed(command: list[str], tmp_path: Path) -> None:
+    write_jsonl([], tmp_path / "empty.jsonl")
+    subprocess.run([sys.executable, *command, "output_dir=alone"], cwd=tmp_path, check=True)
+    started = nodes(command, tmp_path, "output_dir=together")
+    limit = time.monotonic() + 120
+    while not list((tmp_path / "together").glob("toy/pool_*/contexts.jsonl")) and time.monotonic() < limit:
+        time.sleep(0.02)
+    for process in psutil.Process(started[1].pid).children(recursive=True):
+        process.kill()
+    end(started, code=1)
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or ())]
+    end(nodes(command, tmp_path, "output_dir=together"))
+    assert files(tmp_path / "together") == files(tmp_path / "alone")
+    assert not list((tmp_path / "together").glob(".nodes-*"))
+
+
+def test_a_signal_stops_all(command: list[str], tmp_path: Path) -> None:
+    started = nodes(command, tmp_path, "output_dir=together", "n=2000")
+    limit = time.monotonic() + 120
+    while not list((tmp_path / "together").glob("toy/pool_*/texts.jsonl")) and time.monotonic() < limit:
+        time.sleep(0.02)
+    asked = time.monotonic()
+    for node in started:
+        node.send_signal(signal.SIGTERM)
+    first, _ = end(started, code=1)
+    assert time.monotonic() - asked < 30  # torchrun waits for its processes
+    assert "run the same command again to go on" in first
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["engine=lightning"], "engine=lightning engine.nodes=1: is for a command that torchrun or srun has started"),
+        (["engine.nodes=2"], "engine.nodes=2: is read by engine=lightning, not by engine=local"),
+        (["engine=ray", "engine.workers=0"], "engine.workers=0: allowed is 1 or more"),
+        (["engine=ray", "processes=2"], "processes=2: is for engine=local"),
+        (["engine=ray", "gpu=0"], "gpu=0: engine=ray knows which GPUs there are; allowed is auto or none"),
+        (["engine=rays"], "engine=rays: is unknown; allowed: lightning, local, ray; did you mean 'ray'?"),
+        (["engine=ray", "engine.address=127.0.0.1:1"], "engine.address=127.0.0.1:1: no Ray cluster answers there"),
+    ],
+)
+def test_an_engine_that_cannot_be_had_is_one_line(
+    command: list[str], tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = subprocess.run([sys.executable, *command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
