@@ -183,15 +183,20 @@ def stop_an_actor(cluster: Cluster, folder: Path) -> psutil.Process:
     return actor
 
 
+def test_rows_are_those_of_one_process(cluster: Cluster, config: Config, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    run_one(replace(config, output_dir=str(alone)), Console(quiet=True))
+    said = end(begin(on(config, cluster, tmp_path / "whole"), tmp_path / "whole.pickle"))
+    check(tmp_path / "whole", alone)
+    assert "lost" not in said and "failed" not in said
+
+
+@pytest.mark.long
 def test_rows_are_those_of_one_process_also_where_a_process_or_a_node_is_lost(
     cluster: Cluster, config: Config, tmp_path: Path
 ) -> None:
     alone = tmp_path / "alone"
     run_one(replace(config, output_dir=str(alone)), Console(quiet=True))
-
-    said = end(begin(on(config, cluster, tmp_path / "whole"), tmp_path / "whole.pickle"))
-    check(tmp_path / "whole", alone)
-    assert "lost" not in said and "failed" not in said
 
     run = begin(on(config, cluster, tmp_path / "process"), tmp_path / "process.pickle")
     stop_an_actor(cluster, tmp_path / "process").kill()

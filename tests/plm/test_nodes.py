@@ -68,22 +68,25 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("toy-dataset.jsonl")}
 
 
-def test_rows_are_those_of_one_process_also_for_several_seeds(command: list[str], tmp_path: Path) -> None:
-    subprocess.run([sys.executable, *command, "seeds=[0,1]", "output_dir=alone"], cwd=tmp_path, check=True)
+@pytest.mark.parametrize("seeds", ["0", pytest.param("0,1", marks=pytest.mark.long)])
+def test_rows_are_those_of_one_process(command: list[str], tmp_path: Path, seeds: str) -> None:
+    words = [f"seeds=[{seeds}]"]
+    subprocess.run([sys.executable, *command, *words, "output_dir=alone"], cwd=tmp_path, check=True)
     alone = files(tmp_path / "alone")
-    assert len(alone) == 2
+    assert len(alone) == len(seeds.split(","))
 
-    first, second = end(nodes(command, tmp_path, "seeds=[0,1]", "output_dir=together"))
+    first, second = end(nodes(command, tmp_path, *words, "output_dir=together"))
     assert files(tmp_path / "together") == alone
     assert "rows" in first and not second.strip()
     left = {path.name for path in (tmp_path / "together").iterdir()}
     assert left <= {".results.lock", "results.csv", "toy", "overview.html"}, left
     assert not list(tmp_path.rglob("works"))
 
-    first, _ = end(nodes(command, tmp_path, "seeds=[0,1]", "output_dir=together"))  # nothing to do: none waits
+    first, _ = end(nodes(command, tmp_path, *words, "output_dir=together"))  # nothing to do: none waits
     assert "already there" in first
 
 
+@pytest.mark.long
 def test_a_run_goes_on_after_the_second_node_was_killed(command: list[str], tmp_path: Path) -> None:
     write_jsonl([], tmp_path / "empty.jsonl")
     subprocess.run([sys.executable, *command, "output_dir=alone"], cwd=tmp_path, check=True)
@@ -100,6 +103,7 @@ def test_a_run_goes_on_after_the_second_node_was_killed(command: list[str], tmp_
     assert not list((tmp_path / "together").glob(".nodes-*"))
 
 
+@pytest.mark.long
 def test_a_signal_stops_all(command: list[str], tmp_path: Path) -> None:
     started = nodes(command, tmp_path, "output_dir=together", "n=2000")
     limit = time.monotonic() + 120
