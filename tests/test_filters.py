@@ -53,7 +53,7 @@ def test_a_question_in_characters_must_not_hold_its_answer() -> None:
 def test_a_rejected_text_is_not_remembered() -> None:
     filters = Filter(FilterConfig(min_words=3))
     assert filters.reason(row("two words")) == "too_short"
-    assert filters.labels == {}
+    assert filters.memory.meaning(filters._key(row("two words"))) is None
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(task: TaskConfig, gpt2: Plm, 
     assert generated(task, gpt2, 10, parts) == whole
 
     def without_time(folder: Path, name: str) -> list[object]:
-        return [replace(chunk, seconds=0) for chunk in Journal.open(folder / name).chunks]
+        return [replace(chunk, seconds=0) for chunk in Journal.open(folder / name).chunks()]
 
     for name in ("texts.jsonl", "contexts.jsonl"):
         assert without_time(parts, name) == without_time(tmp_path / "whole", name)
@@ -215,7 +215,7 @@ def test_the_first_chunks_are_small_and_no_context_is_left_out(task: TaskConfig,
     assert [len(drafts) for drafts in asked] == [64, 128, 200, 200]
     contexts = generator.contexts
     assert isinstance(contexts, Contexts)
-    assert [chunk.asked[""] for chunk in contexts.journal.chunks][:2] == [64, 128]
+    assert [head.asked[""] for head in contexts.journal.heads][:2] == [64, 128]
     used = [dict.fromkeys(str(draft.context) for draft in drafts) for drafts in asked]
     assert [text for names in used for text in sorted(names, key=contexts.texts.index)] == contexts.texts[:148]
 
@@ -249,7 +249,7 @@ def test_a_prompt_that_hardly_works_stops_with_examples(task: TaskConfig, gpt2: 
     generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=500, patience=128), 1)
     with pytest.raises(UserError, match=r"prompts.bad: 0 of the last 128 texts .* rejected were \w+: '"):
         list(generator.extend(4))
-    assert len(generator.journal.chunks) == 8
+    assert len(generator.journal.heads) == 8
 
 
 def test_a_label_that_has_its_rows_does_not_stop_the_others(task: TaskConfig, gpt2: Plm) -> None:
@@ -257,9 +257,10 @@ def test_a_label_that_has_its_rows_does_not_stop_the_others(task: TaskConfig, gp
     for _ in generator.extend(8):
         pass
     idle = [
-        replace(chunk, rows=[row for row in chunk.rows if row.label == "good"]) for chunk in generator.journal.chunks
+        replace(chunk, rows=[row for row in chunk.rows if row.label == "good"]) for chunk in generator.journal.chunks()
     ]
-    generator.journal.chunks += [replace(idle[0], index=len(idle) + i) for i in range(20)]
+    for place in range(20):
+        generator.journal.append(replace(idle[0], index=len(idle) + place))
     generator._check_acceptance(["good"])
     with pytest.raises(UserError, match="prompts.bad: 0 of the last"):
         generator._check_acceptance(["bad", "good"])
@@ -370,7 +371,7 @@ def test_long_contexts_are_cut_around_the_answer_and_said(question_task: TaskCon
     generator = Generator(question_task, lambda: gpt2, DECODING, replace(FILTERS, min_acceptance=0.9), 1)
     with pytest.raises(UserError):  # one context, one answer: there are soon no new questions
         list(generator.extend(50))
-    assert all(chunk.cut == sum(chunk.asked.values()) for chunk in generator.journal.chunks)
+    assert all(head.cut == sum(head.asked.values()) for head in generator.journal.heads)
 
 
 def test_counter_prompts_hold_the_same_part_of_a_long_context(pair_task: TaskConfig, gpt2: Plm) -> None:
