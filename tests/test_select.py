@@ -150,7 +150,7 @@ def test_weights_are_in_the_dataset(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_jsonl(export_rows(rows, TASK), path)
     assert [row.weight for row in load_synthetic(str(path), TASK, {})] == [row.weight for row in rows]
-    assert "loss_weight" not in export_rows(ROWS, TASK)[0]
+    assert "loss_weight" not in next(export_rows(ROWS, TASK))
     path.write_text('{"X": "a b", "label": "bad", "loss_weight": -2}\n')
     with pytest.raises(UserError, match="row 1: loss_weight is -2; allowed is a number from 0 on"):
         load_synthetic(str(path), TASK, {})
@@ -238,7 +238,7 @@ def test_targets_are_written_and_read_again(tmp_path: Path, folder: bool) -> Non
     else:
         write_jsonl(export_rows(rows, TASK), path)
     assert [row.target for row in load_synthetic(str(path), TASK, {})] == [row.target for row in rows]
-    assert "target" not in export_rows(ROWS, TASK)[0]
+    assert "target" not in next(export_rows(ROWS, TASK))
     wrong = tmp_path / "wrong.jsonl"
     for target in WRONG_TARGETS:
         wrong.write_text(f'{{"X": "a b", "label": "bad", "target": {target}}}\n')

@@ -173,6 +173,15 @@ class Journal:
             yield from chunk.rows
 
 
+def samples_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the samples of the chunks of a file, in order. Raises `UserError` where it is damaged."""
+    try:
+        for chunk in ShardedLines(path, _chunk):
+            yield from chunk.samples
+    except Damaged as damage:
+        raise _refused(damage) from None
+
+
 def _line(chunk: Chunk) -> bytes:
     said = {one.name: getattr(chunk, one.name) for one in fields(Chunk)}
     if not chunk.usage:
