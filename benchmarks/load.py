@@ -7,9 +7,10 @@ temporary folder. Stages: `generate` has a generator fill its quotas, in chunks 
 PLM writes: texts are judged, compared with all before and appended to a pool; `prefix` opens the pool and takes the
 first half of its rows, an equal share per label; `scores` stores a label's probability of every row, reads them again
 and gives each row its scores; `export` writes dataset.jsonl and the `datasets` folder of a run; `measure` measures the
-rows of that run (`python -m zerogen.measure`: diversity), without its page; `report` writes the page and cards
-(`python -m zerogen.report`); `predict` labels as many lines of standard input by an LSTM, and says when the first
-answer came, while the last line was held back. Each runs in a process of its own; what it has loaded counts.
+rows of that run (`python -m zerogen.measure`: diversity); `report` writes the page and cards
+(`python -m zerogen.report`); `predict` labels as many lines of standard input by an LSTM, from the first answer on,
+which must come before the last line is sent. Each runs in a process of its own, whose memory counts in full; its time
+does not hold what a thousand rows made it import.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
+from threading import Event, Thread
 from typing import Any
 
 LABELS = ["negative", "positive"]
 CHUNK = 512
+FEW = 1000
+WARMED = ("export", "measure", "report")
 
 
 def texts(count: int, seed: int = 0) -> Iterator[str]:
@@ -132,9 +136,10 @@ def export(rows: int, folder: Path) -> None:
 
     run = run_of(rows, folder)
     pool = run.pool_folder()
-    pool.mkdir(parents=True)
+    pool.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("texts*"):
-        (pool / file.name).symlink_to(file)
+        if not (pool / file.name).exists():
+            (pool / file.name).symlink_to(file)
     outcome = Outcome(n_train=rows, rows=rows_of(rows, folder), rejects={"duplicate": rows // 20})
     outcome.requests = rows + rows // 20
     write_run(run, outcome)
@@ -153,7 +158,7 @@ def report(rows: int, folder: Path) -> None:
     present(run_of(rows, folder).folder())
 
 
-def predict(rows: int, folder: Path) -> None:
+def predict(rows: int, folder: Path) -> float:
     from zerogen.config.schema import TamConfig, TrainerConfig
     from zerogen.data.records import Example
     from zerogen.tam.fit import fit
@@ -161,49 +166,68 @@ def predict(rows: int, folder: Path) -> None:
     few = [Example(str(place), text, LABELS[place % 2]) for place, text in enumerate(texts(200, 1))]
     tam, _ = fit(few, task(), TamConfig("lstm", "lstm"), TrainerConfig(lr=1e-3, epochs=1), seed=0)
     tam.save(folder / "tam")
-    # The last line is sent only when the first answer is there.
-    sender = "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())"
-    del sender
-    (folder / "lines.txt").write_text("".join(f"{text}\n" for text in texts(rows)))
+    answered = Event()
+
+    def send(pipe: Any) -> None:
+        for place, text in enumerate(texts(rows)):
+            if place == rows - 1:
+                answered.wait()
+            pipe.write(f"{text}\n".encode())
+        pipe.close()
+
     started = time.perf_counter()
-    with (folder / "lines.txt").open() as lines:
-        command = [sys.executable, "-m", "zerogen.predict", str(folder / "tam")]
-        with subprocess.Popen(command, stdin=lines, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            first = time.perf_counter() - started
-            count = sum(1 for _ in process.stdout)
-    assert count >= rows - 1
-    print(f"first answer after {first:.1f} s of {time.perf_counter() - started:.1f}", file=sys.stderr)
+    command = [sys.executable, "-m", "zerogen.predict", str(folder / "tam")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        Thread(target=send, args=[process.stdin]).start()
+        process.stdout.readline()
+        answered.set()
+        first = time.perf_counter() - started
+        assert sum(1 for _ in process.stdout) == rows - 1
+    print(f"first answer after {first:.1f} s, before the last line was sent", file=sys.stderr)
+    return time.perf_counter() - started - first
 
 
-STAGES = {stage.__name__: stage for stage in (generate, prefix, scores, export, measure, report, predict)}
+STAGES: dict[str, Callable[[int, Path], float | None]] = {
+    stage.__name__: stage for stage in (generate, prefix, scores, export, measure, report, predict)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 200_000, 2_000_000])
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=list(STAGES))
-    parser.add_argument("--child", nargs=3, metavar=("STAGE", "ROWS", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, metavar=("STAGE", "ROWS", "FOLDER", "FEW"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
-        stage, rows, folder = options.child
+        stage, rows, folder, few = options.child
+        if stage in WARMED:
+            STAGES[stage](FEW, Path(few))
         started = time.perf_counter()
-        STAGES[stage](int(rows), Path(folder))
-        seconds = time.perf_counter() - started
+        seconds = STAGES[stage](int(rows), Path(folder)) or time.perf_counter() - started
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         print(json.dumps([seconds, peak >> 10]))
         return
     print(f"{'stage':8} {'rows':>10} {'seconds':>9} {'us a row':>9} {'peak MB':>8}")
-    for rows in options.rows:
-        with tempfile.TemporaryDirectory() as name:
-            # Those before the last one that is asked for make what it reads.
-            for stage in list(STAGES)[: 1 + max(map(list(STAGES).index, options.stages))]:
-                command = [sys.executable, __file__, "--child", stage, str(rows), name]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                seconds, peak = json.loads(done.stdout.splitlines()[-1])
-                if stage in options.stages:
-                    print(f"{stage:8} {rows:10,} {seconds:9.1f} {seconds / rows * 1e6:9.1f} {peak:8,}", flush=True)
+    # Stages before the last one that is asked for make what it reads.
+    stages = list(STAGES)[: 1 + max(map(list(STAGES).index, options.stages))]
+    with tempfile.TemporaryDirectory() as few:
+        for stage in ("generate", *WARMED):
+            in_process(stage, FEW, few, few)
+        for rows in options.rows:
+            with tempfile.TemporaryDirectory() as folder:
+                for stage in stages:
+                    seconds, peak = in_process(stage, rows, folder, few)
+                    if stage in options.stages:
+                        print(f"{stage:8} {rows:10,} {seconds:9.1f} {seconds / rows * 1e6:9.1f} {peak:8,}", flush=True)
+
+
+def in_process(stage: str, rows: int, folder: str, few: str) -> tuple[float, int]:
+    """Return the seconds and the peak memory of a stage, in a process of its own; few: a folder of `FEW` rows."""
+    command = [sys.executable, __file__, "--child", stage, str(rows), folder, few]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    return seconds, peak
 
 
 if __name__ == "__main__":
