@@ -19,9 +19,9 @@ from zerogen.config.task_schema import (
 from zerogen.data.records import Example
 from zerogen.data.synthetic import load_synthetic, write_folder
 from zerogen.errors import UserError
-from zerogen.generation.contexts import Contexts
+from zerogen.generation.contexts import Contexts, chunk_size
 from zerogen.generation.generator import Generator
-from zerogen.generation.pool import Journal
+from zerogen.generation.pool import SHARD_BYTES, Journal
 from zerogen.generation.sources import prompt_warnings
 from zerogen.plm.model import Plm
 from zerogen.support.progress import Progress
@@ -30,9 +30,13 @@ DECODING = DecodingConfig(top_p=1.0, batch_size=8, chunk_size=32)
 FILTERS = FilterConfig(min_words=1, patience=64, min_acceptance=0.0)
 
 
-def generated(task: TaskConfig, plm: Plm, n: int, folder: Path | None = None, seed: int = 1) -> list[Example]:
-    texts = Journal.open(folder / "texts.jsonl" if folder else None, appends=True)
-    contexts = Journal.open(folder / "contexts.jsonl" if folder else None, appends=True)
+def generated(
+    task: TaskConfig, plm: Plm, n: int, folder: Path | None = None, seed: int = 1, shard_bytes: int = SHARD_BYTES
+) -> list[Example]:
+    texts, contexts = (
+        Journal.open(folder / name if folder else None, appends=True, shard_bytes=shard_bytes)
+        for name in ("texts.jsonl", "contexts.jsonl")
+    )
     generator = Generator(task, lambda: plm, DECODING, FILTERS, seed, texts, contexts)
     for _ in generator.extend(n):
         pass
@@ -72,6 +76,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one(task: TaskConfig, gpt2: Plm, 
 
     for name in ("texts.jsonl", "contexts.jsonl"):
         assert without_time(parts, name) == without_time(tmp_path / "whole", name)
+
+
+def test_rows_do_not_depend_on_how_large_shards_are(task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
+    whole = generated(task, gpt2, 10)
+    assert generated(task, gpt2, 10, tmp_path / "at-once", shard_bytes=1) == whole
+    for n in (3, 6):  # stopped, and resumed with other sizes
+        generated(task, gpt2, n, tmp_path / "parts", shard_bytes=1)
+    assert generated(task, gpt2, 10, tmp_path / "parts") == whole
+    for folder in ("at-once", "parts"):
+        for name in ("texts", "contexts"):
+            assert list((tmp_path / folder).glob(f"{name}-*.jsonl.zst"))
+
+
+def test_as_many_contexts_are_used_as_chunks_take(task: TaskConfig, gpt2: Plm) -> None:
+    for size in (1, 5, 64, 100, 1000):
+        generator = Generator(task, lambda: gpt2, replace(DECODING, chunk_size=size), FILTERS, 1)
+        each = len(task.labels) * generator._repeats
+        counts = [max(1, chunk_size(index, size) // each) for index in range(12)]
+        assert [generator.contexts_before(index) for index in range(13)] == [sum(counts[:i]) for i in range(13)]
 
 
 def test_a_full_pool_needs_no_plm(task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:

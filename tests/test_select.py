@@ -127,6 +127,26 @@ def test_scores_are_those_of_exactly_these_rows(tmp_path: Path) -> None:
     assert file.read([replace(ROWS[0], text="another"), *ROWS[1:]]) is None
 
 
+def test_scores_of_many_rows_are_stored_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, several = (ScoreFile(tmp_path / name, TASK) for name in ("one.jsonl", "several.jsonl"))
+    one.add(ROWS, FOUND)  # as earlier versions do, whatever their number
+    monkeypatch.setattr("zerogen.generation.scores._BLOCK", 2)
+    several.add(ROWS[:3], replace(FOUND, seconds=7.0))
+    several.add(ROWS, FOUND)
+    lines = several.path.read_bytes().splitlines(keepends=True)
+    assert max(map(len, lines)) < len(one.path.read_bytes())
+    for file in (one, several):
+        assert file.read(ROWS) == FOUND
+        assert file.read(ROWS[:2]) is None
+        assert file.read(ROWS[3:5], among_others=True) == FOUND
+    several.path.write_bytes(b"".join(lines[:-1]))  # the process was killed: a set counts whole or not at all
+    assert several.read(ROWS) is None
+    several.add(ROWS, FOUND)
+    assert several.read(ROWS) == FOUND
+    several.path.write_bytes(b"".join(lines[-3:]))
+    assert several.read(ROWS) is None
+
+
 def test_answers_are_scored_again_by_another_scoring_prompt(tmp_path: Path) -> None:
     asked = TaskConfig("toy", "qa", labels=["bad", "good"], scoring={"question": "<X>"})
     ScoreFile(tmp_path / "scores.jsonl", asked).add(ROWS, FOUND)
