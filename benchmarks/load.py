@@ -5,8 +5,8 @@
 Texts are 12 to 30 random words of a vocabulary of 20,000, one in twenty a repetition, with two labels, written to a
 temporary folder. Stages: `generate` has a generator fill its quotas, in chunks of 512, with what something that is no
 PLM writes: texts are judged, compared with all before and appended to a pool; `prefix` opens the pool and takes the
-first half of its rows, an equal share per label; `scores` stores a label's probability of every row, reads them again
-and gives each row its scores; `export` writes dataset.jsonl and the `datasets` folder of a run; `measure` measures the
+first half of its rows, an equal share per label; `scores` stores a label's probability of every row and reads them
+again; `export` writes dataset.jsonl and the `datasets` folder of a run; `measure` measures the
 rows of that run (`python -m zerogen.measure`: diversity); `report` writes the page and cards
 (`python -m zerogen.report`); `predict` labels as many lines of standard input by an LSTM, from the first answer on,
 which must come before the last line is sent. Each runs in a process of its own, whose memory counts in full; its time
@@ -107,16 +107,14 @@ def rows_of(rows: int, folder: Path) -> Any:
 
 
 def scores(rows: int, folder: Path) -> None:
-    from zerogen.generation.scores import Confidences, ScoreFile, Table, with_scores
+    from zerogen.generation.scores import Confidences, ScoreFile, Table
 
     examples = rows_of(rows, folder)
     file = ScoreFile(folder / "scores.jsonl", task())
     computed = Table().add((row.uid, {"negative": 0.25, "positive": 0.75}) for row in examples)
     file.add(examples, Confidences(computed, 1.0))
     del computed
-    found = file.read(examples)
-    assert found is not None
-    with_scores(examples, found, {})
+    assert file.read(examples) is not None
 
 
 def run_of(rows: int, folder: Path) -> Any:

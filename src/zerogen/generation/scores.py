@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.task_schema import TaskConfig
@@ -194,9 +195,10 @@ def with_scores(
             scores["round_trip"] = round_trip(row)
         if confidences is not None and row.uid in confidences.by_row:
             scores["confidence"] = confidences.of(row)
-            scores |= {f"confidence/{label}": p for label, p in confidences.by_row[row.uid].items()}
+            # All rows share the names: of each row's own, they would be half of its scores.
+            scores |= {intern(f"confidence/{label}"): p for label, p in confidences.by_row[row.uid].items()}
         if row.uid in answers:
             scores["asked"] = answers[row.uid][row.label]
-            scores |= {f"asked/{label}": score for label, score in answers[row.uid].items()}
+            scores |= {intern(f"asked/{label}"): score for label, score in answers[row.uid].items()}
         scored.append(replace(row, scores={name: value for name, value in scores.items() if value is not None}))
     return scored
