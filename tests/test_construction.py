@@ -243,7 +243,7 @@ def test_a_label_may_have_pairs_that_the_plm_writes(file: Path, gpt2: Plm) -> No
     generator = Generator(task, lambda: gpt2, DecodingConfig(chunk_size=16), filters, 0)
     for _ in generator.extend(24):
         pass
-    drafts = [draft for index in range(len(generator.journal.chunks)) for draft in generator.drafts(index)]
+    drafts = [draft for index in range(len(generator.journal.heads)) for draft in generator.drafts(index)]
     assert {(row.label, row.way, bool(row.text)) for row in drafts if row.text or row.way == "plm"} == {
         ("entailment", "plm", False),
         ("entailment", "shortened", True),

@@ -1,4 +1,7 @@
+import copy
 import json
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -6,6 +9,7 @@ import pytest
 
 from tests.conftest import toy_rows
 from zerogen.config.task_schema import TaskConfig
+from zerogen.data.records import Example
 from zerogen.data.synthetic import export_rows, load_datasets, load_synthetic, write_folder, write_jsonl
 from zerogen.errors import UserError
 from zerogen.support.progress import Progress
@@ -142,3 +146,14 @@ def test_half_a_character_is_found_at_once(task: TaskConfig, tmp_path: Path, col
     path.write_text(json.dumps({"C": "c", "X": "x", "label": "bad"} | {column: "\ud83d"}) + "\n")
     with pytest.raises(UserError, match=rf"row 1: {column}: holds U\+D83D"):
         load_synthetic(str(path), task, {})
+
+
+def test_what_rows_lack_is_shared_and_cannot_be_filled() -> None:
+    other = Example.of({"uid": "2", "text": "another", "label": "good", "counter_logprob": {}})
+    row = Example("1", "a text", "good")
+    assert row.scores == other.scores == {} == row.counter_logprob | {}
+    assert row.scores is other.target is other.counter_logprob
+    with pytest.raises(TypeError, match="records do not change"):
+        row.scores["confidence"] = 1.0
+    assert replace(row, scores=row.scores | {"confidence": 1.0}).scores == {"confidence": 1.0}
+    assert pickle.loads(pickle.dumps(row)) == copy.deepcopy(row) == row

@@ -65,7 +65,7 @@ def chunks_of(made: Generator, count: int) -> list[Chunk]:
     for chunk in made.extend(4000):
         if chunk.index >= count - 1:
             break
-    return made.journal.chunks[:count]
+    return list(made.journal.chunks())[:count]
 
 
 def test_four_unlabelled_texts_stand_before_every_prompt() -> None:

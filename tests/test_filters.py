@@ -1,11 +1,15 @@
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from zerogen.config.schema import FilterConfig
 from zerogen.config.task_schema import ParseConfig
 from zerogen.data.records import Answer, Continuation, Example
-from zerogen.generation.filters import Filter, parse
+from zerogen.generation.filters import Filter, Memory, key, parse
 
 
 def row(text: str, label: str = "good", context: str | None = None) -> Example:
@@ -53,7 +57,7 @@ def test_a_question_in_characters_must_not_hold_its_answer() -> None:
 def test_a_rejected_text_is_not_remembered() -> None:
     filters = Filter(FilterConfig(min_words=3))
     assert filters.reason(row("two words")) == "too_short"
-    assert filters.labels == {}
+    assert filters.memory.meaning(filters._key(row("two words"))) is None
 
 
 @pytest.mark.parametrize(
@@ -102,3 +106,82 @@ def test_equal_questions_about_other_passages_stay() -> None:
 def test_the_task_says_how_many_words_if_the_filter_does_not() -> None:
     assert Filter(FilterConfig(), min_words=4).reason(row("three words here")) == "too_short"
     assert Filter(FilterConfig(min_words=2), min_words=4).reason(row("three words here")) is None
+
+
+class Reference:
+    """What a filter decides of repetitions, with dictionaries of whole texts."""
+
+    def __init__(self, duplicates: bool, paired: bool, per_answer: int) -> None:
+        self.duplicates, self.paired, self.per_answer = duplicates, paired, per_answer
+        self.labels: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.asked = Counter[tuple[str | None, Answer]]()
+
+    def key(self, row: Example) -> tuple[str, str]:
+        return key(row.context or "") if self.paired else "", key(row.text)
+
+    def reason(self, row: Example) -> str | None:
+        meaning = (row.label, *(answer.text for answer in row.answers))
+        if not self.duplicates and self.key(row) in self.labels:
+            return "duplicate" if self.labels[self.key(row)] == meaning else "label_conflict"
+        questions = [(row.context, answer) for answer in row.answers if row.way != "plm"]
+        if any(self.asked[question] >= self.per_answer for question in questions):
+            return "asked_before"
+        self.labels[self.key(row)] = meaning
+        self.asked.update(questions)
+        return None
+
+    def forget(self, row: Example) -> None:
+        self.labels.pop(self.key(row), None)
+        if row.way != "plm":
+            self.asked.subtract((row.context, answer) for answer in row.answers)
+
+
+ANSWERS = [(), (Answer("one", 0),), (Answer("two", 4), Answer("one", 0)), (Answer("one", 8),)]
+EXAMPLES = st.builds(
+    Example,
+    uid=st.just("u"),
+    text=st.sampled_from(["a b c d", "A  b c D", "a b c\ud800 d", "a b c d e", "a\nb c d", "a\x00b c d e"]),
+    label=st.sampled_from(["good", "bad", "good\x00", "'"]),
+    context=st.sampled_from([None, "", "the context", "The  context", "a"]),
+    answers=st.sampled_from(ANSWERS),
+    way=st.sampled_from(["plm", "template"]),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(EXAMPLES, st.booleans()), max_size=40),
+    st.lists(EXAMPLES, max_size=5),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 2),
+)
+def test_repetitions_are_told_as_if_whole_texts_were_remembered(
+    rows: list[tuple[Example, bool]], earlier: list[Example], duplicates: bool, paired: bool, per_answer: int
+) -> None:
+    reference = Reference(duplicates, paired, per_answer)
+    for one in earlier:
+        reference.labels[reference.key(one)] = (one.label, *(answer.text for answer in one.answers))
+        reference.asked.update((one.context, answer) for answer in one.answers if one.way != "plm")
+    config = FilterConfig(min_words=1, duplicates=duplicates)
+    filters = Filter(config, earlier, paired=paired, per_answer=per_answer)
+    for one, forgotten in rows:
+        expected = reference.reason(one)
+        assert filters.reason(one) == expected
+        if forgotten and expected is None:
+            reference.forget(one)
+            filters.forget(one)
+
+
+def test_what_is_remembered_stands_in_no_folder_and_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
+    memory = Memory()
+    memory.database.execute("PRAGMA cache_size = 10")  # pages
+    keys = [number.to_bytes(16, "little") for number in range(20_000)]
+    for number in keys:
+        memory.remember(number, number)
+    assert not list(tmp_path.iterdir())
+    assert all(memory.meaning(number) == number for number in keys)
+    assert memory.meaning(b"another") is None

@@ -19,9 +19,9 @@ from zerogen.config.task_schema import (
 from zerogen.data.records import Example
 from zerogen.data.synthetic import load_synthetic, write_folder
 from zerogen.errors import UserError
-from zerogen.generation.contexts import Contexts
+from zerogen.generation.contexts import Contexts, chunk_size
 from zerogen.generation.generator import Generator
-from zerogen.generation.pool import Journal
+from zerogen.generation.pool import SHARD_BYTES, Journal
 from zerogen.generation.sources import prompt_warnings
 from zerogen.plm.model import Plm
 from zerogen.support.progress import Progress
@@ -30,9 +30,13 @@ DECODING = DecodingConfig(top_p=1.0, batch_size=8, chunk_size=32)
 FILTERS = FilterConfig(min_words=1, patience=64, min_acceptance=0.0)
 
 
-def generated(task: TaskConfig, plm: Plm, n: int, folder: Path | None = None, seed: int = 1) -> list[Example]:
-    texts = Journal.open(folder / "texts.jsonl" if folder else None, appends=True)
-    contexts = Journal.open(folder / "contexts.jsonl" if folder else None, appends=True)
+def generated(
+    task: TaskConfig, plm: Plm, n: int, folder: Path | None = None, seed: int = 1, shard_bytes: int = SHARD_BYTES
+) -> list[Example]:
+    texts, contexts = (
+        Journal.open(folder / name if folder else None, appends=True, shard_bytes=shard_bytes)
+        for name in ("texts.jsonl", "contexts.jsonl")
+    )
     generator = Generator(task, lambda: plm, DECODING, FILTERS, seed, texts, contexts)
     for _ in generator.extend(n):
         pass
@@ -68,10 +72,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(task: TaskConfig, gpt2: Plm, 
     assert generated(task, gpt2, 10, parts) == whole
 
     def without_time(folder: Path, name: str) -> list[object]:
-        return [replace(chunk, seconds=0) for chunk in Journal.open(folder / name).chunks]
+        return [replace(chunk, seconds=0) for chunk in Journal.open(folder / name).chunks()]
 
     for name in ("texts.jsonl", "contexts.jsonl"):
         assert without_time(parts, name) == without_time(tmp_path / "whole", name)
+
+
+def test_rows_do_not_depend_on_how_large_shards_are(task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
+    whole = generated(task, gpt2, 10)
+    assert generated(task, gpt2, 10, tmp_path / "at-once", shard_bytes=1) == whole
+    for n in (3, 6):  # stopped, and resumed with other sizes
+        generated(task, gpt2, n, tmp_path / "parts", shard_bytes=1)
+    assert generated(task, gpt2, 10, tmp_path / "parts") == whole
+    for folder in ("at-once", "parts"):
+        for name in ("texts", "contexts"):
+            assert list((tmp_path / folder).glob(f"{name}-*.jsonl.zst"))
+
+
+def test_as_many_contexts_are_used_as_chunks_take(task: TaskConfig, gpt2: Plm) -> None:
+    for size in (1, 5, 64, 100, 1000):
+        generator = Generator(task, lambda: gpt2, replace(DECODING, chunk_size=size), FILTERS, 1)
+        each = len(task.labels) * generator._repeats
+        counts = [max(1, chunk_size(index, size) // each) for index in range(12)]
+        assert [generator.contexts_before(index) for index in range(13)] == [sum(counts[:i]) for i in range(13)]
 
 
 def test_a_full_pool_needs_no_plm(task: TaskConfig, gpt2: Plm, tmp_path: Path) -> None:
@@ -215,7 +238,7 @@ def test_the_first_chunks_are_small_and_no_context_is_left_out(task: TaskConfig,
     assert [len(drafts) for drafts in asked] == [64, 128, 200, 200]
     contexts = generator.contexts
     assert isinstance(contexts, Contexts)
-    assert [chunk.asked[""] for chunk in contexts.journal.chunks][:2] == [64, 128]
+    assert [head.asked[""] for head in contexts.journal.heads][:2] == [64, 128]
     used = [dict.fromkeys(str(draft.context) for draft in drafts) for drafts in asked]
     assert [text for names in used for text in sorted(names, key=contexts.texts.index)] == contexts.texts[:148]
 
@@ -249,7 +272,7 @@ def test_a_prompt_that_hardly_works_stops_with_examples(task: TaskConfig, gpt2: 
     generator = Generator(task, lambda: gpt2, DECODING, FilterConfig(min_words=500, patience=128), 1)
     with pytest.raises(UserError, match=r"prompts.bad: 0 of the last 128 texts .* rejected were \w+: '"):
         list(generator.extend(4))
-    assert len(generator.journal.chunks) == 8
+    assert len(generator.journal.heads) == 8
 
 
 def test_a_label_that_has_its_rows_does_not_stop_the_others(task: TaskConfig, gpt2: Plm) -> None:
@@ -257,9 +280,10 @@ def test_a_label_that_has_its_rows_does_not_stop_the_others(task: TaskConfig, gp
     for _ in generator.extend(8):
         pass
     idle = [
-        replace(chunk, rows=[row for row in chunk.rows if row.label == "good"]) for chunk in generator.journal.chunks
+        replace(chunk, rows=[row for row in chunk.rows if row.label == "good"]) for chunk in generator.journal.chunks()
     ]
-    generator.journal.chunks += [replace(idle[0], index=len(idle) + i) for i in range(20)]
+    for place in range(20):
+        generator.journal.append(replace(idle[0], index=len(idle) + place))
     generator._check_acceptance(["good"])
     with pytest.raises(UserError, match="prompts.bad: 0 of the last"):
         generator._check_acceptance(["bad", "good"])
@@ -370,7 +394,7 @@ def test_long_contexts_are_cut_around_the_answer_and_said(question_task: TaskCon
     generator = Generator(question_task, lambda: gpt2, DECODING, replace(FILTERS, min_acceptance=0.9), 1)
     with pytest.raises(UserError):  # one context, one answer: there are soon no new questions
         list(generator.extend(50))
-    assert all(chunk.cut == sum(chunk.asked.values()) for chunk in generator.journal.chunks)
+    assert all(head.cut == sum(head.asked.values()) for head in generator.journal.heads)
 
 
 def test_counter_prompts_hold_the_same_part_of_a_long_context(pair_task: TaskConfig, gpt2: Plm) -> None:

@@ -127,6 +127,26 @@ def test_scores_are_those_of_exactly_these_rows(tmp_path: Path) -> None:
     assert file.read([replace(ROWS[0], text="another"), *ROWS[1:]]) is None
 
 
+def test_scores_of_many_rows_are_stored_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, several = (ScoreFile(tmp_path / name, TASK) for name in ("one.jsonl", "several.jsonl"))
+    one.add(ROWS, FOUND)  # as earlier versions do, whatever their number
+    monkeypatch.setattr("zerogen.generation.scores._BLOCK", 2)
+    several.add(ROWS[:3], replace(FOUND, seconds=7.0))
+    several.add(ROWS, FOUND)
+    lines = several.path.read_bytes().splitlines(keepends=True)
+    assert max(map(len, lines)) < len(one.path.read_bytes())
+    for file in (one, several):
+        assert file.read(ROWS) == FOUND
+        assert file.read(ROWS[:2]) is None
+        assert file.read(ROWS[3:5], among_others=True) == FOUND
+    several.path.write_bytes(b"".join(lines[:-1]))  # the process was killed: a set counts whole or not at all
+    assert several.read(ROWS) is None
+    several.add(ROWS, FOUND)
+    assert several.read(ROWS) == FOUND
+    several.path.write_bytes(b"".join(lines[-3:]))
+    assert several.read(ROWS) is None
+
+
 def test_answers_are_scored_again_by_another_scoring_prompt(tmp_path: Path) -> None:
     asked = TaskConfig("toy", "qa", labels=["bad", "good"], scoring={"question": "<X>"})
     ScoreFile(tmp_path / "scores.jsonl", asked).add(ROWS, FOUND)
@@ -150,7 +170,7 @@ def test_weights_are_in_the_dataset(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_jsonl(export_rows(rows, TASK), path)
     assert [row.weight for row in load_synthetic(str(path), TASK, {})] == [row.weight for row in rows]
-    assert "loss_weight" not in export_rows(ROWS, TASK)[0]
+    assert "loss_weight" not in next(export_rows(ROWS, TASK))
     path.write_text('{"X": "a b", "label": "bad", "loss_weight": -2}\n')
     with pytest.raises(UserError, match="row 1: loss_weight is -2; allowed is a number from 0 on"):
         load_synthetic(str(path), TASK, {})
@@ -238,7 +258,7 @@ def test_targets_are_written_and_read_again(tmp_path: Path, folder: bool) -> Non
     else:
         write_jsonl(export_rows(rows, TASK), path)
     assert [row.target for row in load_synthetic(str(path), TASK, {})] == [row.target for row in rows]
-    assert "target" not in export_rows(ROWS, TASK)[0]
+    assert "target" not in next(export_rows(ROWS, TASK))
     wrong = tmp_path / "wrong.jsonl"
     for target in WRONG_TARGETS:
         wrong.write_text(f'{{"X": "a b", "label": "bad", "target": {target}}}\n')

@@ -156,7 +156,7 @@ def say_how_to_go_on(run: Run, console: Console) -> None:
     kept = ""
     if run.setting.writes and run.setting.starts_afresh(run.config):
         folder = run.pool_folder()
-        rows = sum(1 for _ in Journal.open(folder / "texts.jsonl", repair=True).rows())
+        rows = Journal.open(folder / "texts.jsonl", repair=True).accepted.total()
         kept = f" {rows:,} accepted rows are kept in {folder};"
     console.print(f"stopped;{kept} run the same command again to go on", highlight=False, markup=False, soft_wrap=True)
 

@@ -187,7 +187,7 @@ def _read(place: Path, config: Config, labelled: bool, progress: Progress) -> li
         label = row.get("label", row.get("Y"))
         context = row.get("C") or row.get("context")
         about = context if isinstance(context, str) else None
-        found.append(Example(str(number), row[column], "" if label is None else str(label), about))
+        found.append(Example(str(number), row[column], "" if label is None else sys.intern(str(label)), about))
     return found
 
 

@@ -55,7 +55,7 @@ def written(parallel: int, demonstrations: str) -> tuple[list[Example], dict[str
     for chunk in generator.extend(400):
         if chunk.index == 2 * ROUND:
             break
-    return [row for chunk in generator.journal.chunks[: 2 * ROUND] for row in chunk.rows], plm.prompts
+    return [row for chunk in list(generator.journal.chunks())[: 2 * ROUND] for row in chunk.rows], plm.prompts
 
 
 def short(row: Example, limits: FilterConfig) -> str | None:

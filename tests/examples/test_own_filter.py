@@ -36,10 +36,10 @@ def test_its_reason_is_counted() -> None:
     )
     for generator in (plain, own):
         next(generator.extend(4))
-    accepted = {row.uid: row.text for row in own.journal.chunks[0].rows}
-    shouted = [row for row in plain.journal.chunks[0].rows if row.uid not in accepted]
+    accepted = {row.uid: row.text for row in next(own.journal.chunks()).rows}
+    shouted = [row for row in next(plain.journal.chunks()).rows if row.uid not in accepted]
     assert shouted and all(sum(map(str.isupper, r.text)) > sum(map(str.islower, r.text)) for r in shouted)
-    rejects = own.journal.chunks[0].rejects
+    rejects = own.journal.heads[0].rejects
     assert sum(reasons.get("shouting", 0) for reasons in rejects.values()) >= len(shouted)
 
 

@@ -78,14 +78,19 @@ def test_distinct() -> None:
     assert distinct(numbered([["a"], ["a"]]), 2) == [1 / 2, None]
 
 
-def test_distinct_is_that_of_counting() -> None:
+@pytest.mark.parametrize(("counted", "together"), [(8_000_000, 10_000), (100, 7)])  # in one part, in many
+def test_distinct_is_that_of_counting(monkeypatch: pytest.MonkeyPatch, counted: int, together: int) -> None:
+    monkeypatch.setattr("zerogen.metrics.diversity._COUNTED", counted)
+    monkeypatch.setattr("zerogen.metrics.diversity._TEXTS", together)
     texts = random_texts(Random(5), 300, "abcdefgh", 12)
     for order, share in enumerate(distinct(numbered(texts)), 1):
         grams = [tuple(text[i : i + order]) for text in texts for i in range(len(text) - order + 1)]
         assert share == len(set(grams)) / len(grams)
 
 
-def test_near_duplicates_are_those_of_comparing_every_pair() -> None:
+@pytest.mark.parametrize("together", [10_000, 7])
+def test_near_duplicates_are_those_of_comparing_every_pair(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    monkeypatch.setattr("zerogen.metrics.diversity._TEXTS", together)
     random = Random(2)
     texts: list[str] = []
     for _ in range(120):

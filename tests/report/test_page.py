@@ -31,6 +31,7 @@ from zerogen.config.task import normalise_task
 from zerogen.config.task_schema import ContextConfig, GoldConfig, ParseConfig, TaskConfig
 from zerogen.data.records import Answer, Example
 from zerogen.errors import UserError
+from zerogen.generation.pool import Chunk, Journal
 from zerogen.report.__main__ import main
 from zerogen.report.finished import read_run
 from zerogen.report.page import command, embedded, rejects, sample, trend, write_report
@@ -105,8 +106,9 @@ def test_hostile_rejects_are_shown_as_text(made: Made, browser: Browser, tmp_pat
         for i, (prompt, text) in enumerate(zip(reversed(texts), texts, strict=True))
     ]
     folder = copied(made, tmp_path, requests=100, pool="elsewhere/pool", rejects=dict.fromkeys(reasons, 3))
-    (folder.parent / "pool").mkdir()
-    (folder.parent / "pool" / "texts.jsonl").write_text(json.dumps({"samples": samples}) + "\n")
+    pool = Journal(folder.parent / "pool" / "texts.jsonl", shard_bytes=1)  # each chunk becomes a shard of its own
+    for index, part in enumerate((samples[:2], samples[2:], [])):
+        pool.append(Chunk(index, [], {}, {}, part, 0, 0.0))
     write_report(folder)
     seen = look(browser, folder)
     section = seen.page.get_by_role("region", name="What was rejected")

@@ -31,7 +31,7 @@ def test_a_run_in_several_wordings_with_contrast(tiny_config: Config) -> None:
     check_code([config])
     result = run_one(config, Console(quiet=True))
     assert result.n_train == 20 and result.pool is not None
-    samples = [sample for chunk in Journal.open(Path(result.pool) / "texts.jsonl").chunks for sample in chunk.samples]
+    samples = [sample for chunk in Journal.open(Path(result.pool) / "texts.jsonl").chunks() for sample in chunk.samples]
     begun = {sample["prompt"].split('"')[0] for sample in samples if sample["label"] == "bad"}
     assert begun <= {"A bad ", "Bad, short: ", "Bad, long: "} and len(begun) > 1
     page = (result.folder / "report.html").read_text()

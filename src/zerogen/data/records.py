@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 PLM = "plm"  # who wrote a row
 
@@ -61,6 +62,22 @@ class Answer:
     start: int
 
 
+class _Nothing(dict[str, float]):
+    """An empty dictionary that rows share, since one of its own is a third of a row; it cannot be filled."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("records do not change; use dataclasses.replace(row, ...)")
+
+    __setitem__ = setdefault = update = __ior__ = _refuse
+
+
+NOTHING: dict[str, float] = _Nothing()
+
+
+def _nothing() -> dict[str, float]:
+    return NOTHING
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A labelled text: a gold row (`logprob` None) or a synthetic one. A missing label is the empty string.
@@ -80,19 +97,25 @@ class Example:
     label: str
     context: str | None = None
     logprob: float | None = None
-    counter_logprob: dict[str, float] = field(default_factory=dict)
+    counter_logprob: dict[str, float] = field(default_factory=_nothing)
     answers: tuple[Answer, ...] = ()
     weight: float = 1.0
     way: str = PLM
     model: str = ""
     reply: str | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    target: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=_nothing)
+    target: dict[str, float] = field(default_factory=_nothing)
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Example:
         """Rebuild an example from the fields that `dataclasses.asdict` and JSON turned it into."""
-        return cls(**{**fields, "answers": tuple(Answer(**answer) for answer in fields.get("answers", ()))})
+        values = {**fields, "answers": tuple(Answer(**answer) for answer in fields.get("answers", ()))}
+        if not values.get("counter_logprob"):
+            values["counter_logprob"] = NOTHING
+        for name in ("label", "way", "model"):  # which are the same in many rows
+            if name in values:
+                values[name] = sys.intern(values[name])
+        return cls(**values)
 
     @property
     def content(self) -> tuple[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from operator import itemgetter
 from random import Random
 
 from zerogen.data.records import Example, derive
@@ -24,9 +26,12 @@ def stratified_order(rows: Sequence[Example], seed: int) -> list[Example]:
     by_label: dict[str, list[Example]] = {}
     for row in rows:
         by_label.setdefault(row.label, []).append(row)
-    positions = []
     for label, group in by_label.items():
         Random(derive(seed, "stratified", label)).shuffle(group)
-        # Row i of a group of g is placed at (i + 1/2) / g of the whole: the rows of each label are equally spaced.
-        positions += [((i + 0.5) / len(group), label, row) for i, row in enumerate(group)]
-    return [row for _, _, row in sorted(positions, key=lambda item: item[:2])]
+    return [row for _, _, row in merge(*map(_placed, by_label, by_label.values()), key=itemgetter(0, 1))]
+
+
+def _placed(label: str, group: Sequence[Example]) -> Iterator[tuple[float, str, Example]]:
+    """Yield row i of a group of g with its place, (i + 1/2) / g of the whole: they are equally spaced."""
+    for i, row in enumerate(group):
+        yield (i + 0.5) / len(group), label, row

@@ -4,84 +4,92 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from zerogen.config.task_schema import TaskConfig
 from zerogen.data.gold import read_answers
-from zerogen.data.records import PLM, Example, is_target
+from zerogen.data.records import NOTHING, PLM, Example, is_target
 from zerogen.data.tables import Row, iter_rows, json_object, missing_column
 from zerogen.errors import UserError, unknown
-from zerogen.support.files import write_whole
+from zerogen.support.files import whole
 from zerogen.support.progress import Progress
 from zerogen.support.surrogates import refuse_surrogates
 
+_BATCH = 10_000  # rows that are turned into columns at a time
 
-def export_rows(rows: Sequence[Example], task: TaskConfig) -> list[dict[str, Any]]:
-    """Return rows with C (context), X (text), Y (index of the label in the task's list), label, uid and logprob.
+
+def export_rows(rows: Sequence[Example], task: TaskConfig) -> Iterator[dict[str, Any]]:
+    """Yield rows with C (context), X (text), Y (index of the label in the task's list), label, uid and logprob.
 
     If any row was written with counter-prompts, all have counter_logprob too: label to log-probability. If any weight
     is not 1, all have loss_weight; if any row has a target, all have it: label to probability. Rows of questions have
     the columns of SQuAD instead, and logprob. If rules made any row, all have way (who made it); if the PLM was asked
     questions, all have reply (what it answered); if a server wrote any, all have model (what it calls the PLM).
     """
-    weighed = any(row.weight != 1 for row in rows)
-    served = any(row.model for row in rows)
+    weighed, served = any(row.weight != 1 for row in rows), any(row.model for row in rows)
     ruled, asked = any(row.way != PLM for row in rows), any(row.reply is not None for row in rows)
-    further: list[dict[str, Any]] = [
-        ({"loss_weight": row.weight} if weighed else {})
-        | ({"way": row.way} if ruled else {})
-        | ({"reply": row.reply} if asked else {})
-        | ({"model": row.model} if served else {})
-        for row in rows
-    ]
-    if task.kind == "qa":
-        return [
-            {
-                "id": row.uid,
-                "title": "",
-                "context": row.context,
-                "question": row.text,
-                "answers": {
-                    "text": [answer.text for answer in row.answers],
-                    "answer_start": [answer.start for answer in row.answers],
-                },
-                "logprob": row.logprob,
-            }
-            | more
-            for row, more in zip(rows, further, strict=True)
-        ]
     counters, targets = any(row.counter_logprob for row in rows), any(row.target for row in rows)
-    return [
-        {
-            "C": row.context,
-            "X": row.text,
-            "Y": task.labels.index(row.label),
-            "label": row.label,
-            "uid": row.uid,
-            "logprob": row.logprob,
-        }
-        | ({"counter_logprob": row.counter_logprob} if counters else {})
-        | ({"target": row.target or {label: float(label == row.label) for label in task.labels}} if targets else {})
-        | more
-        for row, more in zip(rows, further, strict=True)
-    ]
+    for row in rows:
+        values = _squad(row) if task.kind == "qa" else _named(row, task.labels)
+        if counters and task.kind != "qa":
+            values["counter_logprob"] = row.counter_logprob
+        if targets and task.kind != "qa":
+            values["target"] = row.target or {label: float(label == row.label) for label in task.labels}
+        if weighed:
+            values["loss_weight"] = row.weight
+        if ruled:
+            values["way"] = row.way
+        if asked:
+            values["reply"] = row.reply
+        if served:
+            values["model"] = row.model
+        yield values
 
 
-def write_jsonl(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def _named(row: Example, labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "C": row.context,
+        "X": row.text,
+        "Y": labels.index(row.label),
+        "label": row.label,
+        "uid": row.uid,
+        "logprob": row.logprob,
+    }
+
+
+def _squad(row: Example) -> dict[str, Any]:
+    return {
+        "id": row.uid,
+        "title": "",
+        "context": row.context,
+        "question": row.text,
+        "answers": {
+            "text": [answer.text for answer in row.answers],
+            "answer_start": [answer.start for answer in row.answers],
+        },
+        "logprob": row.logprob,
+    }
+
+
+def write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
     """Write one JSON object per line, completely or not at all."""
-    write_whole("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), path)
+    with whole(path) as file:
+        for row in rows:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
 def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> None:
     """Write rows as a folder that `datasets.load_from_disk` opens."""
     import datasets
+    import pyarrow
 
-    records = export_rows(rows, task)
+    first = next(export_rows(rows, task), {})
     text = datasets.Value("string")
     if task.kind == "qa":
         answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
@@ -89,16 +97,21 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
     else:
         features = {"C": text, "X": text, "Y": datasets.ClassLabel(names=task.labels), "label": text, "uid": text}
     features["logprob"] = datasets.Value("float64")
-    features |= {column: text for column in ("way", "reply", "model") if records and column in records[0]}
-    if records and "loss_weight" in records[0]:
+    features |= {column: text for column in ("way", "reply", "model") if column in first}
+    if "loss_weight" in first:
         features["loss_weight"] = datasets.Value("float64")
     for column in ("counter_logprob", "target"):
-        if records and column in records[0]:
+        if column in first:
             features[column] = {label: datasets.Value("float64") for label in task.labels}
+    schema = datasets.Features({column: features[column] for column in first}).arrow_schema
+    batches, every = [], export_rows(rows, task)
+    while batch := list(islice(every, _BATCH)):  # as columns, rows take a fraction of the memory
+        batches.append(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
+    table = datasets.table.InMemoryTable(pyarrow.Table.from_batches(batches, schema=schema))
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        datasets.Dataset.from_list(records, features=datasets.Features(features)).save_to_disk(str(folder))
+        datasets.Dataset(table).save_to_disk(str(folder))
     finally:
         if bars:
             datasets.enable_progress_bars()
@@ -186,7 +199,10 @@ def _peek(rows: Iterator[Row]) -> tuple[Row, Iterator[Row]]:
 
 def unique(uids: Sequence[str]) -> list[str]:
     """Return uids with a number appended to each that an earlier row has: concatenated files may repeat them."""
-    in_use, counts, names = set(uids), Counter[str](), []
+    in_use = set(uids)
+    if len(in_use) == len(uids):
+        return list(uids)
+    counts, names = Counter[str](), []
     for uid in uids:
         counts[uid] += 1
         name, number = uid, counts[uid]
@@ -259,12 +275,13 @@ def _example(
     return Example(
         uid=str(row.get("uid", index)),
         text=text,
-        label=label,
+        label=sys.intern(label),
         context=context if isinstance(context, str) and context else None,
         logprob=_logprob(row),
         counter_logprob={
             str(name): value for name, value in counters.items() if isinstance(value, float) and math.isfinite(value)
-        },
+        }
+        or NOTHING,
         weight=_weight(row, where),
         **_provenance(row),
         target=_target(row, where, task.labels),
@@ -296,7 +313,8 @@ def _question(row: dict[str, Any], where: str, index: int, task: TaskConfig) -> 
 
 def _provenance(row: dict[str, Any]) -> dict[str, Any]:
     """Return who made a row, and what the PLM answered, as far as it says so."""
-    return {key: row[key] for key in ("way", "reply") if isinstance(row.get(key), str)}
+    said = {key: row[key] for key in ("way", "reply") if isinstance(row.get(key), str)}
+    return said | ({"way": sys.intern(said["way"])} if "way" in said else {})
 
 
 def _weight(row: dict[str, Any], where: str) -> float:
@@ -317,7 +335,7 @@ def _target(row: dict[str, Any], where: str, labels: Sequence[str]) -> dict[str,
     """Return the distribution that a row teaches, empty without one. Raises `UserError` for an invalid one."""
     value = row.get("target")
     if value in (None, ""):
-        return {}
+        return NOTHING
     if isinstance(value, str):  # a cell of a CSV file
         value = json_object(value, f"{where}: target")
     numbers = isinstance(value, dict) and all(type(share) in (int, float) for share in value.values())

@@ -13,7 +13,7 @@ from zerogen.config.task_schema import ContextConfig, DebiasConfig, ParseConfig
 from zerogen.data.records import Example, Request, Stop, derive
 from zerogen.errors import UserError
 from zerogen.generation.filters import Filter, parse_and_filter
-from zerogen.generation.pool import Chunk, Journal
+from zerogen.generation.pool import Chunk, Head, Journal
 from zerogen.plm.chat import context_prompt, filled
 from zerogen.plm.protocol import ChunkRequest, Writer
 from zerogen.support.progress import Progress
@@ -82,7 +82,8 @@ class Contexts:
         while len(self.texts) < stop and not self._exhausted():
             self._write(progress)
         if not self.texts:
-            examples = "; ".join(repr(sample["text"]) for sample in self.journal.chunks[-1].samples[:3])
+            last = next(self.journal.chunks(len(self.journal.heads) - 1))
+            examples = "; ".join(repr(sample["text"]) for sample in last.samples[:3])
             prompt = context_prompt(self.config, self.plm())
             raise UserError(f"context.prompt='{prompt}': the PLM wrote no context after it; it wrote: {examples}")
         return [self.texts[place] for place in cycle_indices(start, stop, len(self.texts), self.seed, shuffled_from=1)]
@@ -97,27 +98,27 @@ class Contexts:
                 f"{plm.max_positions} positions of {plm.name}"
             )
 
-    def chunks_for(self, count: int) -> list[Chunk]:
+    def chunks_for(self, count: int) -> list[Head]:
         """Return the chunks that hold the first `count` contexts."""
         held = 0
-        for used, chunk in enumerate(self.journal.chunks):
+        for used, head in enumerate(self.journal.heads):
             if held >= count:
-                return self.journal.chunks[:used]
-            held += len(chunk.rows)
-        return list(self.journal.chunks)
+                return self.journal.heads[:used]
+            held += head.accepted.total()
+        return list(self.journal.heads)
 
     def _exhausted(self) -> bool:
         asked = accepted = 0
-        for chunk in reversed(self.journal.chunks):
-            asked += sum(chunk.asked.values())
-            accepted += len(chunk.rows)
+        for head in reversed(self.journal.heads):
+            asked += sum(head.asked.values())
+            accepted += head.accepted.total()
             if asked >= self.patience:
                 return accepted <= self.least * asked
         return False
 
     def _write(self, progress: Progress) -> None:
         """Write as many chunks of contexts as the PLM writes side by side."""
-        start, plm = len(self.journal.chunks), self.plm()
+        start, plm = len(self.journal.heads), self.plm()
         rule, (prompt, _) = ParseConfig(), filled(plm, context_prompt(self.config, plm), {}, None)
         chunks = [
             ChunkRequest(

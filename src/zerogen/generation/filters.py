@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import errno
+import hashlib
+import os
+import sqlite3
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from zerogen.config.schema import FilterConfig
 from zerogen.config.task_schema import ParseConfig
-from zerogen.data.records import PLM, Answer, Continuation, Example
+from zerogen.data.records import PLM, Continuation, Example
 from zerogen.data.words import holds_words, words
 from zerogen.errors import UserError
 from zerogen.generation.demonstrations import copied
@@ -69,6 +73,7 @@ def holds_answer(row: Example, config: FilterConfig) -> str | None:
 RowFilter = Callable[[Example, FilterConfig], str | None]
 
 _FEWEST_WORDS = 4  # of a text that rules made
+_CACHE_KIB = 32 << 10  # of what was accepted, in memory: about half a million texts
 
 FILTERS = {
     "length": "zerogen.generation.filters.length",
@@ -105,16 +110,19 @@ class Filter:
         for name, reject in self.filters:
             if not callable(reject):
                 raise UserError(f"filter.functions={name}: is no function")
-        self.labels: dict[tuple[str, str], tuple[str, ...]] = {}
-        self.per_answer, self.asked = per_answer, Counter[tuple[str | None, Answer]]()
+        self.per_answer, self.memory = per_answer, Memory()
         for row in accepted:
             self._remember(row)
 
-    def _key(self, row: Example) -> tuple[str, str]:
-        return key(row.context or "") if self.paired else "", key(row.text)
+    def _key(self, row: Example) -> bytes:
+        return _digest(key(row.context or "") if self.paired else "", key(row.text))
 
-    def _meaning(self, row: Example) -> tuple[str, ...]:
-        return row.label, *(answer.text for answer in row.answers)
+    def _meaning(self, row: Example) -> bytes:
+        return _digest(row.label, *(answer.text for answer in row.answers))
+
+    def _questions(self, row: Example) -> list[bytes]:
+        """Return what is asked about each answer, if rules made the row."""
+        return [] if row.way == PLM else [_digest(row.context, one.text, one.start) for one in row.answers]
 
     def reason(self, row: Example) -> str | None:
         """Return the reason to reject a row, or None if it is accepted (and remembered).
@@ -129,24 +137,84 @@ class Filter:
                 if not isinstance(reason, str) or not reason:
                     raise UserError(f"filter.functions={name}: returned {reason!r}; allowed is a reason or None")
                 return reason
-        same, meaning = self._key(row), self._meaning(row)
-        if not self.config.duplicates and same in self.labels:
-            return "duplicate" if self.labels[same] == meaning else "label_conflict"
-        if row.way != PLM and any(self.asked[row.context, answer] >= self.per_answer for answer in row.answers):
+        if not self.config.duplicates and (meaning := self.memory.meaning(self._key(row))) is not None:
+            return "duplicate" if meaning == self._meaning(row) else "label_conflict"
+        if any(self.memory.times(question) >= self.per_answer for question in self._questions(row)):
             return "asked_before"
         self._remember(row)
         return None
 
     def forget(self, row: Example) -> None:
         """Take back that a row was accepted: a later check has rejected it."""
-        self.labels.pop(self._key(row), None)
-        if row.way != PLM:
-            self.asked.subtract((row.context, answer) for answer in row.answers)
+        self.memory.forget(self._key(row))
+        for question in self._questions(row):
+            self.memory.count(question, -1)
 
     def _remember(self, row: Example) -> None:
-        self.labels[self._key(row)] = self._meaning(row)
-        if row.way != PLM:
-            self.asked.update((row.context, answer) for answer in row.answers)
+        self.memory.remember(self._key(row), self._meaning(row))
+        for question in self._questions(row):
+            self.memory.count(question, 1)
+
+
+class Memory:
+    """What was accepted, as digests in a private database: SQLite keeps some of it in memory, the rest in a file.
+
+    The file has no name and goes with the process. It lies in SQLITE_TMPDIR or TMPDIR, otherwise in /var/tmp.
+    """
+
+    def __init__(self) -> None:
+        self.database = sqlite3.connect("")
+        weakref.finalize(self, self.database.close)
+        # Nothing is ever rolled back or read by another process.
+        self.database.executescript(
+            f"""
+            PRAGMA journal_mode = OFF;
+            PRAGMA synchronous = OFF;
+            PRAGMA cache_size = -{_CACHE_KIB};
+            CREATE TABLE texts (key BLOB PRIMARY KEY, meaning BLOB) WITHOUT ROWID;
+            CREATE TABLE questions (key BLOB PRIMARY KEY, times INTEGER) WITHOUT ROWID;
+            """
+        )
+
+    def meaning(self, text: bytes) -> bytes | None:
+        """Return what an accepted text means; None where it was not accepted."""
+        found = self._run("SELECT meaning FROM texts WHERE key = ?", text).fetchone()
+        return found and found[0]
+
+    def remember(self, text: bytes, meaning: bytes) -> None:
+        """Remember an accepted text, and that it means this from now on."""
+        self._run("REPLACE INTO texts VALUES (?, ?)", text, meaning)
+
+    def forget(self, text: bytes) -> None:
+        """Forget a text, if it was accepted."""
+        self._run("DELETE FROM texts WHERE key = ?", text)
+
+    def times(self, question: bytes) -> int:
+        """Return how often a question was counted."""
+        found = self._run("SELECT times FROM questions WHERE key = ?", question).fetchone()
+        return found[0] if found else 0
+
+    def count(self, question: bytes, times: int) -> None:
+        """Add to how often a question was counted."""
+        self._run(
+            "INSERT INTO questions VALUES (?, ?) ON CONFLICT DO UPDATE SET times = times + excluded.times",
+            question,
+            times,
+        )
+
+    def _run(self, statement: str, *values: bytes | int) -> sqlite3.Cursor:
+        """Run a statement. Raises `OSError` where the disk is full."""
+        try:
+            return self.database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "SQLite's temporary folder (TMPDIR)") from error
+
+
+def _digest(*values: str | int | None) -> bytes:
+    """Return 16 bytes that stand for some values: of a billion, two that differ agree with a chance below 1e-20."""
+    return hashlib.blake2b(repr(values).encode(), digest_size=16).digest()
 
 
 def holds(text: str, answer: str) -> bool:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from zerogen.generation.construction import Constructor, Near
 from zerogen.generation.contexts import Contexts, GivenContexts, chunk_size
 from zerogen.generation.demonstrations import ROUND, Demonstrations, end_of_round
 from zerogen.generation.filters import Filter, parse_and_filter
-from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas
+from zerogen.generation.pool import Chunk, Journal, first_per_label, quotas, rows_within
 from zerogen.generation.scores import round_trip
 from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.generation.wording import Wording, draw_wording, longest_wordings
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 # Of chunks that are written at once, the maximum for each that is written in parallel, and beyond that number at all:
 # their requests are in memory.
 _ROUND_LENGTH, _LONGEST_ROUND = 8, 256
+_RECENT = 16  # chunks that tell the acceptance of those that follow
 
 
 class Generator:
@@ -103,8 +105,9 @@ class Generator:
         self.filter = Filter(filters, self.journal.rows(), task.min_words, paired, per_answer)
         self.shows, self.demonstrations, self.unlabelled = demonstrations != "none", shown, unlabelled
         self.embed, self.near = embed, near
-        # The number of chunks before a round, and the rows it is shown.
-        self._eligible: tuple[int, Sequence[Example]] = (0, [])
+        # The number of chunks before a round, their rows, and those that it is shown.
+        self._round, self._rows = 0, list[Example]()
+        self._eligible: Sequence[Example] = self._rows
 
     @cached_property
     def contexts(self) -> Contexts | GivenContexts | AnsweredContexts | None:
@@ -138,20 +141,17 @@ class Generator:
         check_size("n", n, self.task)
         progress = progress or Progress()
         quota = quotas(n, self.task.labels)
-        accepted: Counter[str] = Counter()
-        for chunk in self.journal.chunks:
-            accepted += chunk.accepted()
+        accepted = self.journal.accepted
         with progress.bar("accepted rows", n, "rows") as advance:
-            advance(sum(min(accepted[label], quota[label]) for label in quota))
+            advance(before := rows_within(quota, accepted))
             while unfilled := [label for label in quota if accepted[label] < quota[label]]:
                 self._check_acceptance(unfilled)
                 missing = {label: quota[label] - accepted[label] for label in unfilled}
                 for chunk in self._write(missing, progress):
                     self.journal.append(chunk)
-                    before, accepted = accepted, accepted + chunk.accepted()
-                    advance(
-                        sum(min(accepted[label], quota[label]) - min(before[label], quota[label]) for label in quota)
-                    )
+                    within = rows_within(quota, accepted)
+                    advance(within - before)
+                    before = within
                     yield chunk
                     # Check after every chunk, as strictly as if chunks were written one by one.
                     if unfilled := [label for label in quota if accepted[label] < quota[label]]:
@@ -191,8 +191,12 @@ class Generator:
 
     def contexts_before(self, index: int) -> int:
         """Return the number of contexts that the chunks before chunk `index` use."""
-        each = len(self.task.labels) * self._repeats
-        return sum(max(1, chunk_size(chunk, self.decoding.chunk_size) // each) for chunk in range(index))
+        each, size = len(self.task.labels) * self._repeats, self.decoding.chunk_size
+        grown = 0  # the number of chunks that are smaller than all after them
+        while grown < index and chunk_size(grown, size) < size:
+            grown += 1
+        growing = sum(max(1, chunk_size(chunk, size) // each) for chunk in range(grown))
+        return growing + (index - grown) * max(1, size // each)
 
     def drafts(self, index: int, progress: Progress | None = None) -> list[Example]:
         """Return the rows of chunk `index` before the PLM writes their texts: every context with every label, shuffled.
@@ -258,9 +262,9 @@ class Generator:
             return 1
         asked: Counter[str] = Counter()
         accepted: Counter[str] = Counter()
-        for chunk in self.journal.chunks:
-            asked.update(chunk.asked)
-            accepted += chunk.accepted()
+        for head in self.journal.heads[-_RECENT:]:
+            asked.update(head.asked)
+            accepted.update(head.accepted)
         requests = max(
             (count * asked[label] / accepted[label] for label, count in missing.items() if accepted[label]), default=0
         )
@@ -274,7 +278,7 @@ class Generator:
 
     def _write(self, missing: Mapping[str, int], progress: Progress) -> Iterator[Chunk]:
         """Write some chunks. missing: number of rows by label."""
-        start = len(self.journal.chunks)
+        start = len(self.journal.heads)
         if not start:  # otherwise the run that wrote the first chunk has checked the prompts
             self.check()
         if not plm_writes(self.task):
@@ -326,11 +330,17 @@ class Generator:
         return befores if is_own(self.demonstrations.name) else [self._fitting(before) for before in befores]
 
     def _rows_before(self, chunks: int) -> Sequence[Example]:
-        """Return the rows that a round is shown before which there are a number of chunks."""
-        if self._eligible[0] != chunks:
-            rows = [row for chunk in self.journal.chunks[:chunks] for row in chunk.rows]
-            self._eligible = chunks, self.demonstrations.eligible(rows, self.task, self.embed)
-        return self._eligible[1]
+        """Return the rows that a round is shown before which there are a number of chunks.
+
+        They are all in memory: a chooser may show any.
+        """
+        if self._round != chunks:
+            if chunks < self._round:
+                self._round, self._rows = 0, []
+            for chunk in islice(self.journal.chunks(self._round), chunks - self._round):
+                self._rows += chunk.rows
+            self._round, self._eligible = chunks, self.demonstrations.eligible(self._rows, self.task, self.embed)
+        return self._eligible
 
     def _fitting(self, before: str) -> str:
         """Return demonstrations without those lines at their end that take more than half of the PLM's positions."""
@@ -426,13 +436,14 @@ class Generator:
         """Raise `UserError` if, over the last `filter.patience` requests of a label, hardly any text was accepted."""
         for label in labels:
             requests = accepted = 0
-            for chunk in reversed(self.journal.chunks):
-                requests += chunk.asked[label]
-                accepted += chunk.accepted()[label]
+            for head in reversed(self.journal.heads):
+                requests += head.asked[label]
+                accepted += head.accepted[label]
                 if requests >= self.filters.patience:
                     break
             if requests >= self.filters.patience and accepted < self.filters.min_acceptance * requests:
-                samples = [s for s in self.journal.chunks[-1].samples if s["label"] == label and s["reason"]][:3]
+                last = next(self.journal.chunks(len(self.journal.heads) - 1))
+                samples = [s for s in last.samples if s["label"] == label and s["reason"]][:3]
                 examples = "; ".join(
                     sample["reason"] + (f": {sample['text'][:80]!r}" if sample["text"] else "") for sample in samples
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +40,24 @@ def read_measures(folder: Path, task: str) -> dict[str, Any] | None:
     return measures
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; none where there is no file. A number that is none, which is no JSON, is left out.
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield JSON lines; none where there is no file. A number that is none, which is no JSON, is left out.
 
     Raises `UserError` for a file that is damaged, and says what writes it anew.
     """
     if not path.is_file():
-        return []
-    lines: list[dict[str, Any]] = []
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        return
+    number = 0
+    with path.open(encoding="utf-8", newline="\n") as file:
+        try:
             for line in file:
+                number += 1
                 row = json.loads(line, parse_constant=lambda _: _NO_NUMBER)
-                lines.append({key: value for key, value in row.items() if value is not _NO_NUMBER})
-    except (ValueError, AttributeError, RecursionError) as error:
-        anew = (
-            "python -m zerogen.measure writes it anew"
-            if path.name == MEASURED_ROWS
-            else "delete the run to run it again"
-        )
-        raise UserError(f"{path}:{len(lines) + 1}: is damaged; {anew}") from error
-    return lines
+                yield {key: value for key, value in row.items() if value is not _NO_NUMBER}
+        except (ValueError, AttributeError, RecursionError) as error:
+            anew = (
+                "python -m zerogen.measure writes it anew"
+                if path.name == MEASURED_ROWS
+                else "delete the run to run it again"
+            )
+            raise UserError(f"{path}:{number}: is damaged; {anew}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -40,10 +41,10 @@ def measure(
 
     config, cached_measures = run.config, cached_measures or {}
     seconds: dict[str, float] = dict(cached_measures.get("seconds", {}))
-    margins = {row.uid: margin(row) for row in rows}
-    lines: dict[str, dict[str, Any]] = {
-        uid: {} if value is None else {"margin": round(value, 5)} for uid, value in margins.items()
-    }
+    lines: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for row in rows:
+        if (value := margin(row)) is not None:
+            lines[row.uid]["margin"] = round(value, 5)
     measures: dict[str, Any] = {part: cached_measures.get(part) for part in PARTS}
     if "diversity" not in cached_measures:
         with _timed(seconds, "diversity"), run.progress.wait("measuring diversity"):
@@ -72,7 +73,7 @@ def measure(
     confidence = _confidence_of(run, order, cached_measures, cached_lines, seconds)
     measures["confidence"] = _add_confidence(run, [row for row in order if row.uid in confidence], confidence, lines)
     measures["seconds"] = seconds
-    return measures, [{"uid": row.uid} | lines[row.uid] for row in rows if lines[row.uid]]
+    return measures, [{"uid": row.uid} | lines[row.uid] for row in rows if row.uid in lines]
 
 
 def _confidence_of(
@@ -99,7 +100,7 @@ def _confidence_of(
 
 
 def _add_confidence(
-    run: Run, rows: Sequence[Example], confidence: dict[str, float], lines: dict[str, dict[str, Any]]
+    run: Run, rows: Sequence[Example], confidence: dict[str, float], lines: defaultdict[str, dict[str, Any]]
 ) -> dict[str, Any] | None:
     """Add the confidence in each row to its line; return a summary of all, None if there are none."""
     if not rows:

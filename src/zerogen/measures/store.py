@@ -66,7 +66,7 @@ def _earlier(run: Run, folder: Path, rows: Sequence[Example]) -> tuple[dict[str,
         return None, []
     uids = {row.uid for row in rows}
     try:
-        lines = read_lines(path)
+        lines = list(read_lines(path))
         valid = all(_is_valid(line, uids) for line in lines)
     except UserError:
         valid = False

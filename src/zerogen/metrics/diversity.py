@@ -6,11 +6,13 @@ import statistics
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from itertools import islice
 from random import Random
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,9 @@ Numbers = npt.NDArray[np.int32]  # half as large, where there is one for every t
 NEAR = 0.7  # Jaccard similarity of shingles from which two texts are near-duplicates
 _SENTENCE = 20  # characters from which on a text is hardly a single word
 _EPSILON = 0.1  # what smoothing method 1 puts in the place of no match
+_TEXTS = 10_000  # looked at together
+_COUNTED = 8_000_000  # n-grams whose keys are in memory at a time
+_MULTIPLIERS = np.random.default_rng(0).integers(1 << 63, dtype=np.uint64, size=4) * 2 + 1  # odd
 _BANDS, _WIDTH = 32, 4  # many narrow bands: rather a candidate too many than a pair that is missed
 
 
@@ -176,7 +181,7 @@ def numbered(texts: Iterable[Sequence[str]]) -> Numbered:
     for text in texts:
         tokens.extend(map(numbers.__getitem__, text))
         lengths.append(len(text))
-    return Numbered(list(numbers), np.array(tokens, dtype=np.int32), np.array(lengths, dtype=np.int64))
+    return Numbered(list(numbers), np.frombuffer(tokens, dtype=np.int32), np.frombuffer(lengths, dtype=np.int64))
 
 
 def self_bleu(texts: Numbered, orders: int = 5) -> list[float | None]:
@@ -236,11 +241,41 @@ def _brevity(lengths: Ids) -> npt.NDArray[np.float64]:
 
 
 def distinct(texts: Numbered, orders: int = 4) -> list[float | None]:
-    """Return the share of different n-grams among all of them (Li et al., 2016) by order, None where there are none."""
-    return [
-        float(np.count_nonzero(np.bincount(grams)) / len(grams)) if len(grams) else None
-        for grams, _ in texts.grams(orders)
-    ]
+    """Return the share of different n-grams among all of them (Li et al., 2016) by order, None where there are none.
+
+    An n-gram is told by 64 bits, and those of a part of their values are counted at a time.
+    """
+    lengths = texts.lengths
+    parts = 1 + len(texts.tokens) // _COUNTED
+    found: list[float | None] = []
+    for order in range(1, orders + 1):
+        every = int(np.maximum(0, lengths - order + 1).sum())
+        different = sum(_different(texts, order, part, parts) for part in range(parts)) if every else 0
+        found.append(different / every if every else None)
+    return found
+
+
+def _different(texts: Numbered, order: int, part: int, parts: int) -> int:
+    """Count the different n-grams of an order whose keys are in a part of all."""
+    keys = np.concatenate([block[block % parts == part] if parts > 1 else block for block in _keys(texts, order)])
+    keys.sort()
+    return int(np.count_nonzero(keys[1:] != keys[:-1])) + bool(len(keys))
+
+
+def _keys(texts: Numbered, order: int) -> Iterator[npt.NDArray[np.uint64]]:
+    """Yield a number for each n-gram inside texts, of a block of texts at a time."""
+    ends = np.cumsum(texts.lengths)
+    for first in range(0, len(ends), _TEXTS):
+        lengths = texts.lengths[first : first + _TEXTS]
+        tokens = texts.tokens[ends[first] - lengths[0] : ends[first + len(lengths) - 1]]
+        count = len(tokens) - order + 1
+        if count <= 0:
+            continue
+        owner = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        keys = np.zeros(count, dtype=np.uint64)
+        for place in range(order):
+            keys += tokens[place : place + count].astype(np.uint64) * _MULTIPLIERS[place]  # modulo 2 to the 64
+        yield keys[owner[:count] == owner[order - 1 :]]
 
 
 def shingle(texts: Sequence[str]) -> int:
@@ -256,9 +291,10 @@ def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> list[bool]
     MinHash (Broder, 1997) finds the pairs that may be alike; their exact Jaccard similarity decides.
     """
     size = shingle(texts)
-    buckets = _buckets(_signatures(texts, size))  # [N, bands]
-    members: list[int] = np.flatnonzero((buckets >= 0).any(axis=1)).tolist()
-    own = numbered(_padded(texts[member], size) for member in members)
+    texts_of_buckets, buckets = _shared(texts, size)  # [S], sorted by text
+    members, begins = np.unique(texts_of_buckets, return_index=True)
+    own_buckets = dict(zip(members.tolist(), np.split(buckets, begins[1:]), strict=True)) if len(members) else {}
+    own = numbered(_padded(texts[member], size) for member in own_buckets)
     grams, _ = next(islice(own.grams(size), size - 1, None))
     ends = np.cumsum(own.lengths - size + 1)
     found = np.zeros(len(texts), dtype=bool)
@@ -267,8 +303,8 @@ def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> list[bool]
     def shingles(place: int) -> set[int]:
         return set(grams[ends[place - 1] if place else 0 : ends[place]].tolist())
 
-    for place, member in enumerate(members):
-        mine, shared = shingles(place), buckets[member][buckets[member] >= 0].tolist()
+    for place, (member, its_buckets) in enumerate(own_buckets.items()):
+        mine, shared = shingles(place), its_buckets.tolist()
         others = map(shingles, {other for bucket in shared for other in index.get(bucket, ())})
         found[member] = any(len(mine & other) >= threshold * len(mine | other) for other in others)
         if not found[member]:  # what is like this one is like the first of them, or not counted
@@ -277,34 +313,43 @@ def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> list[bool]
     return found.tolist()
 
 
-def _signatures(texts: Sequence[str], size: int) -> npt.NDArray[np.uint32]:
-    """Return the MinHash sketch of each text's shingles. [N, bands * width]"""
+def _signatures(texts: Sequence[str], size: int) -> Iterator[npt.NDArray[np.uint64]]:
+    """Yield for blocks of texts a number for each band of the MinHash sketches of their shingles. [B, bands]"""
     from datasketch import MinHash
 
     sketch = MinHash(num_perm=_BANDS * _WIDTH)
-    found = np.empty((len(texts), _BANDS * _WIDTH), dtype=np.uint32)
-    for place, text in enumerate(texts):
-        sketch.clear()
-        sketch.update_batch(one.encode() for one in _shingles(text, size))
-        found[place] = sketch.hashvalues
-    return found
+    for first in range(0, len(texts), _TEXTS):
+        block = texts[first : first + _TEXTS]
+        found = np.empty((len(block), _BANDS, _WIDTH), dtype=np.uint64)
+        for place, text in enumerate(block):
+            sketch.clear()
+            sketch.update_batch(one.encode() for one in _shingles(text, size))
+            found[place] = sketch.hashvalues.reshape(_BANDS, _WIDTH)
+        yield (found * _MULTIPLIERS[:_WIDTH]).sum(axis=-1, dtype=np.uint64)  # modulo 2 to the 64
 
 
-def _buckets(signatures: npt.NDArray[np.uint32]) -> Ids:
-    """Return for each text and band a number that the texts share whose sketches agree there; -1 for none. [N, bands]
+def _shared(texts: Sequence[str], size: int) -> tuple[Ids, Ids]:
+    """Return pairs of a text and a number that it shares with those whose sketches agree with its in a band. [S], [S]
 
-    What no other text shares would only cost memory.
+    The pairs are sorted by text. The sketches are kept in files: in memory, they would take more than the texts.
     """
-    count = len(signatures)
-    found = np.full((count, _BANDS), -1, dtype=np.int64)
-    for band in range(_BANDS):
-        keys = signatures[:, band * _WIDTH : (band + 1) * _WIDTH]
-        order = np.lexsort(keys.T)
-        keys = keys[order]
-        group = np.cumsum(np.r_[False, (keys[1:] != keys[:-1]).any(axis=1)])[:count]
-        shared = np.bincount(group)[group] > 1
-        found[order[shared], band] = band * count + group[shared]
-    return found
+    with ExitStack() as stack:
+        files = [stack.enter_context(TemporaryFile()) for _ in range(_BANDS)]
+        for block in _signatures(texts, size):
+            for file, keys in zip(files, block.T, strict=True):
+                file.write(keys.tobytes())
+        pairs = []
+        for band, file in enumerate(files):
+            file.seek(0)
+            keys = np.frombuffer(file.read(), dtype=np.uint64)
+            order = np.argsort(keys, kind="stable")
+            keys = keys[order]
+            group = np.cumsum(np.r_[False, keys[1:] != keys[:-1]])[: len(texts)]
+            shared = np.bincount(group)[group] > 1  # what no other text shares tells nothing
+            pairs.append((order[shared], band * len(texts) + group[shared]))
+    owners, buckets = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    by_text = np.argsort(owners, kind="stable")
+    return owners[by_text], buckets[by_text]
 
 
 def copies(text: str, context: str) -> bool:

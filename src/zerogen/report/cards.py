@@ -145,8 +145,9 @@ def _category(run: FinishedRun) -> str:
 
 def _counted(run: FinishedRun) -> tuple[int, dict[str, int]]:
     counts = dict.fromkeys(run.config["task"]["labels"], 0)
-    lines = read_lines(run.folder / f"{run.task}-dataset.jsonl")
-    for line in lines:
+    rows = 0
+    for line in read_lines(run.folder / f"{run.task}-dataset.jsonl"):
+        rows += 1
         if line.get("label") in counts:
             counts[line["label"]] += 1
-    return len(lines), counts
+    return rows, counts

@@ -6,7 +6,11 @@ import json
 import re
 import shlex
 import statistics
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,9 @@ import yaml
 from zerogen.data.overlap import f1
 from zerogen.data.records import Example, Prediction
 from zerogen.data.synthetic import unique
-from zerogen.data.tables import json_object
 from zerogen.data.words import words
 from zerogen.errors import UserError
+from zerogen.generation.pool import samples_of
 from zerogen.measures.files import MEASURED_ROWS, read_lines, read_measures
 from zerogen.metrics import OWN, metric_of, scalars
 from zerogen.metrics.diversity import unsaid
@@ -28,7 +32,7 @@ from zerogen.runs.store import read_predictions
 from zerogen.support.files import write_whole
 
 _BYTES = 8_000_000  # of rows in a page; what is around them is far below another two million
-_REJECTED = 3
+_REJECTED, _DISPUTED = 3, 10  # examples
 
 
 def write_report(folder: Path) -> Path:
@@ -39,18 +43,13 @@ def write_report(folder: Path) -> Path:
     run = read_run(folder)
     result, config = run.result, run.config
     measures = read_measures(folder, run.task)
-    rows = browser_rows(folder, config, measures is not None)
-    shown = sample(rows, _BYTES)
+    rows = BrowserRows(folder, config["task"], measures is not None)
+    overview, shown = Overview.of(rows, config["task"]["labels"]), sample(rows, _BYTES)
     curves, levels, metric = trend(run)
     curves = [curve for curve in curves if curve.sizes]  # none of a run that trained on unlabelled texts alone
-    disputed = sorted((row for row in rows if row.get("agreement") == 0), key=lambda row: row.get("probability", 0))
     figure = trend_figure(curves, levels, metric) if curves else None
     if figure is not None:
         png(figure, folder / "trend.png")
-    lengths: dict[str, list[int]] = {label: [] for label in config["task"]["labels"]}  # in the task's order
-    for row in rows:
-        lengths.setdefault(row["label"] or "texts", []).append(len(words(row["text"])))
-    lengths = {label: counts for label, counts in lengths.items() if counts}
     page = template("page.html.jinja").render(
         title=f"{config['task']['name']}, {result.setting.upper()}",
         result=result,
@@ -66,17 +65,17 @@ def write_report(folder: Path) -> Path:
         round_metrics={name: metric_of(name).title for name in scalars(result.rounds[-1]["metrics"]) if name in OWN}
         if result.rounds
         else {},
-        histogram=svg(histogram_figure(lengths)) if lengths else None,
+        histogram=svg(histogram_figure(overview.lengths)) if overview.lengths else None,
         rejects=rejects(folder, result),
         accepted=result.requests - sum(result.rejects.values()),
         config_task=config["task"],
-        disputed=disputed[:10],
+        disputed=overview.disputed,
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         command=command(result),
         synthetic=(folder / f"{config['task']['name']}-dataset.jsonl").is_file(),
-        rows=len(rows),
+        rows=overview.rows,
         shown=len(shown),
-        labels=[label for label in config["task"]["labels"] if any(row["label"] == label for row in rows)],
+        labels=[label for label in config["task"]["labels"] if label in overview.lengths],
         data=embedded({"rows": shown, "prompts": _prompts(config["task"])}),
     )
     write_whole(page, folder / "report.html")
@@ -143,66 +142,119 @@ def embedded(value: Any) -> str:
     return text
 
 
-def browser_rows(folder: Path, config: dict[str, Any], measured: bool) -> list[dict[str, Any]]:
-    """Return what the page shows of each synthetic row; of a run without any, of each gold row and its prediction.
+@dataclass(frozen=True)
+class BrowserRows:
+    """What the page shows of each synthetic row; of a run without any, of each gold row and its prediction.
 
-    measured: what was measured is that of these rows.
+    They are read again from the run's files each time: nothing here holds them all.
+
+    task: of the run's configuration. measured: what was measured is that of these rows.
 
     Each has uid, text, context, label (of questions the answer) and those that are known of said, agreement,
     probability, confidence, margin, logprob, way, reply and round_trip (the F1 of the reply with the answer).
     """
-    task = config["task"]
-    synthetic = read_lines(folder / f"{task['name']}-dataset.jsonl")
-    uids = unique([str(row["id" if task["kind"] == "qa" else "uid"]) for row in synthetic])
-    lines = {line["uid"]: line for line in read_lines(folder / MEASURED_ROWS)} if measured else {}
-    shown = []
-    for uid, row in zip(uids, synthetic, strict=True):
-        if task["kind"] == "qa":
-            line = {"uid": uid, "text": row["question"], "context": row["context"], "label": ""}
-            line["answer"] = (row["answers"]["text"] or [""])[0]
-        else:
-            line = {"uid": uid, "text": row["X"], "context": row["C"] or "", "label": row["label"]}
-        line |= {key: row[key] for key in ("logprob", "way", "reply") if row.get(key) is not None}
-        if "reply" in line:
-            line["round_trip"] = f1(line["reply"], line["answer"])
-        about = dict(lines.get(line["uid"], {}))
-        if "evaluator" in about:
-            about["said"] = about.pop("evaluator")
-        shown.append({**line, **about})
-    if synthetic:
-        return shown
-    for row in read_lines(folder / "predictions.jsonl"):
-        line = {"uid": row["uid"], "context": row.get("context", ""), "said": row["prediction"]}
-        if task["kind"] == "qa":
-            line |= {"text": row["question"], "label": "", "answer": " | ".join(row["answers"])}
-            line["agreement"] = max(f1(row["prediction"], answer) for answer in row["answers"] or [""])
-        else:
-            line |= {"text": row["text"], "label": row["label"], "agreement": float(row["label"] == row["prediction"])}
-            if isinstance(probability := row["probabilities"][row["label"]], float):
-                line["probability"] = probability
-        shown.append(line)
-    return shown
+
+    folder: Path
+    task: dict[str, Any]
+    measured: bool
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from self._synthetic() if self._uids else self._gold()
+
+    @cached_property
+    def _uids(self) -> list[str]:
+        return unique([str(row["id" if self.task["kind"] == "qa" else "uid"]) for row in self._dataset()])
+
+    def _dataset(self) -> Iterator[dict[str, Any]]:
+        return read_lines(self.folder / f"{self.task['name']}-dataset.jsonl")
+
+    def _synthetic(self) -> Iterator[dict[str, Any]]:
+        # In the order of the rows, some of which have none.
+        lines = read_lines(self.folder / MEASURED_ROWS) if self.measured else iter(())
+        following = next(lines, {})
+        for uid, row in zip(self._uids, self._dataset(), strict=True):
+            if self.task["kind"] == "qa":
+                line = {"uid": uid, "text": row["question"], "context": row["context"], "label": ""}
+                line["answer"] = (row["answers"]["text"] or [""])[0]
+            else:
+                line = {"uid": uid, "text": row["X"], "context": row["C"] or "", "label": row["label"]}
+            line |= {key: row[key] for key in ("logprob", "way", "reply") if row.get(key) is not None}
+            if "reply" in line:
+                line["round_trip"] = f1(line["reply"], line["answer"])
+            if following.get("uid") == uid:
+                about, following = following, next(lines, {})
+                if "evaluator" in about:
+                    about["said"] = about.pop("evaluator")
+                line |= about
+            yield line
+
+    def _gold(self) -> Iterator[dict[str, Any]]:
+        for row in read_lines(self.folder / "predictions.jsonl"):
+            line = {"uid": row["uid"], "context": row.get("context", ""), "said": row["prediction"]}
+            if self.task["kind"] == "qa":
+                line |= {"text": row["question"], "label": "", "answer": " | ".join(row["answers"])}
+                line["agreement"] = max(f1(row["prediction"], answer) for answer in row["answers"] or [""])
+            else:
+                line |= {"text": row["text"], "label": row["label"]}
+                line["agreement"] = float(row["label"] == row["prediction"])
+                if isinstance(probability := row["probabilities"][row["label"]], float):
+                    line["probability"] = probability
+            yield line
 
 
-def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """Return as many rows as fit `limit` bytes of JSON, in their order: of each label the same share, evenly spaced."""
-    sizes = [len(embedded(row).encode()) + 1 for row in rows]
-    if sum(sizes) <= limit:
-        return list(rows)
+@dataclass(frozen=True)
+class Overview:
+    """What the page says of all rows.
+
+    lengths: numbers of words by label, in the task's order, of labels with rows. disputed: the rows that the evaluator
+    is surest to have another label.
+    """
+
+    rows: int
+    lengths: dict[str, list[int]]
+    disputed: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]], labels: Sequence[str]) -> Overview:
+        """Look at each row once."""
+        lengths: dict[str, list[int]] = {label: [] for label in labels}
+        disputed: list[dict[str, Any]] = []
+        for row in rows:
+            lengths.setdefault(row["label"] or "texts", []).append(len(words(row["text"])))
+            if row.get("agreement") == 0:
+                disputed.append(row)
+            if len(disputed) > 100 * _DISPUTED:
+                disputed = _most_disputed(disputed)
+        lengths = {label: counts for label, counts in lengths.items() if counts}
+        return cls(sum(map(len, lengths.values())), lengths, _most_disputed(disputed))
+
+
+def _most_disputed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return nsmallest(_DISPUTED, rows, key=lambda row: row.get("probability", 0))
+
+
+def sample(rows: Iterable[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """Return as many rows as fit `limit` bytes of JSON, in their order: of each label the same share, evenly spaced.
+
+    rows: looked at twice.
+    """
     seen: dict[str, int] = {}
-    ranks = []
-    for place, row in enumerate(rows):
+    sizes, ranks = array("q"), array("d")
+    for row in rows:
+        sizes.append(len(embedded(row).encode()) + 1)
         rank = seen.get(row["label"], 0)
         seen[row["label"]] = rank + 1
         # Van der Corput's sequence: every beginning of the order is spread evenly over the rows of a label.
-        ranks.append((int(f"{rank:032b}"[::-1], 2) / 2**32, place))
-    chosen, left = [], limit
-    for _, place in sorted(ranks):
+        ranks.append(int(f"{rank:032b}"[::-1], 2) / 2**32)
+    if sum(sizes) <= limit:
+        return list(rows)
+    chosen, left = set(), limit
+    for place in sorted(range(len(ranks)), key=ranks.__getitem__):
         left -= sizes[place]
         if left < 0:
             break
-        chosen.append(place)
-    return [rows[place] for place in sorted(chosen)]
+        chosen.add(place)
+    return [row for place, row in enumerate(rows) if place in chosen]
 
 
 def headline(folder: Path, result: Result) -> list[dict[str, Any]]:
@@ -248,15 +300,11 @@ def rejects(folder: Path, result: Result) -> list[dict[str, Any]]:
     examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
     # By its name beside the run, so that outputs can move.
     pool = folder.parent / Path(result.pool or "").name / "texts.jsonl"
-    if pool.is_file():
-        with pool.open(encoding="utf-8", newline="\n") as file:
-            # A line without an end is being written, or was when the process was killed.
-            for number, line in enumerate((line for line in file if line.endswith("\n")), 1):
-                for one in json_object(line, f"{pool}:{number}").get("samples", ()):
-                    if one["reason"] in examples and len(examples[one["reason"]]) < _REJECTED:
-                        examples[one["reason"]].append(one)
-                if all(len(some) == _REJECTED for some in examples.values()):
-                    break
+    for one in samples_of(pool) if counts else ():
+        if one["reason"] in examples and len(examples[one["reason"]]) < _REJECTED:
+            examples[one["reason"]].append(one)
+            if all(len(some) == _REJECTED for some in examples.values()):
+                break
     return [{"reason": reason, "count": count, "examples": examples[reason]} for reason, count in counts.items()]
 
 

@@ -19,7 +19,15 @@ from zerogen.generation.construction import constructions_of
 from zerogen.generation.contexts import Contexts
 from zerogen.generation.demonstrations import Demonstrations
 from zerogen.generation.generator import Generator
-from zerogen.generation.pool import Journal, count_rejects, first_outputs, first_per_label, quotas, used_chunks
+from zerogen.generation.pool import (
+    Journal,
+    count_rejects,
+    first_outputs,
+    first_per_label,
+    quotas,
+    rows_within,
+    used_chunks,
+)
 from zerogen.generation.scores import Confidences, ScoreFile, confidences, with_scores
 from zerogen.generation.select import EMBEDDING, needs, select
 from zerogen.generation.sources import given_contexts
@@ -164,7 +172,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
             written = rows_to_write(config, size)
             generator = pool.grow_to(written, first=size == sizes[0])
             rows = generator.rows(written)
-            account(run, outcome, generator, rows)
+            account(run, outcome, generator, written)
             last = size == sizes[-1]
             if last and not run.writes_here:  # end the other processes, which need not wait while this one scores
                 stack.close()
@@ -195,9 +203,9 @@ class _Pool:
     def grow_to(self, size: int, first: bool) -> Generator:
         """Return a generator whose pool holds enough rows for `size`. first: whether this is the first size."""
         run, folder = self.run, self.folder
-        repair = run.config.pool.repair
+        repair, quota = run.config.pool.repair, quotas(size, run.config.task.labels)
         written = Journal.open(folder / "texts.jsonl", repair=repair)
-        if len(list(first_per_label(written.rows(), quotas(size, run.config.task.labels)))) < size:
+        if rows_within(quota, written.accepted) < size:
             # Fail on an unavailable PLM or a prompt that is too long before anything is written.
             generator = self._generator()
             generator.check()
@@ -208,15 +216,15 @@ class _Pool:
                 Journal.open(folder / f"{name}.jsonl", appends=True, repair=repair) for name in ("texts", "contexts")
             )
             generator = self._generator(texts, contexts)
-            reused, have = len(texts.chunks), len(generator.rows(size))
+            reused, have = len(texts.heads), rows_within(quota, texts.accepted)
             self.start = reused if self.start is None else self.start
             if reused == self.start > 0 and have < size:  # otherwise it continues its own rows
                 run.progress.say(f"going on from the {have:,} rows that are in {folder}")
             for _ in chain([None], generator.extend(size, run.progress)):
-                if not self.shown and texts.chunks:
-                    run.progress.say(first_outputs(texts.chunks[0], run.config.task.labels))
+                if not self.shown and texts.heads:
+                    run.progress.say(first_outputs(next(texts.chunks()), run.config.task.labels))
                     self.shown = True
-        if reused == len(texts.chunks) == self.start:
+        if reused == len(texts.heads) == self.start:
             run.progress.say(f"{size:,} rows are already in {folder}")
         return generator
 
@@ -238,9 +246,9 @@ class _Pool:
         )
 
 
-def account(run: Run, outcome: Outcome, generator: Generator, rows: Sequence[Example]) -> None:
-    """Record the cost and rejects of the chunks that hold `rows` in `run` and `outcome`, whichever run wrote them."""
-    chunks = used_chunks(generator.journal.chunks, rows)
+def account(run: Run, outcome: Outcome, generator: Generator, n: int) -> None:
+    """Record the cost and rejects of the chunks that hold the first `n` rows, whichever run wrote them."""
+    chunks = used_chunks(generator.journal.heads, quotas(n, run.config.task.labels))
     context = run.config.task.context
     contexts = generator.contexts if context is not None and context.source == "plm" else None
     written_for = generator.contexts_before(len(chunks))

@@ -18,7 +18,7 @@ from zerogen.config.template import render
 from zerogen.data.records import Example
 from zerogen.errors import Unavailable
 from zerogen.estimate import GENERATION, PROBE, Pace, Probe, about, shortened, some
-from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas
+from zerogen.generation.pool import Chunk, Journal, first_outputs, quotas, rows_within
 from zerogen.generation.select import EMBEDDING, needs
 from zerogen.generation.wording import draw_wording
 from zerogen.metrics.intervals import wilson_interval
@@ -175,7 +175,7 @@ def probe_texts(plm: Writer | None, run: Run) -> TextProbe:
         lines = len(config.task.labels) if counters_of(config.task) else 1
         most = config.decoding.chunk_size * lines
         batch, row_bytes = min(most, plm.rows_at_a_time(config.decoding, longest)), plm.row_bytes(longest)
-    return TextProbe(chunk, generator.context_journal.chunks, batch, row_bytes, once)
+    return TextProbe(chunk, list(generator.context_journal.chunks()), batch, row_bytes, once)
 
 
 def _expect_texts(probe: Probe, texts: TextProbe) -> None:
@@ -217,13 +217,10 @@ def _expect_texts(probe: Probe, texts: TextProbe) -> None:
 def _lacking(probe: Probe) -> dict[str, int]:
     """Return how many rows of each label are not in the pool yet; say how many are."""
     config, folder = probe.config, probe.run.pool_folder()
-    rows = Counter[str]()
-    for chunk in Journal.open(folder / "texts.jsonl", repair=config.pool.repair).chunks:
-        rows += chunk.accepted()
+    rows = Journal.open(folder / "texts.jsonl", repair=config.pool.repair).accepted
     quota = quotas(rows_to_write(config, config.n), config.task.labels)
     if any(rows.values()):
-        there = sum(min(rows[label], quota[label]) for label in quota)
-        probe.say(f"{there:,} rows are already in {folder} (seed {config.seed})")
+        probe.say(f"{rows_within(quota, rows):,} rows are already in {folder} (seed {config.seed})")
     rows |= probe.session.pools.get(folder, Counter())
     probe.session.pools[folder] = rows | Counter(quota)
     return {label: max(0, quota[label] - rows[label]) for label in quota}

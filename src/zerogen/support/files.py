@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from zerogen.errors import UserError
 from zerogen.support.progress import Progress
@@ -29,10 +29,17 @@ def write_whole(text: str, path: Path) -> None:
 
 def write_bytes(content: bytes, path: Path) -> None:
     """Write bytes to a file, completely or not at all."""
+    with whole(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write; what is written takes the place of the file of that name after the block, or never."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with writing(path.parent):
-            scratch.write_bytes(content)
+        with writing(path.parent), scratch.open("wb") as file:
+            yield file
         scratch.replace(path)
     except BaseException:
         scratch.unlink(missing_ok=True)

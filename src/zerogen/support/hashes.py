@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,15 @@ from typing import Any
 def short_hash(value: Any) -> str:
     """Return eight characters that identify a JSON value."""
     return hashlib.sha256(json.dumps(_with_text_keys(value), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def short_hash_of_list(values: Iterable[Any]) -> str:
+    """Return what `short_hash` returns of a list of JSON values, without holding it."""
+    state = hashlib.sha256(b"[")
+    for place, value in enumerate(values):
+        state.update((", " * bool(place) + json.dumps(_with_text_keys(value), sort_keys=True)).encode())
+    state.update(b"]")
+    return state.hexdigest()[:8]
 
 
 def _with_text_keys(value: Any) -> Any:
