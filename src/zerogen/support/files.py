@@ -41,7 +41,7 @@ def write_bytes(content: bytes, path: Path) -> None:
 
 def append_line(text: str, path: Path) -> None:
     """Append a line to a file, which may end in an incomplete line, and flush it to disk before returning."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # but not what it lies in: that was deleted meanwhile
     with writing(path.parent), path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -50,6 +50,16 @@ def append_line(text: str, path: Path) -> None:
         file.write(text.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def require_folder(folder: Path) -> None:
+    """Raise `FileNotFoundError` for a folder that is gone: what is in it would be half of what it held."""
+    if not folder.is_dir():
+        raise _gone(folder)
+
+
+def _gone(folder: Path) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def remove_scratch(folder: Path) -> None:
@@ -85,7 +95,7 @@ def writing(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if not folder.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from error
+            raise _gone(folder) from error
         if shutil.disk_usage(folder).free < _MIN_FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
@@ -130,13 +140,17 @@ def file_name(text: str) -> str:
 def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
     """Create a folder and hold a lock in it; if another process holds the lock, say so and wait.
 
-    Remove a folder that was created for the lock if it holds nothing else at the end.
+    Remove a folder that was created for the lock if it holds nothing else at the end. Raises `FileNotFoundError` if it
+    was deleted meanwhile, and with it what the block has written before.
     """
     new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = _acquire(folder, progress)
     try:
         remove_scratch(folder)
+        held = (folder / LOCK).stat().st_ino
         yield
+        if not (folder / LOCK).exists() or (folder / LOCK).stat().st_ino != held:
+            raise _gone(folder)
     finally:
         # Remove it before the release: a waiting process creates its own folder.
         if new_folders and folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
