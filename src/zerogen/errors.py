@@ -6,7 +6,6 @@ import difflib
 import signal
 from collections.abc import Iterable
 
-
 _LONGEST = 2000  # characters of a line; a value in it may have millions
 
 

@@ -147,9 +147,16 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
     lock = _acquire(folder, progress)
     try:
         remove_scratch(folder)
-        held = (folder / LOCK).stat().st_ino
-        yield
-        if not (folder / LOCK).exists() or (folder / LOCK).stat().st_ino != held:
+        held = _inode(folder / LOCK)
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:  # of a file that cannot be read, say
+            if _inode(folder / LOCK) != held:
+                raise _gone(folder) from error
+            raise
+        if _inode(folder / LOCK) != held:
             raise _gone(folder)
     finally:
         # Remove it before the release: a waiting process creates its own folder.
@@ -159,6 +166,11 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
                 for place in new_folders:
                     place.rmdir()
         lock.release()
+
+
+def _inode(path: Path) -> int | None:
+    """Return what identifies a file, None where there is none."""
+    return path.stat().st_ino if path.exists() else None
 
 
 def _acquire(folder: Path, progress: Progress) -> FileLock:
