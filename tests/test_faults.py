@@ -126,7 +126,7 @@ def may_mount(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("may_mount")
 def test_a_folder_that_becomes_read_only_is_one_line_and_loses_nothing(config: Config, tmp_path: Path) -> None:
     expected, operations, moments = moments_of(config, tmp_path / "whole", tmp_path / "log")
-    for moment in moments:
+    for moment in moments[3::4]:
         folder, log = tmp_path / f"at-{moment}", tmp_path / f"log-{moment}"
         then = watch(folder, log, moment, lambda folder=folder: make_read_only(folder))  # type: ignore[misc]
 
@@ -142,6 +142,21 @@ def test_a_folder_that_becomes_read_only_is_one_line_and_loses_nothing(config: C
         finish(config, folder)
         assert content(folder) == expected, operations[moment]
         shutil.rmtree(folder)
+
+
+@pytest.mark.usefixtures("may_mount")
+def test_a_folder_that_is_read_only_from_the_start_is_refused(config: Config, tmp_path: Path) -> None:
+    folder, log = tmp_path / "outputs", tmp_path / "log"
+    folder.mkdir()
+
+    def before() -> None:
+        assert own_mounts()
+        make_read_only(folder)
+
+    assert exit_code(begin(config, folder, before, log)) == 2
+    where = f"output_dir={folder}: {folder} is not writable; allowed is a folder that can be written to"
+    assert errors_of(log) == [f"zerogen: error: {where}"]
+    assert not list(folder.iterdir())
 
 
 # A clock that jumps.

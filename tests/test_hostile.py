@@ -145,7 +145,7 @@ def parquet_columns() -> st.SearchStrategy[Any]:
     import pyarrow as pa
 
     whole = st.integers(-(2**63), 2**63 - 1)
-    drawn = {
+    drawn: dict[Any, st.SearchStrategy[Any]] = {
         pa.string(): TEXTS.map(lambda text: text.encode("utf-8", "replace").decode()),
         pa.binary(): st.binary(max_size=9),
         pa.null(): st.none(),
@@ -246,7 +246,8 @@ def test_a_megabyte_in_one_row_comes_back_as_it_was(ending: str, tmp_path: Path)
     assert [row.text for row in load_synthetic(str(path), task, {})] == texts
 
 
-@pytest.mark.parametrize("setting", ["supervised", "prompting", pytest.param("zerogen", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("setting", ["supervised", "prompting", "zerogen"])
 def test_a_run_with_500_labels_and_a_text_of_a_megabyte(tiny_config: Config, tmp_path: Path, setting: str) -> None:
     labels = [f"label {place}" for place in range(500)]
     tiny_config.task.labels = labels
