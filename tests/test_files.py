@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zerogen.errors import UserError
-from zerogen.support.files import exclusive, expanded, file_name, put_aside, write_whole, writing
+from zerogen.support.files import LOCK, exclusive, expanded, file_name, put_aside, write_whole, writing
 from zerogen.support.progress import Progress
 
 
@@ -154,3 +155,20 @@ def test_names_fit_into_file_names(text: str, tmp_path: Path) -> None:
     longest = "_".join(["supervised", *[name or "x"] * 2, "n200000", "seeds", "0" * 8]) + ".json.4194304.part"
     (tmp_path / longest).touch()
     assert len(os.fsencode(longest)) < 255
+
+
+def test_a_locked_folder_that_is_deleted_is_what_went_wrong(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for error in (None, UserError("result.json: there is no such file"), ValueError("damaged")):
+        with pytest.raises(FileNotFoundError) as gone, exclusive(folder, Progress()):
+            shutil.rmtree(folder)
+            if error:
+                raise error
+        assert gone.value.filename == str(folder) and gone.value.__cause__ is error
+        assert not folder.exists()
+    with pytest.raises(FileNotFoundError), exclusive(folder, Progress()):  # deleted and made again
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / LOCK).touch()
+        (folder / "other").touch()
+    assert (folder / "other").exists()

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,21 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from zerogen.config.bundled import conf_dir, load_task
 from zerogen.config.rules import check_name
 from zerogen.config.schema import Config, FilterConfig, PlmConfig, SettingConfig, TamConfig
-from zerogen.config.task_schema import ParseConfig, TaskConfig
+from zerogen.config.task_schema import GoldConfig, ParseConfig, TaskConfig
 from zerogen.config.template import placeholders, render
+from zerogen.data.gold import load_gold
 from zerogen.data.records import Continuation, Example
 from zerogen.data.synthetic import export_rows, load_synthetic, write_jsonl
 from zerogen.data.tables import iter_rows
 from zerogen.data.texts import items_of_lines
 from zerogen.errors import UserError
 from zerogen.generation.filters import Filter, parse_and_filter
+from zerogen.jobs import run_one
 from zerogen.runs.run import Run
 
 some_or_many = pytest.mark.parametrize("examples", [60, pytest.param(2500, marks=pytest.mark.long)])
@@ -134,6 +138,138 @@ def test_synthetic_rows_come_back_as_they_were(examples: int, tmp_path: Path) ->
     whole = WORDS.filter(lambda text: not re.search("[\ud800-\udfff]", text))
     labels = st.lists(whole, min_size=2, max_size=5, unique=True)
     trying(check, examples, labels=labels, texts=st.lists(whole, min_size=1, max_size=5))
+
+
+def parquet_columns() -> st.SearchStrategy[Any]:
+    """Draw columns of two rows of every kind that parquet has."""
+    import pyarrow as pa
+
+    whole = st.integers(-(2**63), 2**63 - 1)
+    drawn: dict[Any, st.SearchStrategy[Any]] = {
+        pa.string(): TEXTS.map(lambda text: text.encode("utf-8", "replace").decode()),
+        pa.binary(): st.binary(max_size=9),
+        pa.null(): st.none(),
+        pa.int64(): whole,
+        pa.uint64(): st.integers(0, 2**64 - 1),
+        pa.float64(): st.floats(),
+        pa.bool_(): st.booleans(),
+        pa.timestamp("us"): whole,
+        pa.timestamp("us", tz="Mars/Base"): whole,
+        pa.timestamp("ns"): whole,
+        pa.date32(): st.integers(-(2**31), 2**31 - 1),
+        pa.duration("us"): whole,
+        pa.time64("ns"): st.integers(0, 86_399 * 10**9),
+        pa.decimal128(38, 2): st.decimals(-9, 9, places=2),
+        pa.list_(pa.int64()): st.lists(whole, max_size=2),
+        pa.list_(pa.string()): st.lists(st.sampled_from(["a", "b"]), max_size=2),
+        pa.struct([("a", pa.date32())]): st.builds(dict, a=st.integers(-(2**31), 2**31 - 1)),
+        pa.map_(pa.string(), pa.int64()): st.just([("a", 1), ("a", 2)]),
+    }
+
+    def column(kind: Any) -> st.SearchStrategy[Any]:
+        cells = st.lists(st.none() | drawn[kind], min_size=2, max_size=2)
+        return cells.flatmap(lambda two: encodings(pa.array(two, kind)))
+
+    def encodings(array: Any) -> st.SearchStrategy[Any]:
+        plain = st.just(array)
+        return plain | st.just(array.dictionary_encode()) if array.type == pa.string() else plain
+
+    ends, no_text = pa.py_buffer(bytes(4) + b"\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")
+    torn = pa.Array.from_buffers(pa.string(), 2, [None, ends, no_text])
+    return st.sampled_from(list(drawn)).flatmap(column) | st.just(torn)
+
+
+@some_or_many
+def test_any_parquet_file_is_read_or_refused_in_a_line_that_names_it(examples: int, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "rows.parquet"
+    task = TaskConfig(name="toy", labels=["a", "b"], gold={"own": GoldConfig(files={"train": str(path)}, labels={})})
+    usual = {"text": pa.array(["one", "two"]), "label": pa.array(["a", "b"]), "other": pa.array([2**53 + 1, 0])}
+
+    def check(name: str, column: Any, cut: float, flips: list[tuple[float, int]]) -> None:
+        pq.write_table(pa.table(usual | {name: column}), path)
+        content = bytearray(path.read_bytes())
+        for place, value in flips:
+            content[int(place * len(content))] = value
+        path.write_bytes(content[: round(cut * len(content))])
+        for read in (lambda: load_gold(task, "train"), lambda: load_synthetic(str(path), task, {})):
+            try:
+                rows = read()
+            except UserError as error:
+                assert "rows.parquet" in str(error) and "\n" not in str(error) and len(str(error)) < 3000
+                assert name != "other" or flips or cut < 1 or f"'{name}'" in str(error) or "UTF-8" in str(error)
+            else:
+                assert all(isinstance(row.text, str) and row.label in task.labels for row in rows)
+                assert cut == 1
+
+    trying(
+        check,
+        examples,
+        name=st.sampled_from(list(usual)),
+        column=parquet_columns(),
+        cut=st.just(1.0) | st.just(1.0) | st.floats(0, 0.99),
+        flips=st.just([]) | st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 255)), max_size=3),
+    )
+
+
+def test_a_value_of_a_megabyte_is_not_repeated_in_an_error(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": pa.array([b"x" * 1_000_000]), "label": pa.array(["a"])}), path)
+    task = TaskConfig(name="toy", labels=["a", "b"], gold={"own": GoldConfig(files={"train": str(path)})})
+    with pytest.raises(
+        UserError, match=r"rows.parquet: row 1: column 'text': b'x+ \.\.\. x+' is not a text"
+    ) as refused:
+        load_gold(task, "train")
+    assert len(str(refused.value)) < 3000
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_megabyte_in_one_row_comes_back_as_it_was(ending: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / f"rows.{ending}"
+    texts = ["x" * 1_000_000, "a \u05d0 {C} <C> \"' " * 70_000, "short"]
+    if ending == "parquet":
+        pq.write_table(pa.table({"X": texts, "label": ["a", "b", "a"]}), path)
+    elif ending == "csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["X", "label"], *zip(texts, ["a", "b", "a"], strict=True)])
+    else:
+        path.write_text("".join(json.dumps({"X": text, "label": "ab"[i % 2]}) + "\n" for i, text in enumerate(texts)))
+    task = TaskConfig(name="toy", labels=["a", "b"])
+    assert [row.text for row in load_synthetic(str(path), task, {})] == texts
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("setting", ["supervised", "prompting", "zerogen"])
+def test_a_run_with_500_labels_and_a_text_of_a_megabyte(tiny_config: Config, tmp_path: Path, setting: str) -> None:
+    labels = [f"label {place}" for place in range(500)]
+    tiny_config.task.labels = labels
+    tiny_config.task.prompts = {label: f'A {label} "<C>": "' for label in labels}
+    tiny_config.task.scoring = {label: f'{label}: "<X>"' for label in labels}
+    rows = [{"text": f"a film {place}", "label": labels[place % 500]} for place in range(520)]
+    rows[7]["text"], rows[503]["text"] = "word {} \u202e " * 70_000, "x" * 1_000_000
+    write_jsonl(rows[:500], tmp_path / "train.jsonl")
+    write_jsonl(rows[500:508], tmp_path / "validation.jsonl")
+    trainer = replace(tiny_config.trainer, epochs=1)
+    decoding = replace(tiny_config.decoding, chunk_size=512)
+    config = replace(
+        tiny_config, setting=SettingConfig(setting), n=500, trainer=trainer, decoding=decoding,
+        confidence=replace(tiny_config.confidence, rows=4),
+    )  # fmt: skip
+    result = run_one(config, Console(quiet=True))
+    lines = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
+    assert [len(line["probabilities"]) for line in lines] == 8 * [500]
+    assert len(lines[3]["text"]) == 1_000_000 and result.n_eval == 8
+    if setting == "zerogen":
+        (dataset,) = result.folder.glob("*-dataset.jsonl")
+        assert sorted(json.loads(line)["label"] for line in dataset.read_text().splitlines()) == sorted(labels)
 
 
 def run_of(task: TaskConfig, folder: Path) -> Run:

@@ -55,6 +55,7 @@ def config(tiny_config: Config) -> Config:
 def finished(config: Config) -> tuple[Path, list[dict[str, Any]]]:
     """Run PROMPTING; return the run folder and the lines of its predictions.jsonl."""
     run = Run(config, devices_of("none"))
+    run.folder().mkdir(parents=True, exist_ok=True)
     write_run(run, prompting(run))
     return run.folder(), [json.loads(line) for line in (run.folder() / "predictions.jsonl").open(encoding="utf-8")]
 

@@ -185,7 +185,10 @@ def typed(config: DictConfig, overrides: Sequence[str], folders: Sequence[str]) 
         option's name does not fit them.
     folders: those of --config-dir.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+    except OmegaConfBaseException as error:  # ${...} in a task, which is text there, where a number is wanted
+        raise UserError(explain(error)) from error
     if missing:
         plain = dict(OmegaConf.to_container(config.plm)) if missing[0] == "plm.model" else {}  # type: ignore[arg-type]
         server = plain.get("base_url")

@@ -6,6 +6,8 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+_LONGEST = 2000  # characters of a line; a value in it may have millions
+
 
 class UserError(Exception):
     """Wrong input: the command line prints the message on one line and exits with code 2."""
@@ -13,7 +15,10 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # Show invisible characters, and those that control a terminal, as escapes.
         visible = "".join(sign if sign.isprintable() or sign in "\t\r\n" else _escaped(sign) for sign in message)
-        super().__init__(" ".join(visible.split()))
+        line = " ".join(visible.split())
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+        super().__init__(line)
 
 
 def _escaped(sign: str) -> str:

@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -73,3 +74,17 @@ def test_the_most_frequent_label_is_a_baseline() -> None:
     confusion = confusion_matrix(rows, [Prediction("a", {}) for _ in rows], ["a", "b", "c"])
     assert majority(confusion)["accuracy"] == pytest.approx(accuracy(rows, always, ["a", "b", "c"]))
     assert majority(confusion)["macro_f1"] == pytest.approx(macro_f1(rows, always, ["a", "b", "c"]))
+
+
+def test_an_interval_over_hundreds_of_labels_takes_little_memory() -> None:
+    labels = [str(place) for place in range(500)]
+    rows = [Example(str(place), "", str(place % 500)) for place in range(1000)]
+    predictions = [Prediction(str(place % 490), {}) for place in range(1000)]
+    tracemalloc.start()
+    try:
+        interval = macro_f1_interval(rows, predictions, labels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert interval is not None and 0.2 < interval[0] < interval[1] < 1
+    assert peak < 500 << 20  # all cells of all draws would be 4 GB

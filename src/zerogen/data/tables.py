@@ -77,9 +77,32 @@ def _parquet(path: Path) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as file:
             _refuse_duplicates(file.schema_arrow.names, str(path))
             for batch in file.iter_batches():
-                yield from batch.to_pylist()
+                yield from _python_rows(batch, path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a parquet file ({str(error).strip().splitlines()[0][:160]})") from error
+        raise UserError(f"{path}: not a parquet file ({_short(error)})") from error
+
+
+def _python_rows(batch: Any, path: Path) -> list[Row]:
+    """Return the rows of a parquet batch. Raises `UserError`, naming the column, for values that Python does not have.
+
+    Such as dates after the year 9999. UnicodeDecodeError is raised for texts that are none.
+    """
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, OverflowError):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                column.to_pylist()
+            except (ValueError, OverflowError) as error:
+                what = f"column '{name}' ({column.type})"
+                raise UserError(f"{path}: {what} holds what cannot be read ({_short(error)}); leave it out") from error
+        raise
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _text(path: Path, separator: str) -> Iterator[Row]:

@@ -58,9 +58,13 @@ def macro_f1_interval(
     that are all right, say.
     """
     counts = np.array([list(row.values()) for row in confusion_matrix(rows, predictions, labels).values()])
-    cells = np.random.default_rng(0).multinomial(len(rows), counts.ravel() / len(rows), draws)
-    cells = cells.reshape(draws, *counts.shape)
-    hits, of = cells.diagonal(axis1=1, axis2=2), cells.sum(1) + cells.sum(2)
+    # Of many labels most cells are empty; the last one takes what the draws before it leave.
+    used = np.union1d(np.flatnonzero(counts), counts.size - 1)
+    gold, predicted = np.divmod(used, len(labels))
+    cells = np.random.default_rng(0).multinomial(len(rows), counts.ravel()[used] / len(rows), draws)  # [draws, used]
+    one = np.eye(len(labels))
+    hits = cells @ (one[gold] * (gold == predicted)[:, None])  # [draws, labels]
+    of = cells @ (one[gold] + one[predicted])
     values = np.divide(2 * hits, of, out=np.zeros(hits.shape), where=of > 0).mean(1)
     low, high = np.percentile(values, [2.5, 97.5])
     return [float(low), float(high)] if low < high else None

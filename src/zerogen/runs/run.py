@@ -25,6 +25,7 @@ from zerogen.runs.identity import describe_plm, describe_weights, pool_key, run_
 from zerogen.runs.loggers import Log
 from zerogen.runs.migration import former_pool_key, former_run_key
 from zerogen.runs.settings import Setting, setting_of
+from zerogen.support.files import require_folder
 from zerogen.support.hashes import short_hash
 from zerogen.support.progress import Progress
 
@@ -276,6 +277,7 @@ class Run:
         from zerogen.tam.fit import fit
 
         config, few = self.config, self.few_gold
+        require_folder(self.folder())
         rows, size = [*rows, *(few.train if few else ())], str(outcome.size or len(rows))
         checkpoint = self.folder() / f"training-{size}.ckpt"
         if name:  # its rows depend on more than the size

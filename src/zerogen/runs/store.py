@@ -29,7 +29,7 @@ from zerogen.runs.run import Outcome, Run
 from zerogen.runs.settings import setting_of
 from zerogen.runs.summaries import add_line, write_trend
 from zerogen.support.doors import fingerprint
-from zerogen.support.files import write_whole
+from zerogen.support.files import require_folder, write_whole
 
 CONFIG = "config.yaml"
 PACKAGES = ("zerogen", "torch", "transformers", "datasets", "pytorch-lightning", "hydra-core")
@@ -38,10 +38,11 @@ PACKAGES = ("zerogen", "torch", "transformers", "datasets", "pytorch-lightning",
 def write_run(run: Run, outcome: Outcome) -> Result:
     """Write all files of a run into its folder and its line into results.csv; return what result.json holds.
 
-    result.json is written last: where it is, the run is complete. Only one process at a time may write a run.
+    result.json is written last: where it is, the run is complete. Only one process at a time may write a run, whose
+    folder must be there.
     """
     folder = run.folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    require_folder(folder)
     (folder / "result.json").unlink(missing_ok=True)
     write_config(run.config, folder)
     _write_files(run, outcome, folder)

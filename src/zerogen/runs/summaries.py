@@ -15,7 +15,7 @@ from filelock import FileLock
 from zerogen.errors import UserError
 from zerogen.metrics import OWN, scalars
 from zerogen.runs.result import Result
-from zerogen.support.files import put_aside, write_whole
+from zerogen.support.files import put_aside, require_folder, write_whole
 from zerogen.support.hashes import short_hash
 from zerogen.support.progress import Progress
 
@@ -40,7 +40,7 @@ def read_trend(path: Path) -> dict[tuple[int, int, str], float]:
 
 def write_trend(path: Path, seed: int, trend: Sequence[tuple[int, dict[str, Any]]]) -> None:
     """Write (or extend) a trend as n, seed, metric, value; a point that is there already is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_folder(path.parent)  # which the lock would make again
     with FileLock(path.with_name(".trend.lock")):  # runs of different size share a folder
         points = read_trend(path)
         for n, metrics in trend:
@@ -55,6 +55,7 @@ def add_line(path: Path, result: Result, progress: Progress) -> None:
 
     A file that is not a table in UTF-8 is put aside, which is said.
     """
+    require_folder(path.parent)
     with FileLock(path.with_name(".results.lock")):
         for scratch in path.parent.glob(f"{path.name}.*.part"):  # of a process that was killed
             scratch.unlink(missing_ok=True)

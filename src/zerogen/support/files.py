@@ -48,7 +48,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 def append_line(text: str, path: Path) -> None:
     """Append a line to a file, which may end in an incomplete line, and flush it to disk before returning."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # but not what it lies in: that was deleted meanwhile
     with writing(path.parent), path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -57,6 +57,16 @@ def append_line(text: str, path: Path) -> None:
         file.write(text.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def require_folder(folder: Path) -> None:
+    """Raise `FileNotFoundError` for a folder that is gone: what is in it would be half of what it held."""
+    if not folder.is_dir():
+        raise _gone(folder)
+
+
+def _gone(folder: Path) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def remove_scratch(folder: Path) -> None:
@@ -92,7 +102,7 @@ def writing(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if not folder.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from error
+            raise _gone(folder) from error
         if shutil.disk_usage(folder).free < _MIN_FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
@@ -137,13 +147,24 @@ def file_name(text: str) -> str:
 def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
     """Create a folder and hold a lock in it; if another process holds the lock, say so and wait.
 
-    Remove a folder that was created for the lock if it holds nothing else at the end.
+    Remove a folder that was created for the lock if it holds nothing else at the end. Raises `FileNotFoundError` if it
+    was deleted meanwhile, and with it what the block has written before.
     """
     new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = _acquire(folder, progress)
     try:
         remove_scratch(folder)
-        yield
+        held = _inode(folder / LOCK)
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:  # of a file that cannot be read, say
+            if _inode(folder / LOCK) != held:
+                raise _gone(folder) from error
+            raise
+        if _inode(folder / LOCK) != held:
+            raise _gone(folder)
     finally:
         # Remove it before the release: a waiting process creates its own folder.
         if new_folders and folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
@@ -152,6 +173,11 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
                 for place in new_folders:
                     place.rmdir()
         lock.release()
+
+
+def _inode(path: Path) -> int | None:
+    """Return what identifies a file, None where there is none."""
+    return path.stat().st_ino if path.exists() else None
 
 
 def _acquire(folder: Path, progress: Progress) -> FileLock:

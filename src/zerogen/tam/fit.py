@@ -233,9 +233,13 @@ class _Begun(pl.Callback):
 
 
 def _left_of(checkpoint: Path | None) -> Path | None:
-    """Return the checkpoint where it is there, and remove what a process that was killed while saving has left."""
+    """Return the checkpoint where it is there, and remove what a process that was killed while saving has left.
+
+    Make the folder that it is to lie in.
+    """
     if checkpoint is None:
         return None
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for part in checkpoint.parent.glob(f"{checkpoint.name}.*.part"):  # one process at a time trains in a folder
         part.unlink(missing_ok=True)
     return checkpoint if checkpoint.is_file() else None
@@ -247,7 +251,6 @@ def _every_epoch(checkpoint: Path) -> Any:
     class EveryEpoch(pl.Callback):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             part = checkpoint.with_name(f"{checkpoint.name}.{os.getpid()}.part")
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with writing(checkpoint.parent):
                     trainer.save_checkpoint(part, weights_only=False)  # here that means: with the optimizer's state
