@@ -46,17 +46,21 @@ def run_one(config: Config, console: Console, pages: bool = True) -> Result:
     from zerogen.runs.nearby import begun
     from zerogen.runs.run import Run
     from zerogen.support.files import exclusive
+    from zerogen.support.gpus import claimed_devices
     from zerogen.support.progress import RichProgress
 
     require_writable(Path(config.output_dir))
-    run = Run(config, devices_of(config.gpu, config.processes), RichProgress(console))
-    # Of two runs with one folder the second waits, and then finds what the first has made.
-    try:
-        with exclusive(run.folder(), run.progress), begun(run):
-            return _run_alone(run, pages)
-    except Stopped:
-        say_how_to_go_on(run, console)
-        raise
+    progress = RichProgress(console)
+    # A run that waits for a GPU must hold no folder: one with a GPU may wait for that.
+    with claimed_devices(config.gpu, config.processes, progress.say) as devices:
+        run = Run(config, devices, progress)
+        # Of two runs with one folder the second waits, and then finds what the first has made.
+        try:
+            with exclusive(run.folder(), run.progress), begun(run):
+                return _run_alone(run, pages)
+        except Stopped:
+            say_how_to_go_on(run, console)
+            raise
 
 
 def _run_alone(run: Run, pages: bool) -> Result:

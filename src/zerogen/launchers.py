@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _POLL = 1.0  # seconds between two looks at submitted jobs
+_QUEUE_POLL = 15.0  # seconds between two looks at a cluster's queue
 _LONGEST_END = 20  # seconds that jobs on this machine have to end
 _SIGNAL_AGAIN = 5  # seconds after which one that has not ended is sent another signal
 _GPUS = "CUDA_VISIBLE_DEVICES"
@@ -124,12 +126,15 @@ def _by_submitit(configs: Sequence[Config], console: Console) -> Iterator[Result
     jobs = _submit(configs)
     ids = ", ".join(job.job_id for job in jobs)
     _say(console, f"submitted: {ids}; what these jobs print is in {jobs[0].paths.folder.parent}")
+    queue = _Queue(jobs) if configs[0].launcher["launcher"] == "submitit_slurm" else None
     outcomes: dict[int, Result | Failed] = {}
     given = 0
     try:
         while given < len(jobs):
             for place, (job, config) in enumerate(zip(jobs, configs, strict=True)):
-                if place in outcomes or not job.done():
+                # Not by submitit, which asks a cluster's accounting: small clusters have none.
+                ended = place not in outcomes and (queue.lost(job) if queue else job.done())
+                if place in outcomes or not (ended or job.paths.result_pickle.exists()):
                     continue
                 outcomes[place] = outcome = _outcome(job, config)
                 reason = f"failed: {outcome.reason}" if isinstance(outcome, Failed) else str(outcome.folder)
@@ -148,6 +153,25 @@ def _by_submitit(configs: Sequence[Config], console: Console) -> Iterator[Result
             _say(console, f"cancelled: {ids}; run the same command again to go on")
 
 
+class _Queue:
+    """What Slurm says of submitted jobs."""
+
+    def __init__(self, jobs: Sequence[Any]) -> None:
+        self._ids = ",".join(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
+        self._looks: list[set[str]] = []  # the jobs that were waiting or running at the last two looks
+        self._looked = time.monotonic()
+
+    def lost(self, job: Any) -> bool:
+        """Tell whether a job neither waits nor runs any more, twice in turn: what it has written may come late."""
+        if time.monotonic() > self._looked + _QUEUE_POLL:
+            command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={self._ids}"]
+            said = subprocess.run(command, capture_output=True, text=True, check=False)
+            if said.returncode == 0 or "Invalid job id" in said.stderr:  # as it says of those that ended long ago
+                self._looks = [*self._looks[-1:], set(said.stdout.split())]
+            self._looked = time.monotonic()
+        return len(self._looks) == 2 and not any(job.job_id in look for look in self._looks)
+
+
 def _submit(configs: Sequence[Config]) -> list[Any]:
     """Submit a job for each configuration. Raises `UserError` for what submitit, or the cluster, refuses."""
     import submitit
@@ -155,6 +179,9 @@ def _submit(configs: Sequence[Config]) -> list[Any]:
 
     settings, name = configs[0].launcher, configs[0].launcher["launcher"]
     cluster = name.removeprefix("submitit_")
+    for key in ("nodes", "tasks_per_node"):
+        if settings[key] != 1:
+            raise UserError(f"hydra.launcher.{key}={settings[key]}: a job is one process here; allowed is 1")
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UserError(f"hydra/launcher={name}: this machine has no sbatch; allowed here: joblib, submitit_local")
     told: dict[str, Any] = {}
@@ -192,14 +219,14 @@ def _cancel(jobs: Sequence[Any], name: str) -> None:
 
 def _outcome(job: Any, config: Config) -> Result | Failed:
     """Return what a submitted job has come to."""
-    from submitit.core.utils import FailedJobError, UncompletedJobError
+    from submitit.core.utils import FailedJobError
 
+    if not job.paths.result_pickle.exists():
+        return Failed(config, f"job {job.job_id} was ended; what it printed is in {job.paths.folder}")
     try:
-        outcome = job.results()[0]
-    except FailedJobError:  # raised before or after the run
+        outcome = job.result()
+    except FailedJobError:  # before the run, or because of its time limit
         return Failed(config, f"job {job.job_id} failed; it says why in {job.paths.stderr}")
-    except UncompletedJobError:
-        return Failed(config, f"job {job.job_id} was ended; what it printed is in {job.paths.stdout}")
     return outcome if isinstance(outcome, Result) else Failed(config, str(outcome))
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from zerogen.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from hydra.conf import HydraConf
 
 # The option of hydra/launcher: the class it names, and the package that brings it.
 LAUNCHERS = {
@@ -21,7 +21,7 @@ LAUNCHERS = {
 }
 
 
-def launcher_of(hydra: DictConfig) -> dict[str, Any]:
+def launcher_of(hydra: HydraConf) -> dict[str, Any]:
     """Return what Hydra's configuration says of the launcher, and as `launcher` which it is; empty for `basic`.
 
     Raises `UserError` for a launcher that cannot start these jobs.
