@@ -7,7 +7,7 @@ RUNS ?= outputs
 FORMAT ?= terminal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep ablation table test test-long test-servers lint format type docs wheel benchmark clean
+.PHONY: help setup demo sweep ablation table test test-long test-servers test-slurm lint format type docs wheel benchmark clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ table: .venv/ready ## one table over all runs, and outputs/overview.html; RUNS=f
 	@$(BIN)/python -m zerogen.table $(RUNS) --format $(FORMAT) $(if $(filter terminal,$(FORMAT)),--html $(firstword $(RUNS))/overview.html)
 
 test: .venv/ready ## the tests (offline, minutes)
-	$(BIN)/python -m pytest -m 'not long and not servers' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not long and not servers and not slurm' -n 2 --dist loadfile
 
 test-long: .venv/ready ## the tests that take longer
 	$(BIN)/python -m pytest -m long -n 2 --dist loadfile
@@ -59,6 +59,11 @@ test-long: .venv/ready ## the tests that take longer
 
 test-servers: .venv/ready .vllm/ready ## whole runs on real servers, llama.cpp and vLLM (half an hour, 3 GB)
 	$(BIN)/python -m pytest -m servers
+
+# The test starts a cluster of its own on this machine, for which Debian's packages are enough.
+test-slurm: .venv/ready ## sweeps on a Slurm cluster of this one machine; installs Debian's slurm-wlm where root (minutes)
+	@command -v slurmctld >/dev/null || { apt-get update -qq && apt-get install -y -qq slurm-wlm munge; }
+	$(BIN)/python -m pytest -m slurm
 
 lint: .venv/ready ## ruff: rules and format
 	$(BIN)/ruff check .

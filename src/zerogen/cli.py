@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from zerogen.config.bundled import conf_dir
-from zerogen.config.hydra_files import TRUST, read_configuration_by
+from zerogen.config.hydra_files import TRUST, compose_before_launching, read_configuration_by
 from zerogen.config.keys import help_of
+from zerogen.config.launcher import launcher_of, missing_launcher
 from zerogen.config.rules import check
 from zerogen.config.schema import Config, TrainerConfig
 from zerogen.config.task import expand_paths, normalise_task, override
@@ -130,19 +131,19 @@ def compose() -> list[Config]:
     """
     arguments = [argument for argument in sys.argv[1:] if argument != TRUST]
     read_configuration_by(trusted=TRUST in sys.argv)
+    compose_before_launching()
     sys.argv = [sys.argv[0], *flags_first(arguments)]
     ConfigStore.instance().store(name="schema", node=Config)
     composed: list[tuple[DictConfig, list[str], list[str]]] = []
+    launcher: dict[str, Any] = {}
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def job(config: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         sources = HydraConfig.get().runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
-        if HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
-            composed.append((config, overrides, folders))
-        else:  # a job of another launcher runs elsewhere and must do its work there
-            _run([typed(config, overrides, folders)])
+        composed.append((config, overrides, folders))
+        launcher.update(launcher_of(HydraConfig.get()))  # the same for all jobs
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting with 1
     with tempfile.TemporaryDirectory(prefix="zerogen-") as scratch:
@@ -158,7 +159,12 @@ def compose() -> list[Config]:
                 raise
             given = ", ".join(argument for argument in sys.argv[1:] if "=" in argument)
             raise UserError(f"one of {given}: sets a key inside one that is null (has no value to change)") from error
-    return [typed(*one) for one in composed]
+    configs = [typed(*one) for one in composed]
+    for config in configs:
+        config.launcher = launcher
+        if str(launcher.get("submitit_folder")).startswith(scratch):  # where nothing else is said
+            config.launcher = launcher | {"submitit_folder": f"{config.output_dir}/.submitit/%j"}
+    return configs
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -276,7 +282,10 @@ def _word(key: str) -> str:
 
 def _missing_option(error: MissingConfigException, folders: Sequence[Path]) -> str:
     """Say that a group has no such option, and where a file stands that was meant."""
-    group, _, name = str(error.missing_cfg_file).partition("/")
+    path = str(error.missing_cfg_file)
+    if path.startswith("hydra/launcher/"):
+        return missing_launcher(path.removeprefix("hydra/launcher/"), error.options or [])
+    group, _, name = path.partition("/")
     given = Path(name)
     if given.suffix in (".yaml", ".yml") or "/" in name:
         folder = given.parent.parent if given.parent.name == group else Path("FOLDER")
@@ -315,6 +324,9 @@ def _run(configs: list[Config]) -> None:
     if configs[0].engine.name == "lightning":
         from zerogen.plm.nodes import gathered, rank_of, serve
 
+        if configs[0].launcher:
+            name = configs[0].launcher["launcher"]
+            raise UserError(f"hydra/launcher={name}: starts jobs of its own, engine=lightning is started by torchrun")
         rank, size = rank_of(configs[0].engine)
     if configs[0].dry_run:
         if not rank:
@@ -335,6 +347,7 @@ def _run(configs: list[Config]) -> None:
 def _run_jobs(configs: list[Config], console: Console) -> None:
     """Run the composed jobs in this process, or processes of its own, and print what came of them."""
     from zerogen.jobs import expand, run_all
+    from zerogen.launchers import launch
     from zerogen.runs.settings import setting_of
 
     groups = [expand(config) for config in configs]
@@ -346,7 +359,8 @@ def _run_jobs(configs: list[Config], console: Console) -> None:
 
     outcomes: list[Result | Failed] = []
     try:
-        for outcome in run_all([config for group in groups for config in group], console):
+        jobs = [config for group in groups for config in group]
+        for outcome in launch(jobs, console) if jobs[0].launcher else run_all(jobs, console):
             outcomes.append(outcome)
     finally:  # what was finished is shown, also when the command is stopped
         if outcomes:

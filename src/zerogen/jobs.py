@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from zerogen.runs.run import Run
 
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal has stopped
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal has stopped
 
 
 def expand(config: Config) -> list[Config]:
@@ -43,17 +46,21 @@ def run_one(config: Config, console: Console, pages: bool = True) -> Result:
     from zerogen.runs.nearby import begun
     from zerogen.runs.run import Run
     from zerogen.support.files import exclusive
+    from zerogen.support.gpus import claimed_devices
     from zerogen.support.progress import RichProgress
 
     require_writable(Path(config.output_dir))
-    run = Run(config, devices_of(config.gpu, config.processes), RichProgress(console))
-    # Of two runs with one folder the second waits, and then finds what the first has made.
-    try:
-        with exclusive(run.folder(), run.progress), begun(run):
-            return _run_alone(run, pages)
-    except Stopped:
-        say_how_to_go_on(run, console)
-        raise
+    progress = RichProgress(console)
+    # A run that waits for a GPU must hold no folder: one with a GPU may wait for that.
+    with claimed_devices(config.gpu, config.processes, progress.say) as devices:
+        run = Run(config, devices, progress)
+        # Of two runs with one folder the second waits, and then finds what the first has made.
+        try:
+            with exclusive(run.folder(), run.progress), begun(run):
+                return _run_alone(run, pages)
+        except Stopped:
+            say_how_to_go_on(run, console)
+            raise
 
 
 def _run_alone(run: Run, pages: bool) -> Result:
@@ -178,40 +185,73 @@ def run_all(configs: Sequence[Config], console: Console) -> Iterator[Result | Fa
         try:
             yield _in_process(config)
         except ChildFailed as failure:
-            if config.on_error == "stop" or failure.exitcode in _STOPPED:
+            if config.on_error == "stop" or failure.exitcode in STOPPED:
                 raise
             yield Failed(config, failure.reason)
 
 
 def _in_process(config: Config) -> Result:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
     share_cores()  # as it is now; the process takes over what is decided
-    process = context.Process(target=_child, args=(config, sender))
-    process.start()
-    sender.close()
+    job = Job(config)
     try:
+        return job.result()
+    except Stopped as stopped:
+        end([job], stopped.number)
+        raise
+
+
+_starting = threading.Lock()  # whenever multiprocessing starts a process, it collects those that have ended
+
+
+class Job:
+    """A run in a fresh process.
+
+    output: where the process writes what it prints, instead of this process's output.
+    """
+
+    def __init__(self, config: Config, output: Connection | None = None) -> None:
+        self.config = config
+        context = multiprocessing.get_context("spawn")
+        self._receiver, sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=_child, args=(config, sender, output))
+        with _starting:
+            self.process.start()
+        sender.close()
+
+    def result(self) -> Result:
+        """Wait for the result of the run. Raises `ChildFailed` where there is none."""
         try:
-            result: Result | str | None = receiver.recv()
+            result: Result | str | None = self._receiver.recv()
         except EOFError:
             result = None
-        process.join()
-    except Stopped as stopped:
-        # Ctrl-C reaches the whole foreground group; a signal to this process alone must be passed on.
-        if stopped.number != signal.SIGINT:
-            process.terminate()
-        process.join(20)
-        if process.is_alive():
-            process.terminate()
-            process.join()
-        raise
-    if process.exitcode != 0 or result is None or isinstance(result, str):
-        raise ChildFailed(process.exitcode or 0, title(config), result if isinstance(result, str) else "")
-    return result
+        wait([self.process.sentinel])
+        with _starting:
+            self.process.join()
+        if self.process.exitcode != 0 or result is None or isinstance(result, str):
+            reason = result if isinstance(result, str) else ""
+            raise ChildFailed(self.process.exitcode or 0, title(self.config), reason)
+        return result
 
 
-def _child(config: Config, sender: Connection) -> None:
+def end(jobs: Sequence[Job], number: int) -> None:
+    """End jobs after this process has received a signal."""
+    # Ctrl-C reaches the whole foreground group; a signal to this process alone must be passed on.
+    if number != signal.SIGINT:
+        for job in jobs:
+            job.process.terminate()
+    wait_until = time.monotonic() + 20
+    for job in jobs:
+        wait([job.process.sentinel], max(0.0, wait_until - time.monotonic()))
+        job.process.terminate()  # one that has ended is left as it is
+        wait([job.process.sentinel])
+
+
+def _child(config: Config, sender: Connection, output: Connection | None) -> None:
     stop_on_signals()
+    if output is not None:
+        for number, name in ((1, "stdout"), (2, "stderr")):  # also for what prints without Python
+            os.dup2(output.fileno(), number)
+            setattr(sys, name, open(number, "w", 1, "utf-8", "replace", closefd=False))  # noqa: SIM115
     with reporting_errors():
         try:
             sender.send(run_one(config, make_console(), pages=False))

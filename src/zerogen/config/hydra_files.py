@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult
+from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from zerogen.config.bundled import conf_dir
@@ -26,6 +28,20 @@ def read_configuration_by(trusted: bool) -> None:
     Plugins.instance()  # registers Hydra's own source, and would refuse to after ours
     # Hydra offers no other way to replace the source of a scheme.
     SourcesRegistry.instance().types["file"] = TrustedFiles if trusted else ConfigFiles
+
+
+class _Composing(BasicLauncher):
+    """Composes the jobs of a sweep in this process, whatever launcher is to run them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+
+
+def compose_before_launching() -> None:
+    """Make Hydra compose all jobs of a sweep here, with any launcher: it would compose each where it runs."""
+    plugins = Plugins.instance()
+    for launcher in plugins.discover(Launcher):
+        plugins.class_name_to_class[f"{launcher.__module__}.{launcher.__name__}"] = _Composing
 
 
 class TrustedFiles(FileConfigSource):
@@ -51,7 +67,16 @@ class TrustedFiles(FileConfigSource):
         )
 
     def check(self, path: Path, config_path: str, package: str, content: dict[Any, Any]) -> None:
-        """Allow everything."""
+        """Raise `UserError` for a file that sets a launcher where Hydra ignores it; allow everything else."""
+        if "/" not in config_path or config_path.startswith("hydra/"):
+            return
+        inner = content.get("hydra", {})
+        names = [name for name in _hydra_defaults(content.get("defaults")) if "hydra/launcher" in name]
+        if names or (isinstance(inner, dict) and "launcher" in inner):
+            raise UserError(
+                f"{path}: sets '{names[0] if names else 'hydra.launcher'}', which Hydra ignores in such a file "
+                "(facebookresearch/hydra#2946); write hydra/launcher=NAME hydra.launcher.KEY=VALUE on the command line"
+            )
 
 
 class ConfigFiles(TrustedFiles):
@@ -65,6 +90,8 @@ class ConfigFiles(TrustedFiles):
         """Raise `UserError` for a file that reaches Hydra's own configuration, or beyond, in any way."""
         if self.provider == "main" and Path(self.path) == conf_dir():
             return
+        if config_path.startswith("experiment/"):  # trust would not help
+            super().check(path, config_path, package, content)
         keys = [*_hydra_keys(content), *_hydra_defaults(content.get("defaults"))]
         if "hydra" in package.split(".") or config_path.startswith("hydra/"):
             keys.append(package or config_path)

@@ -16,7 +16,7 @@ from zerogen.config.schema import Config
 def keys_of(config: Config) -> dict[str, Any]:
     """Return a configuration as nested keys and values, as a config.yaml holds them."""
     keys = asdict(config)
-    for key in ("command", "dry_run", "on_error", "pool", "engine"):  # how it is run, and not what
+    for key in ("command", "launcher", "dry_run", "on_error", "pool", "engine"):  # how it is run, and not what
         del keys[key]
     return keys
 

@@ -346,3 +346,5 @@ class Config:
     """of several runs, what follows one that fails: `continue` with the others, or `stop`"""
     # The words of the command line that say what to run; kept with the result, not a key.
     command: list[str] = field(default_factory=list, metadata={"omegaconf_ignore": True})
+    # What Hydra's group hydra/launcher says of how a command's jobs are started, empty for one after the other; no key.
+    launcher: dict[str, Any] = field(default_factory=dict, metadata={"omegaconf_ignore": True})

@@ -45,7 +45,7 @@ _CONFIG = "task setting plm tam decoding filter trainer diversity correctness co
 _CONFIG += " gpu processes data_dir contexts answers dataset dataset_labels limit eval_limit train output_dir dry_run"
 _CONFIG += " command"
 _SPREAD = "method questions pairs"  # what only says how other keys are set
-_HOW = "on_error pool engine"  # of running it
+_HOW = "on_error pool engine launcher"  # of running it
 
 
 class _Later(Exception):
