@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
@@ -104,14 +105,16 @@ def write_folder(rows: Sequence[Example], task: TaskConfig, folder: Path) -> Non
         if column in first:
             features[column] = {label: datasets.Value("float64") for label in task.labels}
     schema = datasets.Features({column: features[column] for column in first}).arrow_schema
-    batches, every = [], export_rows(rows, task)
-    while batch := list(islice(every, _BATCH)):  # as columns, rows take a fraction of the memory
-        batches.append(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
+    batches, every, state = [], export_rows(rows, task), hashlib.sha256()
+    while part := list(islice(every, _BATCH)):  # as columns, rows take a fraction of the memory
+        batches.append(pyarrow.RecordBatch.from_pylist(part, schema=schema))
+        state.update(batches[-1].serialize())
     table = datasets.table.InMemoryTable(pyarrow.Table.from_batches(batches, schema=schema))
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        datasets.Dataset(table).save_to_disk(str(folder))
+        # The library would make a name for the content from a copy of all of it.
+        datasets.Dataset(table, fingerprint=state.hexdigest()[:16]).save_to_disk(str(folder))
     finally:
         if bars:
             datasets.enable_progress_bars()
