@@ -29,8 +29,8 @@ BEGIN, END = "<!-- files: written by `python docs/hooks.py` -->", "<!-- end of t
 # Every file in the order of reading: what is typed or imported first, then the folders in the order in which a row
 # travels, as in tests/test_layers.py, and what all of them use last.
 FILES = {
-    "": "__init__ __main__ api cli jobs dryrun predict measure table",
-    "config": "schema task_schema rules task template bundled yaml_files hydra_files keys",
+    "": "__init__ __main__ api cli jobs launchers dryrun predict measure table",
+    "config": "schema task_schema rules task template bundled yaml_files hydra_files launcher keys",
     "data": "records overlap gold unlabelled tables words stratified synthetic texts predictions",
     "plm": "chat protocol open pretrained model decode cache triton_attention cuda_graph network pack sampling "
     "rng debias contrast score client abilities server server_scores confidence prompting workers module",
@@ -44,7 +44,7 @@ FILES = {
     "answer_training calibration few_gold evaluator identity migration nearby store result summaries loggers",
     "measures": "rows match store files",
     "report": "page plots cards finished grid differences overview terminal __main__",
-    "support": "doors console progress process files resumable hashes weights lightning surrogates",
+    "support": "doors console progress process gpus files resumable hashes weights lightning surrogates",
     "errors": "",
 }
 # Keys inside keys of the user's own: what stands for those in a heading.
