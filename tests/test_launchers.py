@@ -30,6 +30,7 @@ from zerogen.jobs import run_all
 from zerogen.launchers import Submitted, launch
 from zerogen.runs.result import Failed, Result
 from zerogen.runs.run import Run
+from zerogen.support.process import devices_of
 
 JOBLIB: dict[str, Any] = {"launcher": "joblib", "n_jobs": 2, "verbose": 0, "timeout": None}
 
@@ -275,4 +276,5 @@ def test_a_launcher_of_a_trusted_folder_is_used(tmp_path: Path, monkeypatch: pyt
 def test_a_launcher_is_no_key_of_a_run(tiny_config: Config) -> None:
     assert keys_of(tiny_config) == keys_of(replace(tiny_config, launcher=JOBLIB))
     supervised = replace(tiny_config, setting=SettingConfig("supervised"), launcher=JOBLIB)
-    assert Run(supervised, []).folder() == Run(replace(supervised, launcher={}), []).folder()
+    cpu = devices_of("none")
+    assert Run(supervised, cpu).folder() == Run(replace(supervised, launcher={}), cpu).folder()

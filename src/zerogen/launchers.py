@@ -1,4 +1,4 @@
-"""Run several configurations side by side: by joblib or submitit on this machine, or by submitit on a Slurm cluster."""
+"""Run several configurations side by side: by joblib or submitit here, or by submitit on a Slurm cluster."""
 
 from __future__ import annotations
 

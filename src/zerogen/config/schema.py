@@ -289,7 +289,7 @@ class Config:
     seeds: list[int] | None = None
     """a list of seeds, [0,1,2]: one full run each, and their mean and standard deviation"""
     gpu: Any = "auto"
-    """auto, none, the index of a GPU, or a list of indices: all of them write texts, the first one trains"""
+    """auto (one that no other run has), none, the index of a GPU, or a list of them: all write, the first one trains"""
     processes: int = 1
     """number of processes that write texts side by side on a CPU, each with the whole PLM in memory"""
     data_dir: str | None = None
