@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from zerogen.plm.pretrained import PretrainedCodec
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest
 
 _TRIES = 3
+_LONGEST_ANSWER = 5  # seconds
 _PATIENCE = 30  # seconds without an actor after which the user is told
 
 
@@ -76,6 +79,7 @@ class Actors(PretrainedCodec):
         import ray
 
         self.ray = ray
+        _require_answer(self.engine.address or os.environ.get("RAY_ADDRESS") or "")
         try:
             ray.init(self.engine.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -211,6 +215,17 @@ class Actors(PretrainedCodec):
     def _node_lives(self, actor: Any) -> bool:
         node = self.nodes[actor]
         return any(entry["NodeID"] == node and entry["Alive"] for entry in self.ray.nodes())
+
+
+def _require_answer(address: str) -> None:
+    """Raise `UserError` if nothing answers at HOST:PORT; Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), _LONGEST_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"engine.address={address}: no Ray cluster answers there: {error}") from error
 
 
 def _reason(error: Exception) -> str:
