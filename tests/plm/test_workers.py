@@ -5,10 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -204,8 +206,25 @@ class Several:
         self.plm.release()
 
 
-@pytest.mark.parametrize("parallel", [2, 5])
-def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig, gpt2: Plm, parallel: int) -> None:
+class Ahead(Several):
+    """The same, but takes more chunks as soon as one is given back."""
+
+    ahead = 5
+
+    def write(self, chunks: Iterable[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None) -> Any:
+        upcoming, taken = iter(chunks), dict[str, ChunkOutput]()
+        while True:
+            for chunk in list(islice(upcoming, self.ahead - len(taken)))[::-1]:
+                taken[chunk.name] = next(self.plm.write([chunk], on_row))
+            if not taken:
+                return
+            yield taken.pop(min(taken))
+
+
+@pytest.mark.parametrize(("several", "parallel"), [(Several, 2), (Several, 5), (Ahead, 2)])
+def test_the_dataset_does_not_depend_on_the_number_of_processes(
+    task: TaskConfig, gpt2: Plm, several: type[Several], parallel: int
+) -> None:
     decoding = DecodingConfig(top_p=1.0, batch_size=8, chunk_size=32)
     filters = FilterConfig(min_words=1, patience=64, min_acceptance=0.2)
     task.parse.stop = [StopConfig("e"), StopConfig("i")]  # often: contexts run out first, and come again
@@ -222,7 +241,7 @@ def test_the_dataset_does_not_depend_on_the_number_of_processes(task: TaskConfig
     rows, alone = generated(gpt2, 60)
     assert isinstance(alone.contexts, Contexts)
     assert alone.contexts._exhausted()
-    found, together = generated(Several(gpt2, parallel), 60)
+    found, together = generated(several(gpt2, parallel), 60)
     assert isinstance(together.contexts, Contexts)
     assert found == rows
     for journal, other in ((alone.journal, together.journal), (alone.contexts.journal, together.contexts.journal)):

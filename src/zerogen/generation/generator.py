@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from random import Random
@@ -29,7 +30,7 @@ from zerogen.generation.sources import given_contexts, prompt_warnings
 from zerogen.generation.wording import Wording, draw_wording, longest_wordings
 from zerogen.plm.chat import filled, in_chat
 from zerogen.plm.prompting import prompt_answers
-from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, StreamingWriter, Writer
 from zerogen.support.doors import is_own
 from zerogen.support.progress import Progress
 
@@ -37,10 +38,21 @@ if TYPE_CHECKING:
     from zerogen.generation.weighting import Embeddings
 
 
-# Of chunks that are written at once, the maximum for each that is written in parallel, and beyond that number at all:
-# their requests are in memory.
-_ROUND_LENGTH, _LONGEST_ROUND = 8, 256
 _RECENT = 16  # chunks that tell the acceptance of those that follow
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A chunk that is being written: its rows before the PLM writes them, and what the PLM is asked.
+
+    shown: the demonstrations of each row. cut: number of requests whose context was cut.
+    """
+
+    index: int
+    drafts: Sequence[Example]
+    shown: Sequence[str]
+    requests: Sequence[Request]
+    cut: int
 
 
 class Generator:
@@ -146,8 +158,7 @@ class Generator:
             advance(before := rows_within(quota, accepted))
             while unfilled := [label for label in quota if accepted[label] < quota[label]]:
                 self._check_acceptance(unfilled)
-                missing = {label: quota[label] - accepted[label] for label in unfilled}
-                for chunk in self._write(missing, progress):
+                for chunk in self._write(quota, progress):
                     self.journal.append(chunk)
                     within = rows_within(quota, accepted)
                     advance(within - before)
@@ -252,71 +263,70 @@ class Generator:
         prompt = prompts.pop(draft.label)
         return Request(draft.uid, prompt, prompts), context != (draft.context or "")
 
-    def _chunks_for(self, missing: Mapping[str, int], start: int, parallel: int) -> int:
-        """Return how many chunks from `start` on to write at once.
-
-        At least as many as the writer handles in parallel; more where the acceptance so far says that more are needed,
-        so that none of its processes often waits for the slowest one.
-        """
-        if parallel == 1:  # nothing waits
-            return 1
-        asked: Counter[str] = Counter()
-        accepted: Counter[str] = Counter()
-        for head in self.journal.heads[-_RECENT:]:
-            asked.update(head.asked)
-            accepted.update(head.accepted)
-        requests = max(
-            (count * asked[label] / accepted[label] for label, count in missing.items() if accepted[label]), default=0
-        )
-        chunks, most = parallel, max(parallel, min(_ROUND_LENGTH * parallel, _LONGEST_ROUND))
-        while chunks < most:
-            held = sum(chunk_size(start + place, self.decoding.chunk_size) for place in range(chunks))
-            if held >= requests * len(self.task.labels):
-                break
-            chunks += 1
-        return chunks
-
-    def _write(self, missing: Mapping[str, int], progress: Progress) -> Iterator[Chunk]:
-        """Write some chunks. missing: number of rows by label."""
+    def _write(self, quota: Mapping[str, int], progress: Progress) -> Iterator[Chunk]:
+        """Write some chunks; quota: the number of rows of each label that there are to be."""
         start = len(self.journal.heads)
         if not start:  # otherwise the run that wrote the first chunk has checked the prompts
             self.check()
         if not plm_writes(self.task):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             drafts = self.drafts(start, progress)
-            made = ChunkOutput([], 0, time.perf_counter() - begun)
-            yield self._to_chunk(start, drafts, [""] * len(drafts), [], made, 0, progress)
+            made = ChunkOutput([], 0, time.perf_counter() - started)
+            yield self._to_chunk(_Begun(start, drafts, [""] * len(drafts), [], 0), made, progress)
             return
-        plm = self.plm()
-        stop = start + self._chunks_for(missing, start, plm.parallel)
-        if self.shows:
-            stop = min(stop, end_of_round(start))
-        chunks = [self.drafts(index, progress) for index in range(start, stop)]
-        shown = [self._before(index, drafts) for index, drafts in enumerate(chunks, start)]
-        request_lists = [
-            [self.request(draft, before) for draft, before in zip(drafts, befores, strict=True) if draft.way == PLM]
-            for drafts, befores in zip(chunks, shown, strict=True)
-        ]
-        chunk_requests = [
-            ChunkRequest(
+        plm, waiting = self.plm(), deque[_Begun]()
+        upcoming, total = self._begin(quota, waiting, progress), self._size(start, start + plm.parallel)
+        if isinstance(plm, StreamingWriter):
+            total = max(total, self._wanted(quota))
+        with progress.bar("requests", total, "requests") as advance:
+            if isinstance(plm, StreamingWriter):
+                outputs = plm.write(upcoming, advance)
+            else:
+                outputs = plm.write(list(islice(upcoming, plm.parallel)), advance)
+            for output in outputs:
+                yield self._to_chunk(waiting.popleft(), output, progress)
+
+    def _begin(self, quota: Mapping[str, int], begun: deque[_Begun], progress: Progress) -> Iterator[ChunkRequest]:
+        """Yield the requests of one chunk after the other, until those begun are as many as the quota needs.
+
+        At least as many as the writer handles in parallel. begun: takes the chunks.
+        """
+        start = len(self.journal.heads)
+        end = end_of_round(start) if self.shows else math.inf
+        index, least = start, start + self.plm().parallel
+        while index < end and (index < least or self._size(len(self.journal.heads), index) < self._wanted(quota)):
+            drafts = self.drafts(index, progress)
+            shown = self._before(index, drafts)
+            asked = [
+                self.request(draft, before) for draft, before in zip(drafts, shown, strict=True) if draft.way == PLM
+            ]
+            requests = [request for request, _ in asked]
+            begun.append(_Begun(index, drafts, shown, requests, sum(was_cut for _, was_cut in asked)))
+            yield ChunkRequest(
                 f"texts-{index:06d}",
-                [request for request, _ in requests],
+                requests,
                 [Stop(stop.text, stop.keep) for stop in self.task.parse.stop],
                 self.task.max_new_tokens,
                 derive(self.seed, "texts", index),
                 self.decoding,
                 counters_of(self.task) or DebiasConfig(),
             )
-            for index, requests in enumerate(request_lists, start)
-        ]
-        with progress.bar(
-            "requests of this chunk", sum(len(chunk.requests) for chunk in chunk_requests), "requests"
-        ) as advance:
-            for index, output in enumerate(plm.write(chunk_requests, advance), start):
-                place = index - start
-                cut = sum(was_cut for _, was_cut in request_lists[place])
-                requests = chunk_requests[place].requests
-                yield self._to_chunk(index, chunks[place], shown[place], requests, output, cut, progress)
+            index += 1
+
+    def _size(self, start: int, stop: int) -> int:
+        """Return the number of requests of the chunks from `start` to `stop` (exclusive)."""
+        return sum(chunk_size(index, self.decoding.chunk_size) for index in range(start, stop))
+
+    def _wanted(self, quota: Mapping[str, int]) -> int:
+        """Return how many more requests the quota takes, as far as the acceptance of the last chunks tells."""
+        asked: Counter[str] = Counter()
+        accepted: Counter[str] = Counter()
+        for head in self.journal.heads[-_RECENT:]:
+            asked.update(head.asked)
+            accepted.update(head.accepted)
+        missing = {label: count - self.journal.accepted[label] for label, count in quota.items()}
+        wanted = [count * asked[label] / accepted[label] for label, count in missing.items() if accepted[label]]
+        return math.ceil(max(wanted, default=0) * len(self.task.labels))
 
     def _before(self, index: int, drafts: Sequence[Example]) -> list[str]:
         """Return the demonstrations of a chunk's rows, from unlabelled texts or from the rows of the rounds before."""
@@ -349,25 +359,12 @@ class Generator:
             lines.pop()
         return "".join(lines)
 
-    def _to_chunk(
-        self,
-        index: int,
-        drafts: Sequence[Example],
-        shown: Sequence[str],
-        requests: Sequence[Request],
-        output: ChunkOutput,
-        cut: int,
-        progress: Progress,
-    ) -> Chunk:
-        """Parse and filter what the PLM wrote for a chunk, and what rules made.
-
-        shown: the demonstrations of each row. requests: those of the rows that the PLM wrote. cut: number of requests
-        whose context was cut.
-        """
-        begun, tokens = time.perf_counter(), output.tokens
-        written = iter(zip(requests, output.continuations, strict=True))
+    def _to_chunk(self, begun: _Begun, output: ChunkOutput, progress: Progress) -> Chunk:
+        """Parse and filter what the PLM wrote for a chunk, and what rules made."""
+        started, tokens, drafts = time.perf_counter(), output.tokens, begun.drafts
+        written = iter(zip(begun.requests, output.continuations, strict=True))
         judged: list[tuple[Example, str, str | None]] = []  # row, prompt, reject reason
-        for draft, before in zip(drafts, shown, strict=True):
+        for draft, before in zip(drafts, begun.shown, strict=True):
             if draft.way == PLM:
                 request, continuation = next(written)
                 row, reason = parse_and_filter(draft, continuation, self.task.parse, self.filter, before)
@@ -376,7 +373,7 @@ class Generator:
                 reason = self.filter.reason(draft) if draft.text else "not_constructed"
                 judged.append((draft, _source(draft), reason))
         if self.filters.round_trip is not None:
-            judged, answered = self._round_trip(index, judged, progress)
+            judged, answered = self._round_trip(begun.index, judged, progress)
             tokens += answered
         rows: list[Example] = []
         rejects: dict[str, Counter[str]] = {label: Counter() for label in self.task.labels}
@@ -392,14 +389,14 @@ class Generator:
             if counts[label] <= 2 or (reason is not None and rejects[label][reason] <= 3):
                 samples.append({"prompt": prompt, "label": label, "text": row.text, "reason": reason})
         return Chunk(
-            index,
+            begun.index,
             rows,
             dict(Counter(draft.label for draft in drafts)),
             {label: dict(reasons) for label, reasons in rejects.items()},
             samples,
             tokens,
-            output.seconds + time.perf_counter() - begun,
-            cut,
+            output.seconds + time.perf_counter() - started,
+            begun.cut,
             dict(output.usage),
         )
 

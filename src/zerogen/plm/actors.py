@@ -6,9 +6,11 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
+from heapq import heappop, heappush
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from zerogen.data.records import Continuation
 from zerogen.errors import ServerFailed, UserError
 from zerogen.plm.open import open_plm
 from zerogen.plm.pretrained import PretrainedCodec
-from zerogen.plm.protocol import ChunkOutput, ChunkRequest
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, ahead_of
 
 _TRIES = 3
 _LONGEST_ANSWER = 5  # seconds
@@ -43,11 +45,15 @@ class Actor:
         return output
 
 
-@dataclass
+@dataclass(order=True)
 class _Job:
-    chunk: ChunkRequest
-    on_row: Callable[[int], None]
-    tries: int = 0
+    """A chunk to be written, in the order of urgency."""
+
+    depth: int
+    number: int
+    chunk: ChunkRequest = field(compare=False)
+    on_row: Callable[[int], None] = field(compare=False)
+    tries: int = field(default=0, compare=False)
 
 
 class Actors(PretrainedCodec):
@@ -64,7 +70,8 @@ class Actors(PretrainedCodec):
         self.say: Callable[[str], None] = lambda line: None
         self.tokens = 0
         self.threads = engine.cpus or torch.get_num_threads()
-        self.waiting: deque[_Job] = deque()
+        self.waiting: list[_Job] = []  # a heap
+        self.depth, self.numbers = 0, count()
         self.outputs: dict[str, ChunkOutput] = {}
         self.starting: dict[Any, Any] = {}  # what tells an actor's node, to the actor
         self.busy: dict[Any, tuple[Any, _Job]] = {}  # what tells an output, to the actor and its chunk
@@ -97,6 +104,7 @@ class Actors(PretrainedCodec):
                 "as many as one of its nodes has"
             )
         self.parallel = self.engine.workers or room
+        self.ahead = ahead_of(self.parallel)
 
     def __enter__(self) -> Actors:
         return self
@@ -105,19 +113,29 @@ class Actors(PretrainedCodec):
         self.ray.shutdown()  # which ends the actors of this process
 
     def write(
-        self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+        self, chunks: Iterable[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
     ) -> Iterator[ChunkOutput]:
         """Yield the output for each chunk, in their order. Raises `ServerFailed` when no actor can be had."""
-        # Before what is waiting: the caller may be in the middle of that, and needs these first.
-        self.waiting.extendleft(_Job(chunk, on_row) for chunk in reversed(chunks))
         while len(self.starting) + len(self.busy) + len(self.idle) < self.parallel:
             self._start()
-        for chunk in chunks:
-            while chunk.name not in self.outputs:
-                self._step()
-            output = self.outputs.pop(chunk.name)
-            self.tokens += output.tokens
-            yield replace(output, seconds=round(output.seconds / self.parallel, 3))
+        upcoming = iter(chunks)
+        taken: deque[str] = deque()
+        # The caller may be in the middle of other chunks, and needs these first.
+        self.depth += 1
+        try:
+            while True:
+                for chunk in islice(upcoming, self.ahead - len(taken)):
+                    taken.append(chunk.name)
+                    heappush(self.waiting, _Job(-self.depth, next(self.numbers), chunk, on_row))
+                if not taken:
+                    return
+                while taken[0] not in self.outputs:
+                    self._step()
+                output = self.outputs.pop(taken.popleft())
+                self.tokens += output.tokens
+                yield replace(output, seconds=round(output.seconds / self.parallel, 3))
+        finally:
+            self.depth -= 1
 
     def report_to(self, say: Callable[[str], None]) -> None:
         """Call `say` with a line whenever a chunk or the cluster fails."""
@@ -134,7 +152,7 @@ class Actors(PretrainedCodec):
     def _step(self) -> None:
         """Give chunks to idle actors, and wait for the next event of the cluster."""
         while self.idle and self.waiting:
-            actor, job = self.idle.pop(), self.waiting.popleft()
+            actor, job = self.idle.pop(), heappop(self.waiting)
             self.busy[actor.write.remote(job.chunk)] = actor, job
         ready, _ = self.ray.wait([*self.busy, *self.starting], timeout=1)
         if self.busy or self.idle or ready:
@@ -176,7 +194,7 @@ class Actors(PretrainedCodec):
             if self._node_lives(actor):
                 self._retry(job, _reason(error))
             else:
-                self.waiting.appendleft(job)
+                heappush(self.waiting, job)
                 self.say(f"engine=ray: a node was lost, chunk {job.chunk.name} is written again")
             self._lose(actor, error)
             return
@@ -202,7 +220,7 @@ class Actors(PretrainedCodec):
         name = job.chunk.name
         if job.tries < _TRIES:
             self.say(f"engine=ray: chunk {name} failed and is written again: {reason}")
-            self.waiting.appendleft(job)
+            heappush(self.waiting, job)
             return
         self.bad += 1
         if self.bad > 1:  # it is not the chunk

@@ -134,6 +134,21 @@ class Writer(Protocol):
 
 
 @runtime_checkable
+class StreamingWriter(Writer, Protocol):
+    """A writer that takes chunks while it writes others, so that none of its processes waits for the slowest.
+
+    ahead: maximum number of chunks that it has taken and not given back.
+    """
+
+    ahead: int
+
+    def write(
+        self, chunks: Iterable[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+    ) -> Iterator[ChunkOutput]:
+        """Yield the output for each chunk, in their order; see `Writer`."""
+
+
+@runtime_checkable
 class Scorer(Writer, Protocol):
     """A writer that also gives the log-probability of any text, which PROMPTING and the confidence in labels need."""
 
@@ -219,6 +234,14 @@ class Codec:
         """Return the text of token ids, without special tokens."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+_AHEAD = 8  # chunks for each process
+
+
+def ahead_of(parallel: int) -> int:
+    """Return how many chunks a number of processes takes ahead, so that a slow one seldom lets the others wait."""
+    return _AHEAD * parallel
 
 
 def longest_row(config: Any) -> int:

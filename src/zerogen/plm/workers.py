@@ -14,10 +14,12 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from zerogen.data.records import Continuation, Request, Stop
 from zerogen.errors import ChildFailed
 from zerogen.plm.open import open_plm
 from zerogen.plm.pretrained import PretrainedCodec, precision
-from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer
+from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer, ahead_of
 from zerogen.support.console import reporting_errors
 from zerogen.support.files import write_whole
 from zerogen.support.lightning import quiet_lightning
@@ -162,34 +164,42 @@ class FolderWriter(PretrainedCodec):
     def __init__(self, config: PlmConfig, parallel: int, todo: Path, folder: Path) -> None:
         super().__init__(config)
         self.config, self.parallel, self.todo, self.folder = config, parallel, todo, folder
-        self.tokens = 0
+        self.ahead, self.tokens = ahead_of(parallel), 0
 
     def write(
-        self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
+        self, chunks: Iterable[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
     ) -> Iterator[ChunkOutput]:
         """Yield the output for each chunk, in their order. Raises `ChildFailed` when a process ends early."""
-        missing = [chunk for chunk in chunks if not (self.folder / f"{chunk.name}.done").exists()]
-        if missing:
-            self.start()
-        for chunk in missing:
-            Order(chunk, self.config, self.folder).put(self.todo)
+        upcoming = iter(chunks)
+        taken: deque[ChunkRequest] = deque()
         seen: set[str] = set()
-        for chunk in chunks:
-            done = self.folder / f"{chunk.name}.done"
+        while True:
+            for chunk in islice(upcoming, self.ahead - len(taken)):
+                taken.append(chunk)
+                if not self._done(chunk).exists():
+                    self.start()
+                    Order(chunk, self.config, self.folder).put(self.todo)
+            if not taken:
+                return
+            chunk, done = taken[0], self._done(taken[0])
             while not done.exists():
                 self.check()
                 time.sleep(_POLL)
-                for other in chunks:
-                    if other.name not in seen and (self.folder / f"{other.name}.done").exists():
+                for other in taken:
+                    if other.name not in seen and self._done(other).exists():
                         seen.add(other.name)
                         on_row(len(other.requests))
             if chunk.name not in seen:
-                seen.add(chunk.name)
                 on_row(len(chunk.requests))
+            seen.discard(chunk.name)
+            taken.popleft()
             output = _output(done)
             self.tokens += output.tokens
             yield replace(output, seconds=round(output.seconds / self.parallel, 3))
             done.unlink()
+
+    def _done(self, chunk: ChunkRequest) -> Path:
+        return self.folder / f"{chunk.name}.done"
 
     def start(self) -> None:
         """Start what writes, if it does not run yet."""
