@@ -190,7 +190,7 @@ def test_every_job_is_composed_before_the_launcher_starts_one(monkeypatch: pytes
     assert all(config.launcher["launcher"] == "joblib" and config.launcher["n_jobs"] == 3 for config in configs)
     (alone,) = compose(monkeypatch, "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpus", "output_dir=out")
     assert (alone.launcher["launcher"], alone.launcher["partition"]) == ("submitit_slurm", "gpus")
-    assert alone.launcher["submitit_folder"] == "out/.submitit/%j"
+    assert re.fullmatch(r"out/\.submitit/[\d-]+-%j", alone.launcher["submitit_folder"])
     (named,) = compose(monkeypatch, "hydra/launcher=submitit_local", "hydra.launcher.submitit_folder=logs/%j")
     assert named.launcher["submitit_folder"] == "logs/%j"
     assert [config.launcher for config in compose(monkeypatch, "-m", "n=10,20")] == [{}, {}]

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import textwrap
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
@@ -159,11 +160,13 @@ def compose() -> list[Config]:
                 raise
             given = ", ".join(argument for argument in sys.argv[1:] if "=" in argument)
             raise UserError(f"one of {given}: sets a key inside one that is null (has no value to change)") from error
-    configs = [typed(*one) for one in composed]
+    configs, started = [typed(*one) for one in composed], time.strftime("%Y-%m-%d-%H-%M-%S")
     for config in configs:
         config.launcher = launcher
         if str(launcher.get("submitit_folder")).startswith(scratch):  # where nothing else is said
-            config.launcher = launcher | {"submitit_folder": f"{config.output_dir}/.submitit/%j"}
+            # Not that of an earlier command: the number of a process, which is a local job's, may come again.
+            logs = f"{config.output_dir}/.submitit/{started}-%j"
+            config.launcher = launcher | {"submitit_folder": logs}
     return configs
 
 

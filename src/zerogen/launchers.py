@@ -77,6 +77,9 @@ def _by_joblib(configs: Sequence[Config], console: Console) -> Iterator[Result |
         printing.start()
         try:
             return job.result()
+        except Stopped as stopped:  # joblib runs a single job at a time in this thread
+            end([job], stopped.number)
+            raise
         except ChildFailed as failure:
             if config.on_error == "stop" or failure.exitcode in STOPPED:
                 raise
@@ -115,10 +118,12 @@ def _say(console: Console, text: str) -> None:
 
 def _print_lines(reader: Connection, prefix: str, console: Console) -> None:
     """Print what a job prints, line by line, until it ends."""
-    with open(reader.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
-        for line in lines:
-            _say(console, prefix + line.rstrip("\n"))
-    reader.close()
+    try:
+        with open(reader.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
+            for line in lines:
+                _say(console, prefix + line.rstrip("\n"))
+    finally:  # also where nobody reads what is printed here: the job must not wait for that
+        reader.close()
 
 
 def _by_submitit(configs: Sequence[Config], console: Console) -> Iterator[Result | Failed]:
@@ -215,6 +220,10 @@ def _cancel(jobs: Sequence[Any], name: str) -> None:
                 os.kill(int(job.job_id), signal.SIGTERM)
         if left:
             time.sleep(1)
+    for job in jobs:
+        if not job.done():
+            with suppress(ProcessLookupError):
+                os.kill(int(job.job_id), signal.SIGKILL)
 
 
 def _outcome(job: Any, config: Config) -> Result | Failed:

@@ -36,7 +36,9 @@ from rich.console import Console
 
 from zerogen.jobs import run_one
 from zerogen.support.console import reporting_errors
+from zerogen.support.process import stop_on_signals
 
+stop_on_signals()
 with reporting_errors():
     run_one(pickle.loads(Path(sys.argv[1]).read_bytes()), Console(width=200))
 """
@@ -212,6 +214,17 @@ def test_rows_are_those_of_one_process_also_where_a_process_or_a_node_is_lost(
     said = end(run)  # the other node goes on alone
     assert "written again" in said, said
     check(tmp_path / "node", alone)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_run(cluster: Cluster, config: Config, tmp_path: Path, number: signal.Signals) -> None:
+    run = begin(on(replace(config, n=2000), cluster, tmp_path / "run"), tmp_path / "run.pickle")
+    wait(lambda: list((tmp_path / "run").glob("toy/pool_*/texts.jsonl")))
+    run.send_signal(number)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 128 + number, said
+    assert "run the same command again to go on" in said
 
 
 WRITE = """

@@ -6,12 +6,18 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from zerogen.data.synthetic import write_jsonl
+from tests.plm.test_workers import chunks
+from zerogen.config.schema import EngineConfig, PlmConfig
+from zerogen.data.records import Request
+from zerogen.errors import ChildFailed, UserError
+from zerogen.plm.nodes import Nodes, rank_of
+from zerogen.plm.workers import GeneratorModule, Order
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -35,6 +41,39 @@ def command(tmp_path: Path, tiny_causal: Path) -> list[str]:
     words = ["--config-dir", "conf", "task=toy", f"plm.model={tiny_causal}", "plm.name=tiny", "tam=minilm", "n=120"]
     words += ["train=false", "gpu=none", "filter.min_words=1", "filter.min_acceptance=0", "confidence.rows=0"]
     return ["-m", "zerogen", *words, "decoding.chunk_size=64"]
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 4), (3, 4)])
+def test_torchrun_counts_where_slurm_has_started_it(rank: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = {"NTASKS": "2", "NTASKS_PER_NODE": "1", "PROCID": "0", "JOB_ID": "7", "JOB_NAME": "train"}
+    torch = {"TORCHELASTIC_RUN_ID": "x", "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**{f"SLURM_{name}": value for name, value in slurm.items()}, **torch}.items():
+        monkeypatch.setenv(name, value)
+    assert rank_of(EngineConfig("lightning", nodes=2)) == (rank, size)
+    with pytest.raises(UserError, match=r"engine.nodes=4: 4 processes were started, 2 on each node"):
+        rank_of(EngineConfig("lightning", nodes=4))
+
+
+def test_a_chunk_that_cannot_be_written_ends_its_run_and_not_the_group(tiny_causal: Path, tmp_path: Path) -> None:
+    good, bad = PlmConfig("tiny", str(tiny_causal), dtype="float32"), PlmConfig("tiny", str(tmp_path), dtype="float32")
+    group = tmp_path / "group"
+    group.mkdir()
+    module, (chunk,) = GeneratorModule(survives=True), chunks(1)
+    with Nodes(good, EngineConfig("lightning", folder=str(group)), 1, tmp_path / "works") as writer:
+        writer.start()
+        module.predict_step(Order(chunk, bad, writer.folder), 0)
+        with pytest.raises(UserError, match="plm.model"):
+            writer.check()
+        long = replace(chunk, requests=[Request("long", "x" * 10_000)])
+        module.predict_step(Order(long, good, writer.folder), 0)
+        with pytest.raises(ChildFailed) as failed:
+            writer.check()
+        assert failed.value.reason
+        writer.check()
+        module.predict_step(Order(chunk, good, writer.folder), 0)
+        assert len(list(writer.write([chunk]))) == 1
+        module.predict_step(Order(chunk, good, tmp_path / "deleted"), 0)  # nobody waits for it
+    assert not (tmp_path / "works").exists() and not (tmp_path / "deleted").exists()
 
 
 def nodes(command: list[str], folder: Path, *more: str) -> list[subprocess.Popen[str]]:
@@ -88,7 +127,6 @@ def test_rows_are_those_of_one_process(command: list[str], tmp_path: Path, seeds
 
 @pytest.mark.long
 def test_a_run_goes_on_after_the_second_node_was_killed(command: list[str], tmp_path: Path) -> None:
-    write_jsonl([], tmp_path / "empty.jsonl")
     subprocess.run([sys.executable, *command, "output_dir=alone"], cwd=tmp_path, check=True)
     started = nodes(command, tmp_path, "output_dir=together")
     limit = time.monotonic() + 120

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heappop, heappush
@@ -69,7 +72,6 @@ class Actors(PretrainedCodec):
         self.config, self.engine = config, engine
         self.say: Callable[[str], None] = lambda line: None
         self.tokens = 0
-        self.threads = engine.cpus or torch.get_num_threads()
         self.waiting: list[_Job] = []  # a heap
         self.depth, self.numbers = 0, count()
         self.outputs: dict[str, ChunkOutput] = {}
@@ -88,20 +90,24 @@ class Actors(PretrainedCodec):
         self.ray = ray
         _require_answer(self.engine.address or os.environ.get("RAY_ADDRESS") or "")
         try:
-            ray.init(self.engine.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+            with _own_signals():
+                ray.init(self.engine.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"engine.address={self.engine.address}: no Ray cluster answers there: {reason}") from error
-        there = ray.cluster_resources()
-        self.cuda = gpu != "none" and there.get("GPU", 0) >= 1
-        room = int(there.get("CPU", 0)) // self.threads
+        self.cuda = gpu != "none" and ray.cluster_resources().get("GPU", 0) >= 1
+        # On a GPU, a PLM hardly needs a processor.
+        self.threads = self.engine.cpus or (1 if self.cuda else torch.get_num_threads())
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        rooms = [int(node.get("CPU", 0)) // self.threads for node in nodes]
         if self.cuda:
-            room = min(room, int(there["GPU"]))
+            rooms = [min(room, int(node.get("GPU", 0))) for room, node in zip(rooms, nodes, strict=True)]
+        room = sum(rooms)
         if not room:
             ray.shutdown()
+            most = max(int(node.get("CPU", 0)) for node in nodes)
             raise UserError(
-                f"engine.cpus={self.threads}: the Ray cluster has {int(there.get('CPU', 0))} cores in all; allowed are "
-                "as many as one of its nodes has"
+                f"engine.cpus={self.threads}: no node of the Ray cluster has as many cores; allowed are up to {most}"
             )
         self.parallel = self.engine.workers or room
         self.ahead = ahead_of(self.parallel)
@@ -233,6 +239,19 @@ class Actors(PretrainedCodec):
     def _node_lives(self, actor: Any) -> bool:
         node = self.nodes[actor]
         return any(entry["NodeID"] == node and entry["Alive"] for entry in self.ray.nodes())
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _require_answer(address: str) -> None:

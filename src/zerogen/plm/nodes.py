@@ -6,6 +6,7 @@ meet in a folder of `output_dir`, which all of them must see.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -13,7 +14,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from zerogen.config.schema import Config, EngineConfig, PlmConfig
 from zerogen.errors import ChildFailed, UserError
-from zerogen.plm.workers import FolderWriter, GeneratorModule, Inbox, Order, predict
+from zerogen.plm.workers import FAILED, FolderWriter, GeneratorModule, Inbox, Order, predict
 from zerogen.support.console import reporting_errors
 from zerogen.support.files import LOCK
 from zerogen.support.lightning import quiet_lightning
@@ -38,7 +39,7 @@ def rank_of(engine: EngineConfig) -> tuple[int, int]:
     where = f"engine=lightning engine.nodes={engine.nodes}"
     try:
         with quiet_lightning():
-            kinds: list[Any] = [environments.SLURMEnvironment, environments.TorchElasticEnvironment]  # type: ignore[attr-defined]
+            kinds: list[Any] = [environments.TorchElasticEnvironment, environments.SLURMEnvironment]  # type: ignore[attr-defined]
             found = [kind() for kind in kinds if kind.detect()]
     except RuntimeError as error:  # Lightning's advice about the variables of srun
         raise UserError(f"{where}: {error}") from error
@@ -48,8 +49,9 @@ def rank_of(engine: EngineConfig) -> tuple[int, int]:
             "engine=local, where processes=N or gpu=[0,1] takes more than one"
         )
     rank, size = found[0].global_rank(), found[0].world_size()
-    if size % engine.nodes:
-        raise UserError(f"{where}: {size} processes were started, which are not as many on each node")
+    each = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or str(size // engine.nodes)
+    if each.isdigit() and int(each) * engine.nodes != size:
+        raise UserError(f"{where}: {size} processes were started, {each} on each node")
     return rank, size
 
 
@@ -70,7 +72,7 @@ def serve(config: Config, size: int, folder: Path = Path(), parent: int | None =
     """
     cuda = config.gpu != "none" and torch.cuda.is_available()
     predict(
-        GeneratorModule(),
+        GeneratorModule(survives=True),
         _Group(folder, parent),
         accelerator="gpu" if cuda else "cpu",
         devices=size // config.engine.nodes,
@@ -80,48 +82,65 @@ def serve(config: Config, size: int, folder: Path = Path(), parent: int | None =
 
 
 def _serve_first(config: Config, size: int, folder: Path, parent: int) -> None:
-    with reporting_errors():
-        serve(config, size, folder, parent)
+    try:
+        with reporting_errors():
+            serve(config, size, folder, parent)
+    finally:
+        if not (folder / "closed").exists():  # nobody else may be left to do it
+            _remove(folder)
 
 
 @contextmanager
 def gathered(config: Config, size: int) -> Iterator[EngineConfig]:
     """Yield, in the first process, the engine with the folder from which the group takes chunks until the block ends.
 
-    A process of the group that ends early removes the folder.
+    Where its child ends early, the folder is removed; other processes are for torchrun or srun to watch.
     """
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     _remove_stale(output)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=output)).absolute()
-    lock = FileLock(folder / LOCK)
-    lock.acquire()
+    # It has its name once it is locked: what is not locked is stale.
+    scratch = Path(tempfile.mkdtemp(prefix=".", suffix=_PREFIX, dir=output)).absolute()
+    folder, lock = scratch.with_name(f"{_PREFIX}{scratch.name}"), FileLock(scratch / LOCK)
     process = multiprocessing.get_context("spawn").Process(
         target=_serve_first, args=(config, size, folder, os.getpid()), daemon=True
     )
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child too; this process ends it
     try:
-        process.start()
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-    def watch() -> None:
-        process.join()
-        if not (folder / "closed").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+        lock.acquire()
+        scratch.rename(folder)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child too; this process ends it
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        watcher = threading.Thread(target=_watch, args=(process, folder), daemon=True)
+        watcher.start()
         yield replace(config.engine, folder=str(folder))
         Inbox(folder).close()
         watcher.join()
     finally:
-        process.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+        if process.pid is not None:
+            process.kill()
         lock.release()
-        if not any(output.iterdir()):
+        _remove(scratch)
+        _remove(folder)
+        with suppress(OSError):  # there is something in it, or it is gone
             output.rmdir()
+
+
+def _watch(process: Any, folder: Path) -> None:
+    """Remove the folder of a group whose first process ends before the folder is closed."""
+    process.join()
+    if not (folder / "closed").exists():
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a group, also where files of it are open on another machine: no process finds it then."""
+    gone = folder.with_name(f".gone-{folder.name}")
+    with suppress(OSError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _remove_stale(output: Path) -> None:
@@ -132,8 +151,8 @@ def _remove_stale(output: Path) -> None:
             lock.acquire(timeout=0)
         except (Timeout, OSError):
             continue
-        shutil.rmtree(folder, ignore_errors=True)
         lock.release()
+        _remove(folder)
 
 
 class Nodes(FolderWriter):
@@ -144,20 +163,36 @@ class Nodes(FolderWriter):
 
     def __init__(self, config: PlmConfig, engine: EngineConfig, size: int, folder: Path) -> None:
         super().__init__(config, size, Path(engine.folder), folder)
+        self.started = False
 
     def __enter__(self) -> Nodes:
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        for path in self.todo.glob(f"*-{os.getpid()}.todo"):
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._clear()
+        self.leave(finished=kind is None)
+
+    def _clear(self) -> None:
+        """Take back the chunks that no process has taken, of this run or one before."""
+        for path in self.todo.glob("*.todo"):
             path.unlink(missing_ok=True)
-        self.leave()
 
     def start(self) -> None:
-        """Make the folder of outputs."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder of outputs; take back what is left of a run that was killed."""
+        if not self.started:
+            self._clear()
+            for path in self.folder.glob(f"*{FAILED}"):
+                path.unlink()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.started = True
 
     def check(self) -> None:
-        """Raise `ChildFailed` when the folder of the group is gone."""
+        """Raise what a process has left a note of, or `ChildFailed` when the folder of the group is gone."""
+        for path in self.folder.glob(f"*{FAILED}"):
+            note = json.loads(path.read_text(encoding="utf-8"))
+            path.unlink()
+            if note["user"]:
+                raise UserError(note["reason"])
+            raise ChildFailed(0, "a process that writes texts", note["reason"])
         if not self.todo.is_dir():
             raise ChildFailed(0, "a process that writes texts")

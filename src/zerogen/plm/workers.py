@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -29,16 +29,17 @@ import torch
 from zerogen.config.schema import DecodingConfig, PlmConfig
 from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.data.records import Continuation, Request, Stop
-from zerogen.errors import ChildFailed
+from zerogen.errors import ChildFailed, UserError
 from zerogen.plm.open import open_plm
 from zerogen.plm.pretrained import PretrainedCodec, precision
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer, ahead_of
-from zerogen.support.console import reporting_errors
+from zerogen.support.console import describe, reporting_errors
 from zerogen.support.files import write_whole
 from zerogen.support.lightning import quiet_lightning
 from zerogen.support.process import starting_crowds
 from zerogen.support.weights import has_amx
 
+FAILED = ".failed"
 _POLL = 0.05  # seconds between two looks at the folder
 
 
@@ -70,12 +71,13 @@ class GeneratorModule(pl.LightningModule):
     """Writes the chunks of a folder: `Trainer.predict(GeneratorModule(), Inbox(folder), return_predictions=False)`.
 
     Every process of the trainer opens the PLM on its own device and takes chunks from the same folder.
-    threads: of torch in each process, on a CPU; None leaves them as they are.
+    threads: of torch in each process, on a CPU; None leaves them as they are. survives: whether the process goes on
+        after a chunk that could not be written, of which it leaves a note, `NAME.failed`, in place of the output.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, survives: bool = False) -> None:
         super().__init__()
-        self.threads = threads
+        self.threads, self.survives = threads, survives
         self.plm: Writer | None = None
         self.opened: PlmConfig | None = None
 
@@ -86,6 +88,16 @@ class GeneratorModule(pl.LightningModule):
 
     def predict_step(self, order: Order, batch_idx: int) -> None:
         """Write a chunk of requests and put the output into its folder."""
+        try:
+            self._write(order)
+        except Exception as error:
+            if not self.survives:
+                raise
+            note = {"reason": describe(error), "user": isinstance(error, UserError)}
+            with suppress(FileNotFoundError):  # nobody waits for it any more
+                write_whole(json.dumps(note), order.folder / f"{order.chunk.name}{FAILED}")
+
+    def _write(self, order: Order) -> None:
         if self.plm is None or self.opened != order.plm:
             self.plm = None  # of two PLMs only one need be in memory
             self.plm, self.opened = open_plm(order.plm, self.device), order.plm
@@ -172,7 +184,7 @@ class FolderWriter(PretrainedCodec):
         """Yield the output for each chunk, in their order. Raises `ChildFailed` when a process ends early."""
         upcoming = iter(chunks)
         taken: deque[ChunkRequest] = deque()
-        seen: set[str] = set()
+        seen: set[str] = set()  # names of the files of outputs that were counted
         while True:
             for chunk in islice(upcoming, self.ahead - len(taken)):
                 taken.append(chunk)
@@ -185,13 +197,14 @@ class FolderWriter(PretrainedCodec):
             while not done.exists():
                 self.check()
                 time.sleep(_POLL)
+                there = {entry.name for entry in os.scandir(self.folder)} - seen if self.folder.is_dir() else set()
                 for other in taken:
-                    if other.name not in seen and self._done(other).exists():
-                        seen.add(other.name)
+                    if self._done(other).name in there:
+                        seen.add(self._done(other).name)
                         on_row(len(other.requests))
-            if chunk.name not in seen:
+            if done.name not in seen:
                 on_row(len(chunk.requests))
-            seen.discard(chunk.name)
+            seen.discard(done.name)
             taken.popleft()
             output = _output(done)
             self.tokens += output.tokens
@@ -213,9 +226,11 @@ class FolderWriter(PretrainedCodec):
     def release(self) -> None:
         """Do nothing: each process may be in the middle of a chunk."""
 
-    def leave(self) -> None:
-        """Remove the folder of outputs if it holds none."""
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+    def leave(self, finished: bool) -> None:
+        """Remove the folder of outputs if the work is finished, or if it holds none."""
+        if finished:  # a run that was killed may have left some that are in the pool already
+            shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
             self.folder.rmdir()
 
 
@@ -242,7 +257,7 @@ class Workers(FolderWriter):
         for process in self.processes:
             process.join()
         shutil.rmtree(self.todo, ignore_errors=True)
-        self.leave()
+        self.leave(finished=kind is None)
 
     def start(self) -> None:
         """Start a process per device."""
