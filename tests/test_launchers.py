@@ -161,7 +161,7 @@ def test_a_command_whose_jobs_fail_ends_with_one(tmp_path: Path) -> None:
     done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "2. failed: setting=zerogen task=rotten_tomatoes seed=42: b.csv: there is no such file" in done.stdout
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.long

@@ -207,10 +207,9 @@ def test_rows_are_those_of_one_process_also_where_a_process_or_a_node_is_lost(
 
     run = begin(on(config, cluster, tmp_path / "node"), tmp_path / "node.pickle")
     actor = stop_an_actor(cluster, tmp_path / "node")
-    for raylet in cluster.processes("raylet"):
-        raylet.kill()
-    with suppress(psutil.NoSuchProcess):  # which may have ended with its raylet
-        actor.kill()
+    for process in [*cluster.processes("raylet"), actor]:
+        with suppress(psutil.NoSuchProcess):  # which may have ended with its raylet
+            process.kill()
     said = end(run)  # the other node goes on alone
     assert "written again" in said, said
     check(tmp_path / "node", alone)

@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.plm.test_workers import chunks
@@ -123,22 +122,6 @@ def test_rows_are_those_of_one_process(command: list[str], tmp_path: Path, seeds
 
     first, _ = end(nodes(command, tmp_path, *words, "output_dir=together"))  # nothing to do: none waits
     assert "already there" in first
-
-
-@pytest.mark.long
-def test_a_run_goes_on_after_the_second_node_was_killed(command: list[str], tmp_path: Path) -> None:
-    subprocess.run([sys.executable, *command, "output_dir=alone"], cwd=tmp_path, check=True)
-    started = nodes(command, tmp_path, "output_dir=together")
-    limit = time.monotonic() + 120
-    while not list((tmp_path / "together").glob("toy/pool_*/contexts.jsonl")) and time.monotonic() < limit:
-        time.sleep(0.02)
-    for process in psutil.Process(started[1].pid).children(recursive=True):
-        process.kill()
-    end(started, code=1)
-    assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or ())]
-    end(nodes(command, tmp_path, "output_dir=together"))
-    assert files(tmp_path / "together") == files(tmp_path / "alone")
-    assert not list((tmp_path / "together").glob(".nodes-*"))
 
 
 @pytest.mark.long

@@ -168,9 +168,9 @@ class Nodes(FolderWriter):
     def __enter__(self) -> Nodes:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._clear()
-        self.leave(finished=kind is None)
+        self.leave()
 
     def _clear(self) -> None:
         """Take back the chunks that no process has taken, of this run or one before."""

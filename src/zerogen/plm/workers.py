@@ -226,10 +226,8 @@ class FolderWriter(PretrainedCodec):
     def release(self) -> None:
         """Do nothing: each process may be in the middle of a chunk."""
 
-    def leave(self, finished: bool) -> None:
-        """Remove the folder of outputs if the work is finished, or if it holds none."""
-        if finished:  # a run that was killed may have left some that are in the pool already
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def leave(self) -> None:
+        """Remove the folder of outputs if it holds none; another run with this pool may be writing there by now."""
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -257,7 +255,7 @@ class Workers(FolderWriter):
         for process in self.processes:
             process.join()
         shutil.rmtree(self.todo, ignore_errors=True)
-        self.leave(finished=kind is None)
+        self.leave()
 
     def start(self) -> None:
         """Start a process per device."""
