@@ -150,8 +150,7 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
     Remove a folder that was created for the lock if it holds nothing else at the end. Raises `FileNotFoundError` if it
     was deleted meanwhile, and with it what the block has written before.
     """
-    new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = _acquire(folder, progress)
+    lock, new_folders = _acquire(folder, progress)
     try:
         remove_scratch(folder)
         held = _inode(folder / LOCK)
@@ -180,14 +179,16 @@ def _inode(path: Path) -> int | None:
     return path.stat().st_ino if path.exists() else None
 
 
-def _acquire(folder: Path, progress: Progress) -> FileLock:
+def _acquire(folder: Path, progress: Progress) -> tuple[FileLock, list[Path]]:
+    """Return the lock, and the folders that were created for it."""
     from filelock import FileLock, Timeout
 
     lock, waiting = FileLock(folder / LOCK), False
     while True:
+        new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            return lock.acquire(timeout=-1 if waiting else 0).lock
+            return lock.acquire(timeout=-1 if waiting else 0).lock, new_folders
         except Timeout:
             progress.say(f"waiting for another run that writes {folder}")
             waiting = True
