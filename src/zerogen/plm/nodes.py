@@ -86,8 +86,7 @@ def _serve_first(config: Config, size: int, folder: Path, parent: int) -> None:
         with reporting_errors():
             serve(config, size, folder, parent)
     finally:
-        if not (folder / "closed").exists():  # nobody else may be left to do it
-            _remove(folder)
+        _remove_unless_closed(folder)  # the process that started this one may have been killed
 
 
 @contextmanager
@@ -129,8 +128,12 @@ def gathered(config: Config, size: int) -> Iterator[EngineConfig]:
 
 
 def _watch(process: Any, folder: Path) -> None:
-    """Remove the folder of a group whose first process ends before the folder is closed."""
     process.join()
+    _remove_unless_closed(folder)
+
+
+def _remove_unless_closed(folder: Path) -> None:
+    """Remove the folder of a group whose first process has ended too early: nobody writes its chunks any more."""
     if not (folder / "closed").exists():
         _remove(folder)
 

@@ -34,7 +34,7 @@ from zerogen.plm.open import open_plm
 from zerogen.plm.pretrained import PretrainedCodec, precision
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest, Writer, ahead_of
 from zerogen.support.console import describe, reporting_errors
-from zerogen.support.files import write_whole
+from zerogen.support.files import is_running, write_whole
 from zerogen.support.lightning import quiet_lightning
 from zerogen.support.process import starting_crowds
 from zerogen.support.weights import has_amx
@@ -262,7 +262,7 @@ class Workers(FolderWriter):
         if self.processes:
             return
         for stale in self.folder.glob("of-*"):  # of runs that were killed
-            if not _alive(int(stale.name.removeprefix("of-"))):
+            if not is_running(int(stale.name.removeprefix("of-"))):
                 shutil.rmtree(stale, ignore_errors=True)
         self.todo.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
@@ -299,16 +299,6 @@ def threads_each(config: PlmConfig, devices: Sequence[torch.device]) -> int:
     if precision(config.dtype, devices[0]) == torch.bfloat16 and has_amx(devices[0]):
         return threads
     return max(1, threads // len(devices))
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _serve(device: torch.device, inbox: Inbox, threads: int) -> None:

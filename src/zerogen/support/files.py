@@ -73,11 +73,12 @@ def remove_scratch(folder: Path) -> None:
     """Remove what processes that are no more were writing in a folder and those below."""
     for path in folder.rglob("*.part"):
         match = re.search(r"\.(\d+)\.part$", path.name)
-        if match and not _runs(int(match[1])):
+        if match and not is_running(int(match[1])):
             path.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Tell whether a process of this machine, given by its number, has not ended."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
