@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.plm.test_workers import chunks
@@ -16,7 +17,7 @@ from zerogen.config.schema import EngineConfig, PlmConfig
 from zerogen.data.records import Request
 from zerogen.errors import ChildFailed, UserError
 from zerogen.plm.nodes import Nodes, rank_of
-from zerogen.plm.workers import GeneratorModule, Order
+from zerogen.plm.workers import HELD, GeneratorModule, Order
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -136,6 +137,32 @@ def test_a_signal_stops_all(command: list[str], tmp_path: Path) -> None:
     first, _ = end(started, code=1)
     assert time.monotonic() - asked < 30  # torchrun waits for its processes
     assert "run the same command again to go on" in first
+
+
+@pytest.mark.long
+def test_a_node_that_is_lost_with_a_chunk_costs_no_row(command: list[str], tmp_path: Path) -> None:
+    subprocess.run([sys.executable, *command, "output_dir=alone"], cwd=tmp_path, check=True)
+    first, second = nodes(command, tmp_path, "output_dir=together")
+    try:
+        lost = psutil.Process(second.pid)
+        limit = time.monotonic() + 120
+        while time.monotonic() < limit:
+            of_second = [lost, *lost.children(recursive=True)]
+            held = [path.name for path in (tmp_path / "together").glob(f".nodes-*/*{HELD}*")]
+            if any(name.endswith(f"-{process.pid}") for process in of_second for name in held):
+                break
+        for process in of_second:
+            process.kill()
+        (run,) = psutil.Process(first.pid).children()
+        run.wait(timeout=300)
+        first.kill()  # torchrun itself waits five minutes for the other one
+        said, _ = first.communicate(timeout=60)
+        assert files(tmp_path / "together") == files(tmp_path / "alone"), said
+        assert said.count("shows no sign of life: another one writes its chunk") == 1, said
+        assert not list((tmp_path / "together").glob(".*nodes-*")) and not list(tmp_path.rglob("works"))
+    finally:
+        first.kill()
+        second.kill()
 
 
 @pytest.mark.parametrize(

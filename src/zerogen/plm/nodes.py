@@ -13,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +26,14 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from zerogen.config.schema import Config, EngineConfig, PlmConfig
 from zerogen.errors import ChildFailed, UserError
-from zerogen.plm.workers import FAILED, FolderWriter, GeneratorModule, Inbox, Order, predict
+from zerogen.plm.pulse import Pulse, Watch
+from zerogen.plm.workers import FAILED, HELD, FolderWriter, GeneratorModule, Inbox, Order, predict
 from zerogen.support.console import reporting_errors
 from zerogen.support.files import LOCK
 from zerogen.support.lightning import quiet_lightning
 
 _PREFIX = ".nodes-"
+_FIRST = "first"  # whose pulse is that of the process that runs the command
 
 
 def rank_of(engine: EngineConfig) -> tuple[int, int]:
@@ -62,7 +64,13 @@ class _Group(Inbox):
         names: list[Any] = [str(self.folder)]
         torch.distributed.broadcast_object_list(names)
         self.folder = Path(names[0])
-        return super().__iter__()
+        self.first = Watch(self.folder)
+        with Pulse(self.folder, self.holder):
+            yield from super().__iter__()
+
+    def awaited(self) -> bool:
+        """Whether the first process lives, also where it is that of another machine."""
+        return super().awaited() and not self.first.silent({_FIRST})
 
 
 def serve(config: Config, size: int, folder: Path = Path(), parent: int | None = None) -> None:
@@ -114,7 +122,8 @@ def gathered(config: Config, size: int) -> Iterator[EngineConfig]:
             signal.signal(signal.SIGINT, handler)
         watcher = threading.Thread(target=_watch, args=(process, folder), daemon=True)
         watcher.start()
-        yield replace(config.engine, folder=str(folder))
+        with Pulse(folder, _FIRST):
+            yield replace(config.engine, folder=str(folder))
         Inbox(folder).close()
         watcher.join()
     finally:
@@ -167,6 +176,8 @@ class Nodes(FolderWriter):
     def __init__(self, config: PlmConfig, engine: EngineConfig, size: int, folder: Path) -> None:
         super().__init__(config, size, Path(engine.folder), folder)
         self.started = False
+        self.others = Watch(self.todo)
+        self.say: Callable[[str], None] = print
 
     def __enter__(self) -> Nodes:
         return self
@@ -189,8 +200,15 @@ class Nodes(FolderWriter):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.started = True
 
+    def report_to(self, say: Callable[[str], None]) -> None:
+        """Say by `say` which processes are lost."""
+        self.say = say
+
     def check(self) -> None:
-        """Raise what a process has left a note of, or `ChildFailed` when the folder of the group is gone."""
+        """Hand out again what a process holds that shows no sign of life.
+
+        Raises what a process has left a note of, or `ChildFailed` when the folder of the group is gone.
+        """
         for path in self.folder.glob(f"*{FAILED}"):
             note = json.loads(path.read_text(encoding="utf-8"))
             path.unlink()
@@ -199,3 +217,8 @@ class Nodes(FolderWriter):
             raise ChildFailed(0, "a process that writes texts", note["reason"])
         if not self.todo.is_dir():
             raise ChildFailed(0, "a process that writes texts")
+        held = {path.suffix.removeprefix(HELD): path for path in self.todo.glob(f"*{HELD}*")}
+        for holder in self.others.silent(set(held)):
+            with suppress(FileNotFoundError):
+                held[holder].rename(held[holder].with_suffix(".todo"))
+                self.say(f"process {holder} shows no sign of life: another one writes its chunk")

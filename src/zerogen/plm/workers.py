@@ -39,7 +39,7 @@ from zerogen.support.lightning import quiet_lightning
 from zerogen.support.process import starting_crowds
 from zerogen.support.weights import has_amx
 
-FAILED = ".failed"
+FAILED, HELD = ".failed", ".by-"
 _POLL = 0.05  # seconds between two looks at the folder
 
 
@@ -119,13 +119,22 @@ class Inbox:
     def __init__(self, folder: Path, parent: int | None = None) -> None:
         self.folder, self.parent = folder, parent
 
+    @property
+    def holder(self) -> str:
+        """The name of this process, in those of the chunks that it has taken."""
+        return f"{os.uname().nodename.replace('.', '-')}-{os.getpid()}"
+
+    def awaited(self) -> bool:
+        """Whether anybody waits for the outputs, as far as this process can see."""
+        return self.folder.is_dir() and self.parent in (None, os.getppid())
+
     def __len__(self) -> int:
         return (
             1 << 31
         )  # unknown; without a length Lightning reads ahead, and so takes chunks long before it writes them
 
     def __iter__(self) -> Iterator[Order]:
-        while self.folder.is_dir() and self.parent in (None, os.getppid()):
+        while self.awaited():
             closed = (self.folder / "closed").exists()
             if claimed := self._claim():
                 yield Order.read(claimed)
@@ -137,7 +146,7 @@ class Inbox:
 
     def _claim(self) -> Path | None:
         for path in sorted(self.folder.glob("*.todo")):
-            claimed = path.with_suffix(f".{os.uname().nodename}-{os.getpid()}")
+            claimed = path.with_suffix(f"{HELD}{self.holder}")
             try:
                 return path.rename(claimed)
             except FileNotFoundError:  # another process was faster
