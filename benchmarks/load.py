@@ -140,6 +140,7 @@ def export(rows: int, folder: Path) -> None:
             (pool / file.name).symlink_to(file)
     outcome = Outcome(n_train=rows, rows=rows_of(rows, folder), rejects={"duplicate": rows // 20})
     outcome.requests = rows + rows // 20
+    run.folder().mkdir(parents=True, exist_ok=True)
     write_run(run, outcome)
 
 

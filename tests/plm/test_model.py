@@ -32,7 +32,7 @@ from zerogen.data.records import Continuation, Request, Stop
 from zerogen.plm.contrast import Contrast
 from zerogen.plm.cuda_graph import GraphedStep
 from zerogen.plm.debias import SelfDebiasing
-from zerogen.plm.decode import CachedEngine, Slots
+from zerogen.plm.decode import CachedEngine, Slots, read
 from zerogen.plm.model import Plm
 from zerogen.plm.network import Network
 from zerogen.plm.pack import PackedHead, PackedLinear, can_pack, pack_linears
@@ -350,7 +350,7 @@ def test_a_slot_without_a_row_widens_no_cache(plm: Plm) -> None:
         slots.fill([0, 1], [[[5] * 30], [[6]]], torch.arange(2))
         for _ in range(20):
             slots.rest([0])
-            list(slots.advance())
+            slots.advance()
     assert engine.cache.width == 32
 
 
@@ -363,7 +363,7 @@ def test_a_refilled_slot_begins_with_its_first_draw(plm: Plm) -> None:
         slots.tries.fill_(rejected)  # of the rows before
         with plm.network.slot_attention():
             slots.fill([0, 1, 2, 3], [[[5, 6]]] * 4, torch.arange(4))
-            taken.append(list(slots.advance()))
+            taken.append([[part.tolist() for part in step] for step in read(slots.advance())])
     assert taken[0] == taken[1]
 
 

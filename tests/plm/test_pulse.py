@@ -32,7 +32,7 @@ def test_a_process_that_was_stopped_itself_has_not_looked(tmp_path: Path, monkey
     watch = Watch(tmp_path)
     monkeypatch.setattr(pulse, "_LOOK", 1.0)
     now = iter(range(0, 3600 * SILENT, 3600))
-    monkeypatch.setattr(pulse.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("zerogen.plm.pulse.time.monotonic", lambda: float(next(now)))
     assert not any(watch.silent({"one"}) for _ in range(SILENT // 2))
 
 

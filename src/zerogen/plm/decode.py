@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zerogen.plm.cache import SlotCache, causal_mask, pad_right
@@ -145,11 +146,80 @@ def _spare(rows: int) -> int:
 
 @dataclass
 class Row:
-    """A row in progress: the index of its prompts, the tokens sampled so far, and their log-probability after each."""
+    """A row that may have ended: the index of its prompts, its tokens, and their log-probability after each prompt."""
 
     index: int
     tokens: list[int]
     logprobs: list[float]
+
+
+class _Rows:
+    """What the host knows of the rows in progress, by slot; it looks at all of them at once.
+
+    may_end: tells of tokens [N] which of them may end a row [N]. ends: tells whether such a row is complete.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        lines: int,
+        max_new_tokens: int,
+        may_end: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+        ends: Callable[[Row], str | None],
+    ) -> None:
+        self.index = np.full(slots, -1)  # of the prompts; -1 is an empty slot
+        self.counts = np.zeros(slots, np.int64)
+        self.tokens = np.zeros((slots, max_new_tokens), np.int64)
+        self.totals = np.zeros((slots, lines))  # of log-probabilities
+        self.may_end, self.ends = may_end, ends
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def begin(self, slots: Sequence[int], indices: Sequence[int]) -> None:
+        """Put new rows into slots."""
+        which = list(slots)
+        self.index[which], self.counts[which], self.totals[which] = indices, 0, 0.0
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Drop all slots but these."""
+        for name in ("index", "counts", "tokens", "totals"):
+            setattr(self, name, getattr(self, name)[list(slots)])
+
+    def append(
+        self, slots: NDArray[np.int64], tokens: Tensor, logprobs: Tensor, settled: Tensor
+    ) -> list[tuple[Row, str]]:
+        """Append the next tokens to the rows in some slots; return those that end with them and empty their slots.
+
+        tokens: [N] of N slots. logprobs: [N, lines]. settled: [N], whether the token counts.
+        """
+        counts = (self.index[slots] >= 0) & settled.numpy()
+        slots, new = slots[counts], tokens.numpy()[counts]
+        self.tokens[slots, self.counts[slots]] = new
+        self.counts[slots] += 1
+        self.totals[slots] += logprobs.numpy()[counts]
+        if np.isnan(self.totals[slots]).any():
+            raise FloatingPointError("the PLM's logits hold a NaN")
+        ended = []
+        full = self.counts[slots] >= self.tokens.shape[1]
+        for slot in slots[full | self.may_end(new)].tolist():
+            count = int(self.counts[slot])
+            row = Row(int(self.index[slot]), self.tokens[slot, :count].tolist(), self.totals[slot].tolist())
+            if finish_reason := self.ends(row) or ("length" if count >= self.tokens.shape[1] else None):
+                self.index[slot] = -1
+                ended.append((row, finish_reason))
+        return ended
+
+
+# Of each step every slot's token [S], its log-probabilities [S, lines], and whether it counts [S]: if not, all draws
+# were rejected and the next step draws again.
+Steps = Sequence[Sequence[Tensor]]
+
+
+def read(steps: Steps) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield what each of some steps has, on the host."""
+    tokens, logprobs, settled = (torch.stack(list(parts)).cpu() for parts in zip(*steps, strict=True))
+    yield from zip(tokens, logprobs, settled, strict=True)
 
 
 class Slots:
@@ -174,8 +244,8 @@ class Slots:
 
     def fill(
         self, slots: Sequence[int], prompts: Sequence[Sequence[Sequence[int]]], keys: Tensor
-    ) -> tuple[list[int], list[list[float]]]:
-        """Read prompts into slots and sample first tokens; return them and their log-probabilities per line."""
+    ) -> tuple[Tensor, Tensor]:
+        """Read prompts into slots and sample first tokens; return them [N] and their log-probabilities [N, lines]."""
         which = self._ids(slots)
         logits = self.engine.prefill(self._lines(which), [prompt for group in prompts for prompt in group])
         logits = logits.view(len(slots), -1, logits.shape[-1])
@@ -183,7 +253,7 @@ class Slots:
         self.positions[which] = self._ids([[len(prompt) for prompt in group] for group in prompts])
         self.tokens[which], self.keys[which] = tokens, keys
         self.counts[which], self.tries[which] = 1, 0
-        return tokens.tolist(), logprobs.tolist()
+        return tokens.cpu(), logprobs.cpu()
 
     def rest(self, slots: Sequence[int]) -> None:
         """Reset idle slots so that they do not widen the cache."""
@@ -198,21 +268,16 @@ class Slots:
         for name in ("tokens", "positions", "keys", "counts", "tries"):
             setattr(self, name, getattr(self, name)[which])
 
-    def advance(self) -> Iterator[tuple[list[int], list[list[float]], list[bool]]]:
-        """Take the steps that may pass between two looks at the rows.
-
-        Yields for each step every slot's token, its log-probabilities per line, and whether it counts: if not, all
-        draws were rejected and the next step draws again.
-        """
+    def advance(self) -> Steps:
+        """Take the steps that may pass between two looks at the rows, without waiting for a GPU to end them."""
         if self.graphed is None:
-            steps = [list(self._take())]
+            steps: Steps = [self._take()]
         else:  # what a step returns, the next one overwrites
             steps = [[part.clone() for part in self.graphed(self._take)] for _ in range(_STEPS_PER_SYNC)]
-        tokens, logprobs, settled = (torch.stack(parts) for parts in zip(*steps, strict=True))
-        yield from zip(tokens.tolist(), logprobs.tolist(), settled.tolist(), strict=True)
+        return steps
 
     def _take(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Read the last tokens and sample the next ones [S]; return what `advance` yields of a step."""
+        """Read the last tokens and sample the next ones; return what `Steps` has of a step."""
         read = self.tokens[:, None].expand_as(self.positions).flatten()
         logits = self.engine.step(read, self.positions.flatten()).view(*self.positions.shape, -1)
         keys = fold_in(self.keys, self.counts)
@@ -242,21 +307,23 @@ def decode(
     prompts: Sequence[Sequence[Sequence[int]]],
     keys: Tensor,
     max_new_tokens: int,
-    ends: Callable[[Sequence[Row]], Sequence[str | None]],
+    may_end: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+    ends: Callable[[Row], str | None],
 ) -> Iterator[tuple[Row, str]]:
     """Continue each of `prompts` until it ends, and yield (row, finish reason) as rows end.
 
     slots: where rows are decoded; one whose row has ended takes the next prompts.
     prompts: for each row its prompt and its counter-prompts, all as token ids, the same number for every row.
     keys: of each row's draws, int64 [rows], see `rng`.
-    ends: given rows that just got a token, returns "stop" or "eos" for each that is complete, else None.
+    may_end: given tokens [N], tells which of them [N] may end a row.
+    ends: given a row whose last token is one of those, returns "stop" or "eos" if it is complete, else None.
     """
     queue = iter(range(len(prompts)))
     waiting = len(prompts)
-    rows: list[Row | None] = [None] * len(slots)
-    append = partial(_append, rows, max_new_tokens, ends)
+    rows = _Rows(len(slots), slots.positions.shape[1], max_new_tokens, may_end, ends)
+    ended: list[tuple[Row, str]] = []
     while True:
-        free = [slot for slot, row in enumerate(rows) if row is None]
+        free = np.flatnonzero(rows.index < 0).tolist()
         # A prefill has a fixed cost: wait until an eighth of the slots is free.
         enough = max(1, len(rows) // 8)
         if slots.engine.static_shapes:  # where slots that wait cost as much as others: or there are enough for all
@@ -264,50 +331,24 @@ def decode(
         if waiting and len(free) >= enough:
             filled = list(zip(free, queue, strict=False))
             waiting -= len(filled)
-            for slot, index in filled:
-                rows[slot] = Row(index, [], [0.0] * len(prompts[index]))
             which, indices = [slot for slot, _ in filled], [index for _, index in filled]
+            rows.begin(which, indices)
             tokens, logprobs = slots.fill(which, [prompts[index] for index in indices], keys[indices])
-            yield from append(which, tokens, logprobs, [True] * len(which))
+            ended += rows.append(np.array(which), tokens, logprobs, torch.ones(len(which), dtype=torch.bool))
             continue
-        active = [slot for slot, row in enumerate(rows) if row is not None]
+        active = np.flatnonzero(rows.index >= 0).tolist()
         if not active:
+            yield from ended
             return
         spare = _spare(len(active))
         if not waiting and len(active) + spare <= len(rows) * 3 // 4 and not slots.engine.static_shapes:
             remaining = active + free[:spare]
             slots.keep(remaining)
-            rows[:] = [rows[slot] for slot in remaining]
-            free = [slot for slot, row in enumerate(rows) if row is None]
+            rows.keep(remaining)
+            free = np.flatnonzero(rows.index < 0).tolist()
         if free and not slots.engine.static_shapes:
             slots.rest(free)
-        for step in slots.advance():
-            yield from append(range(len(rows)), *step)
-
-
-def _append(
-    rows: list[Row | None],
-    max_new_tokens: int,
-    ends: Callable[[Sequence[Row]], Sequence[str | None]],
-    slots: Sequence[int],
-    tokens: list[int],
-    logprobs: list[list[float]],
-    settled: list[bool],
-) -> Iterator[tuple[Row, str]]:
-    """Append the next tokens to the rows in some slots; yield the rows that end with them, whose slots become free."""
-    current: list[tuple[int, Row]] = []
-    for slot, token, logprob, counts in zip(slots, tokens, logprobs, settled, strict=True):
-        row = rows[slot]
-        if row is None or not counts:  # an empty slot, or no token yet
-            continue
-        row.tokens.append(token)
-        row.logprobs = [total + new for total, new in zip(row.logprobs, logprob, strict=True)]
-        if any(total != total for total in row.logprobs):
-            raise FloatingPointError("the PLM's logits hold a NaN")
-        current.append((slot, row))
-    for (slot, row), finish_reason in zip(current, ends([row for _, row in current]), strict=True):
-        if finish_reason is None and len(row.tokens) >= max_new_tokens:
-            finish_reason = "length"
-        if finish_reason is not None:
-            rows[slot] = None
-            yield row, finish_reason
+        steps = slots.advance()
+        yield from ended  # while a GPU is at those steps
+        everywhere = np.arange(len(rows))
+        ended = [row for step in read(steps) for row in rows.append(everywhere, *step)]

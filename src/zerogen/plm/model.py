@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zerogen.config.schema import DecodingConfig
@@ -231,9 +234,8 @@ class Plm(Codec):
         try:
             with self.network.slot_attention() if batch.cached else nullcontext():
                 slots = self._slots(batch, count)
-                for row, finish_reason in decode(
-                    slots, batch.prompts, batch.keys, batch.max_new_tokens, lambda rows: self._ends(rows, batch.stops)
-                ):
+                may_end, ends = self._may_end(batch.stops), partial(self._ends, batch.stops)
+                for row, finish_reason in decode(slots, batch.prompts, batch.keys, batch.max_new_tokens, may_end, ends):
                     finish(row, finish_reason)
         except torch.OutOfMemoryError:
             self.release()
@@ -287,15 +289,22 @@ class Plm(Codec):
             self._slots_cache = cache = shape, Slots(engine, batch.sampler, count, lines, self.device)
         return cache[1]
 
-    def _ends(self, rows: Sequence[Row], stops: Sequence[Stop]) -> list[str | None]:
-        """Return "stop" or "eos" for each row that its last token completes, else None."""
-        finishes: list[str | None] = []
-        for row in rows:
-            last = row.tokens[-1]
-            # Only then can the last token have completed a stop string; decoding every row at every step takes long.
-            stopped = self._may_stop(last, stops) and any(stop.text in self.decode(row.tokens) for stop in stops)
-            finishes.append("stop" if stopped else "eos" if last in self.eos else None)
-        return finishes
+    def _may_end(self, stops: Sequence[Stop]) -> Callable[[NDArray[np.int64]], NDArray[np.bool_]]:
+        """Return what tells which tokens may end a row: decoding every row at every step would take long."""
+        known = np.full(self.network.config.vocab_size, -1, np.int8)
+
+        def may_end(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+            for token in np.unique(tokens[known[tokens] < 0]).tolist():
+                known[token] = token in self.eos or self._may_stop(token, stops)
+            return known[tokens] > 0
+
+        return may_end
+
+    def _ends(self, stops: Sequence[Stop], row: Row) -> str | None:
+        """Return "stop" or "eos" for a row that its last token completes, else None."""
+        last = row.tokens[-1]
+        stopped = self._may_stop(last, stops) and any(stop.text in self.decode(row.tokens) for stop in stops)
+        return "stop" if stopped else "eos" if last in self.eos else None
 
     def _may_stop(self, token: int, stops: Sequence[Stop]) -> bool:
         """Return whether a token can hold the end of a stop string.
