@@ -45,7 +45,7 @@ table: .venv/ready ## one table over all runs, and outputs/overview.html; RUNS=f
 	@$(BIN)/python -m zerogen.table $(RUNS) --format $(FORMAT) $(if $(filter terminal,$(FORMAT)),--html $(firstword $(RUNS))/overview.html)
 
 test: .venv/ready ## the tests (offline, minutes)
-	$(BIN)/python -m pytest -m 'not long and not servers and not slurm' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not long and not servers and not slurm' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: .venv/ready ## the tests that take longer
 	$(BIN)/python -m pytest -m long -n 2 --dist loadfile

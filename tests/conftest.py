@@ -38,6 +38,16 @@ TEXTS = [
 ]
 
 
+# Files are handed out whole to processes that run side by side: what takes longest goes first.
+LONGEST = ("test_real", "test_server", "test_kinds", "test_launchers", "test_cli", "test_generator", "test_model")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection but those within this machine's processes."""

@@ -24,6 +24,7 @@ from tests.forks import (
     first_of_each_kind,
     of_all_stages,
     on_operations,
+    seconds_of_a_run,
     watch,
     without_threads,
 )
@@ -267,9 +268,7 @@ def test_runs_with_helpers_that_are_killed_at_random_lose_nothing(
     with_helpers: Config, tmp_path: Path, group: bool
 ) -> None:
     config, whole = with_helpers, tmp_path / "whole"
-    started = time.monotonic()
-    finish(config, whole)
-    seconds = time.monotonic() - started
+    seconds = seconds_of_a_run(config, whole)
     expected, draws, killed = without_counts(content(whole)), random.Random(group), 0
     for number in range(3 * KILLS):  # some runs are faster than the first one
         folder = tmp_path / str(number)
@@ -292,9 +291,7 @@ def test_runs_with_helpers_that_are_stopped_end_soon_and_say_how_to_go_on(
     with_helpers: Config, tmp_path: Path, number: signal.Signals
 ) -> None:
     config, whole = with_helpers, tmp_path / "whole"
-    started = time.monotonic()
-    finish(config, whole)
-    seconds = time.monotonic() - started
+    seconds = seconds_of_a_run(config, whole)
     expected, draws, stopped = without_counts(content(whole)), random.Random(number), 0
     for place in range(3 * KILLS):
         folder, log = tmp_path / str(place), tmp_path / f"log-{place}"

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.forks import begin, content, exit_code, finish, first_of_each_kind, of_all_stages, watch, without_threads
+from tests.forks import (
+    begin,
+    content,
+    exit_code,
+    finish,
+    first_of_each_kind,
+    of_all_stages,
+    seconds_of_a_run,
+    watch,
+    without_threads,
+)
 from zerogen.config.schema import Config
 
 pytestmark = [pytest.mark.long, without_threads]
@@ -21,9 +31,7 @@ def config(tiny_config: Config, tiny_encoder: Path) -> Config:
 
 def test_runs_killed_at_random_moments_lose_nothing(config: Config, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
-    started = time.monotonic()
-    finish(config, whole)
-    seconds = time.monotonic() - started
+    seconds = seconds_of_a_run(config, whole)
     expected = content(whole)
     assert any(name.endswith("tam/model.safetensors") for name in expected)
     draws, killed = random.Random(0), 0
@@ -59,9 +67,7 @@ def test_runs_stopped_at_random_moments_end_soon_and_say_how_to_go_on(
     config: Config, tmp_path: Path, number: signal.Signals
 ) -> None:
     whole = tmp_path / "whole"
-    started = time.monotonic()
-    finish(config, whole)
-    seconds = time.monotonic() - started
+    seconds = seconds_of_a_run(config, whole)
     expected, draws, stopped = content(whole), random.Random(number), 0
     for place in range(12):
         folder, log = tmp_path / str(place), tmp_path / f"log-{place}"

@@ -63,7 +63,10 @@ def launched(configs: Sequence[Config], launcher: dict[str, Any], folder: Path) 
     return list(launch(jobs, Console(file=text, width=200))), text.getvalue()
 
 
-def test_jobs_side_by_side_write_the_bytes_of_jobs_one_after_the_other(tiny_config: Config, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
+def test_jobs_side_by_side_write_the_bytes_of_jobs_one_after_the_other(
+    tiny_config: Config, tmp_path: Path, name: str
+) -> None:
     config = replace(tiny_config, n=40, decoding=DecodingConfig(chunk_size=64))
     bad = replace(config, dataset="none.csv", dataset_labels={})
     longer = replace(config, trainer=replace(config.trainer, epochs=3))  # of the same pool as the first
@@ -72,22 +75,22 @@ def test_jobs_side_by_side_write_the_bytes_of_jobs_one_after_the_other(tiny_conf
     assert [type(one) for one in run_all(in_turn, Console(quiet=True))] == [Result, Failed, Result]
     expected = content(tmp_path / "turn")
     assert len(expected) == 6
-    for launcher, folder in ((JOBLIB, tmp_path / "joblib"), (local(tmp_path / "local"), tmp_path / "local")):
-        outcomes, printed = launched(configs, launcher, folder)
-        assert [type(one) for one in outcomes] == [Result, Failed, Result], printed
-        assert isinstance(outcomes[1], Failed) and outcomes[1].reason == "none.csv: there is no such file"
-        assert content(folder) == expected
-        logs = "".join(path.read_text() for path in folder.glob(".submitit/*/*_log.*"))
-        said = printed + logs
-        # The pool is one: whoever came second has waited for its rows, or found them.
-        assert "waiting for another run that writes" in said or "40 rows are already in" in said
-        (pool,) = folder.glob("toy/pool_*")
-        indices = [json.loads(line)["index"] for line in (pool / "texts.jsonl").read_text().splitlines()]
-        assert indices == list(range(len(indices)))
-        if launcher is JOBLIB:
-            assert "2/3 zerogen: error: none.csv: there is no such file" in printed.splitlines()
-        else:
-            assert "zerogen: error" not in printed and "none.csv: there is no such file" in logs
+    folder = tmp_path / name
+    outcomes, printed = launched(configs, JOBLIB if name == "joblib" else local(folder), folder)
+    assert [type(one) for one in outcomes] == [Result, Failed, Result], printed
+    assert isinstance(outcomes[1], Failed) and outcomes[1].reason == "none.csv: there is no such file"
+    assert content(folder) == expected
+    logs = "".join(path.read_text() for path in folder.glob(".submitit/*/*_log.*"))
+    said = printed + logs
+    # The pool is one: whoever came second has waited for its rows, or found them.
+    assert "waiting for another run that writes" in said or "40 rows are already in" in said
+    (pool,) = folder.glob("toy/pool_*")
+    indices = [json.loads(line)["index"] for line in (pool / "texts.jsonl").read_text().splitlines()]
+    assert indices == list(range(len(indices)))
+    if name == "joblib":
+        assert "2/3 zerogen: error: none.csv: there is no such file" in printed.splitlines()
+    else:
+        assert "zerogen: error" not in printed and "none.csv: there is no such file" in logs
 
 
 @pytest.mark.parametrize("name", ["joblib", "submitit_local"])
@@ -117,19 +120,20 @@ def write_conf(config: Config, folder: Path) -> list[str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
+@pytest.mark.parametrize(
+    ("launcher", "at_a_time"),
+    [
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"], 1),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], 2),
+        (["hydra/launcher=submitit_local"], 2),
+    ],
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_jobs_and_says_how_to_go_on(
-    tiny_config: Config, tmp_path: Path, name: str, number: signal.Signals
+    tiny_config: Config, tmp_path: Path, launcher: list[str], at_a_time: int, number: signal.Signals
 ) -> None:
     words = write_conf(tiny_config, tmp_path / "conf")
-    more = [
-        "-m",
-        "seed=1,2",
-        "n=1000000",
-        f"hydra/launcher={name}",
-        *(["hydra.launcher.n_jobs=2"] * (name == "joblib")),
-    ]
+    more = ["-m", "seed=1,2", "n=1000000", *launcher]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "zerogen", *words, *more],
@@ -139,7 +143,7 @@ def test_a_signal_ends_the_jobs_and_says_how_to_go_on(
             start_new_session=True,
         )
     until = time.monotonic() + 120
-    while len(list(tmp_path.glob("outputs/toy/pool_*/texts.jsonl"))) < 2 and time.monotonic() < until:
+    while len(list(tmp_path.glob("outputs/toy/pool_*/texts.jsonl"))) < at_a_time and time.monotonic() < until:
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.5)
     if number == signal.SIGINT:  # as a terminal does

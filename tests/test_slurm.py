@@ -157,3 +157,20 @@ def test_a_job_that_somebody_cancels_has_failed_and_ctrl_c_cancels_all(
         assert ("was ended; what it printed is in" in printed) is (way == "scancel")
         assert re.search(r"cancelled: \d+_\d.*; run the same command again to go on", printed)
         until(lambda: not states(), 60, "an empty queue")
+
+
+def test_two_tasks_of_srun_write_what_one_process_writes(cluster: Path, tiny_config: Config, tmp_path: Path) -> None:
+    words = [*write_conf(tiny_config, tmp_path / "conf"), "n=120", "decoding.chunk_size=64"]
+    command = [sys.executable, "-m", "zerogen", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    srun = ["srun", "--partition=high", "--ntasks=2", "--cpus-per-task=1", "--kill-on-bad-exit=1"]
+    done = subprocess.run(
+        [*srun, *command, "engine=lightning", "output_dir=srun"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    subprocess.run([*command, "output_dir=alone"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    expected = content(tmp_path / "alone")
+    assert len(expected) == 3
+    assert content(tmp_path / "srun") == expected
+    assert not list((tmp_path / "srun").glob(".*nodes-*"))

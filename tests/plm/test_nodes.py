@@ -38,7 +38,7 @@ def command(tmp_path: Path, tiny_causal: Path) -> list[str]:
     task = tmp_path / "conf" / "task" / "toy.yaml"
     task.parent.mkdir(parents=True)
     task.write_text(TASK)
-    words = ["--config-dir", "conf", "task=toy", f"plm.model={tiny_causal}", "plm.name=tiny", "tam=minilm", "n=120"]
+    words = ["--config-dir", "conf", "task=toy", f"plm.model={tiny_causal}", "plm.name=tiny", "tam=minilm", "n=64"]
     words += ["train=false", "gpu=none", "filter.min_words=1", "filter.min_acceptance=0", "confidence.rows=0"]
     return ["-m", "zerogen", *words, "decoding.chunk_size=64"]
 
@@ -121,8 +121,9 @@ def test_rows_are_those_of_one_process(command: list[str], tmp_path: Path, seeds
     assert left <= {".results.lock", "results.csv", "toy", "overview.html"}, left
     assert not list(tmp_path.rglob("works"))
 
-    first, _ = end(nodes(command, tmp_path, *words, "output_dir=together"))  # nothing to do: none waits
-    assert "already there" in first
+    if len(alone) > 1:
+        first, _ = end(nodes(command, tmp_path, *words, "output_dir=together"))  # nothing to do: none waits
+        assert "already there" in first
 
 
 @pytest.mark.long
