@@ -37,6 +37,22 @@ def test_the_device_of_no_gpu_is_the_cpu() -> None:
         devices_of([0, 99])
 
 
+def test_outputs_that_a_run_has_taken_before_it_was_killed_are_removed(tiny_config: Config) -> None:
+    config = replace(tiny_config, train=False)
+    list(run_all([config], Console(quiet=True)))
+    (pool,) = Path(config.output_dir).glob("toy/pool_*")
+    works = pool / "works"
+    works.mkdir()
+    names = ("texts-000000.done", "contexts-000000.done", "texts-999999.done")
+    for name in names:
+        (works / name).touch()
+    list(run_all([replace(config, n=config.n - 1)], Console(quiet=True)))
+    assert [path.name for path in works.iterdir()] == ["texts-999999.done"]
+    (works / "texts-999999.done").rename(works / "texts-000000.done")
+    list(run_all([replace(config, n=config.n - 2)], Console(quiet=True)))
+    assert not works.exists()
+
+
 def test_a_job_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     # A spawned process that kills itself while it unpickles its configuration.
     config = Config(seed=5, dataset_labels=Deadly())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache, partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerogen.config.schema import SERVER, Config, PlmConfig
@@ -45,6 +46,8 @@ from zerogen.support.files import exclusive
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
+
+WORKS = "works"  # the folder in that of a pool by which processes exchange chunks
 
 
 def zerogen(run: Run) -> Outcome:
@@ -165,7 +168,7 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
     config = run.config
     sizes = trend_sizes(config.n, config.log_every, run.evaluated_sizes)
     with ExitStack() as stack:
-        plm = stack.enter_context(run.writer(run.pool_folder() / "works"))
+        plm = stack.enter_context(run.writer(run.pool_folder() / WORKS))
         scorer = plm if run.writes_here else cache(run.open_plm)  # other processes only write
         pool = _Pool(run, plm)
         for size in sizes:
@@ -188,6 +191,19 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
                 stack.close()
                 del scorer
             yield size, rows, last
+
+
+def remove_outputs(folder: Path, taken: Mapping[str, int]) -> None:
+    """Remove outputs of chunks that a pool has by now: of a run that was killed between taking and removing them.
+
+    taken: the number of chunks that the pool has, by the first word of their names.
+    """
+    for kind, count in taken.items():
+        for path in folder.glob(f"{kind}-*.done"):
+            if int(path.stem.rpartition("-")[2]) < count:
+                path.unlink()
+    with suppress(OSError):  # there is something else in it, or no folder
+        folder.rmdir()
 
 
 class _Pool:
@@ -215,6 +231,8 @@ class _Pool:
             texts, contexts = (
                 Journal.open(folder / f"{name}.jsonl", appends=True, repair=repair) for name in ("texts", "contexts")
             )
+            if first:  # before other processes of this run write there
+                remove_outputs(folder / WORKS, {"texts": len(texts.heads), "contexts": len(contexts.heads)})
             generator = self._generator(texts, contexts)
             reused, have = len(texts.heads), rows_within(quota, texts.accepted)
             self.start = reused if self.start is None else self.start
