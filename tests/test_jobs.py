@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,18 +39,23 @@ def test_the_device_of_no_gpu_is_the_cpu() -> None:
 
 
 def test_outputs_that_a_run_has_taken_before_it_was_killed_are_removed(tiny_config: Config) -> None:
-    config = replace(tiny_config, train=False)
-    list(run_all([config], Console(quiet=True)))
+    config = replace(tiny_config, train=False, n=8, log_every=None)
+
+    def run() -> None:
+        (result,) = run_all([config], Console(quiet=True))
+        assert isinstance(result, Result)
+        shutil.rmtree(result.folder)
+
+    run()
     (pool,) = Path(config.output_dir).glob("toy/pool_*")
     works = pool / "works"
     works.mkdir()
-    names = ("texts-000000.done", "contexts-000000.done", "texts-999999.done")
-    for name in names:
+    for name in ("texts-000000.done", "contexts-000000.done", "texts-999999.done"):
         (works / name).touch()
-    list(run_all([replace(config, n=config.n - 1)], Console(quiet=True)))
+    run()
     assert [path.name for path in works.iterdir()] == ["texts-999999.done"]
     (works / "texts-999999.done").rename(works / "texts-000000.done")
-    list(run_all([replace(config, n=config.n - 2)], Console(quiet=True)))
+    run()
     assert not works.exists()
 
 
