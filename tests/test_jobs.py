@@ -39,7 +39,7 @@ def test_the_device_of_no_gpu_is_the_cpu() -> None:
 
 
 def test_outputs_that_a_run_has_taken_before_it_was_killed_are_removed(tiny_config: Config) -> None:
-    config = replace(tiny_config, train=False, n=8, log_every=None)
+    config = replace(tiny_config, train=False, n=8, log_every=None, processes=2)
 
     def run() -> None:
         (result,) = run_all([config], Console(quiet=True))
