@@ -238,7 +238,7 @@ def test_the_first_chunks_are_small_and_no_context_is_left_out(task: TaskConfig,
     assert [len(drafts) for drafts in asked] == [64, 128, 200, 200]
     contexts = generator.contexts
     assert isinstance(contexts, Contexts)
-    assert [head.asked[""] for head in contexts.journal.heads][:2] == [64, 128]
+    assert [head.asked[""] for head in contexts.heads][:2] == [64, 128]
     used = [dict.fromkeys(str(draft.context) for draft in drafts) for drafts in asked]
     assert [text for names in used for text in sorted(names, key=contexts.texts.index)] == contexts.texts[:148]
 

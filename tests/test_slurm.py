@@ -163,7 +163,7 @@ def test_two_tasks_of_srun_write_what_one_process_writes(cluster: Path, tiny_con
     words = [*write_conf(tiny_config, tmp_path / "conf"), "n=120", "decoding.chunk_size=64"]
     command = [sys.executable, "-m", "zerogen", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    srun = ["srun", "--partition=high", "--ntasks=2", "--cpus-per-task=1", "--kill-on-bad-exit=1"]
+    srun = ["srun", "--partition=high", "--ntasks-per-node=2", "--cpus-per-task=1", "--kill-on-bad-exit=1"]
     done = subprocess.run(
         [*srun, *command, "engine=lightning", "output_dir=srun"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400,

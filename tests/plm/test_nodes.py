@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.plm.test_actors import pool
 from tests.plm.test_workers import chunks
 from zerogen.config.schema import EngineConfig, PlmConfig
 from zerogen.data.records import Request
@@ -116,6 +117,8 @@ def test_rows_are_those_of_one_process(command: list[str], tmp_path: Path, seeds
 
     first, second = end(nodes(command, tmp_path, *words, "output_dir=together"))
     assert files(tmp_path / "together") == alone
+    if seeds == "0":
+        assert pool(tmp_path / "together") == pool(tmp_path / "alone")
     assert "rows" in first and not second.strip()
     left = {path.name for path in (tmp_path / "together").iterdir()}
     assert left <= {".results.lock", "results.csv", "toy", "overview.html"}, left

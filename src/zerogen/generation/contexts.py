@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
@@ -60,7 +60,9 @@ class GivenContexts:
 class Contexts:
     """An endless stream of contexts: unique ones as long as the PLM writes new ones, then the same in new orders.
 
-    Context number i depends only on the configuration and the seed. `journal` stores the chunks that were written.
+    Context number i depends only on the configuration and the seed. `journal` stores the chunks whose contexts texts
+    are stored for; what is written ahead of that waits for `commit`, so that the journal is the same however many
+    texts are written side by side.
     """
 
     def __init__(
@@ -76,17 +78,27 @@ class Contexts:
         self.patience, self.least = filters.patience, filters.min_acceptance
         self.filter = Filter(FilterConfig(min_words=1), journal.rows())
         self.texts = [row.text for row in journal.rows()]
+        self.ahead: deque[Chunk] = deque()
+        self.heads = list(journal.heads)  # of the chunks in the journal and of those ahead
+        self.held = len(self.texts)  # number of contexts in the journal
 
     def take(self, start: int, stop: int, progress: Progress) -> list[str]:
         """Return contexts number `start` to `stop` (exclusive), writing more where needed."""
         while len(self.texts) < stop and not self._exhausted():
-            self._write(progress)
+            self._write(stop, progress)
         if not self.texts:
+            self.commit(stop)
             last = next(self.journal.chunks(len(self.journal.heads) - 1))
             examples = "; ".join(repr(sample["text"]) for sample in last.samples[:3])
             prompt = context_prompt(self.config, self.plm())
             raise UserError(f"context.prompt='{prompt}': the PLM wrote no context after it; it wrote: {examples}")
         return [self.texts[place] for place in cycle_indices(start, stop, len(self.texts), self.seed, shuffled_from=1)]
+
+    def commit(self, count: int) -> None:
+        """Store the chunks that hold the first `count` contexts."""
+        while self.ahead and self.held < count:
+            self.journal.append(self.ahead[0])
+            self.held += len(self.ahead.popleft().rows)
 
     def check(self) -> None:
         """Raise `UserError` if the prompt leaves the PLM no room to write a context."""
@@ -109,16 +121,16 @@ class Contexts:
 
     def _exhausted(self) -> bool:
         asked = accepted = 0
-        for head in reversed(self.journal.heads):
+        for head in reversed(self.heads):
             asked += sum(head.asked.values())
             accepted += head.accepted.total()
             if asked >= self.patience:
                 return accepted <= self.least * asked
         return False
 
-    def _write(self, progress: Progress) -> None:
-        """Write as many chunks of contexts as the PLM writes side by side."""
-        start, plm = len(self.journal.heads), self.plm()
+    def _write(self, stop: int, progress: Progress) -> None:
+        """Write as many chunks of contexts as the PLM writes side by side, or until there are `stop` contexts."""
+        start, plm = len(self.heads), self.plm()
         rule, (prompt, _) = ParseConfig(), filled(plm, context_prompt(self.config, plm), {}, None)
         chunks = [
             ChunkRequest(
@@ -134,8 +146,8 @@ class Contexts:
         ]
         with progress.bar("writing contexts", sum(len(chunk.requests) for chunk in chunks), "requests") as advance:
             for index, (chunk, output) in enumerate(zip(chunks, plm.write(chunks, advance), strict=True), start):
-                if self._exhausted():  # written one by one, this chunk would not exist
-                    continue
+                if self._exhausted() or len(self.texts) >= stop:  # written one by one, this chunk would not exist
+                    break
                 rows: list[Example] = []
                 rejects: Counter[str] = Counter()
                 samples: list[dict[str, Any]] = []
@@ -148,9 +160,9 @@ class Contexts:
                         if rejects[reason] <= 3:
                             samples.append({"text": row.text, "reason": reason})
                 asked, rejected = {"": len(chunk.requests)}, {"": dict(rejects)}
-                self.journal.append(
-                    Chunk(
-                        index, rows, asked, rejected, samples, output.tokens, output.seconds, usage=dict(output.usage)
-                    )
+                chunk_of_contexts = Chunk(
+                    index, rows, asked, rejected, samples, output.tokens, output.seconds, usage=dict(output.usage)
                 )
+                self.ahead.append(chunk_of_contexts)
+                self.heads.append(chunk_of_contexts.head())
                 self.texts += [row.text for row in rows]

@@ -159,6 +159,8 @@ class Generator:
             while unfilled := [label for label in quota if accepted[label] < quota[label]]:
                 self._check_acceptance(unfilled)
                 for chunk in self._write(quota, progress):
+                    if isinstance(self.contexts, Contexts):
+                        self.contexts.commit(self.contexts_before(chunk.index + 1))
                     self.journal.append(chunk)
                     within = rows_within(quota, accepted)
                     advance(within - before)
@@ -167,8 +169,10 @@ class Generator:
                     # Check after every chunk, as strictly as if chunks were written one by one.
                     if unfilled := [label for label in quota if accepted[label] < quota[label]]:
                         self._check_acceptance(unfilled)
-                    elif asks_plm(self.task, self.filters):  # a TAM may train next, on the same device
+                        continue
+                    if asks_plm(self.task, self.filters):  # a TAM may train next, on the same device
                         self.plm().release()
+                    break  # written one by one, a chunk that was begun after this one would not exist
 
     def rows(self, n: int) -> list[Example]:
         """Return the training set of size `n`: the first rows of each label, in request order."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count, islice
 from typing import Any
 
@@ -121,7 +121,10 @@ class Actors(PretrainedCodec):
     def write(
         self, chunks: Iterable[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
     ) -> Iterator[ChunkOutput]:
-        """Yield the output for each chunk, in their order. Raises `ServerFailed` when no actor can be had."""
+        """Yield the output for each chunk, in their order. Raises `ServerFailed` when no actor can be had.
+
+        Where the caller has enough before the end, chunks that no actor has taken are taken back.
+        """
         while len(self.starting) + len(self.busy) + len(self.idle) < self.parallel:
             self._start()
         upcoming = iter(chunks)
@@ -132,7 +135,9 @@ class Actors(PretrainedCodec):
             while True:
                 for chunk in islice(upcoming, self.ahead - len(taken)):
                     taken.append(chunk.name)
-                    heappush(self.waiting, _Job(-self.depth, next(self.numbers), chunk, on_row))
+                    under_way = {job.chunk.name for _, job in self.busy.values()}
+                    if chunk.name not in self.outputs and chunk.name not in under_way:
+                        heappush(self.waiting, _Job(-self.depth, next(self.numbers), chunk, on_row))
                 if not taken:
                     return
                 while taken[0] not in self.outputs:
@@ -142,6 +147,11 @@ class Actors(PretrainedCodec):
                 yield replace(output, seconds=round(output.seconds / self.parallel, 3))
         finally:
             self.depth -= 1
+            self.waiting = [job for job in self.waiting if job.chunk.name not in taken]
+            heapify(self.waiting)
+            for _, job in self.busy.values():
+                if job.chunk.name in taken:
+                    job.on_row = lambda rows: None
 
     def report_to(self, say: Callable[[str], None]) -> None:
         """Call `say` with a line whenever a chunk or the cluster fails."""

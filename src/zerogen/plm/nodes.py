@@ -182,8 +182,10 @@ class Nodes(FolderWriter):
     def __enter__(self) -> Nodes:
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._clear()
+        if kind is None:
+            self.forget()
         self.leave()
 
     def _clear(self) -> None:

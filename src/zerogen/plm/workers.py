@@ -57,8 +57,12 @@ class Order:
     def put(self, inbox: Path) -> None:
         """Write it into the folder that processes take chunks from."""
         fields = {"chunk": asdict(self.chunk), "plm": asdict(self.plm), "folder": str(self.folder.absolute())}
-        # Of two runs that put chunks there, one may have left some.
-        write_whole(json.dumps(fields, ensure_ascii=False), inbox / f"{self.chunk.name}-{os.getpid()}.todo")
+        write_whole(json.dumps(fields, ensure_ascii=False), self.path(self.chunk.name, inbox))
+
+    @staticmethod
+    def path(name: str, inbox: Path) -> Path:
+        """Return where this process puts a chunk; of two runs that put chunks there, one may have left some."""
+        return inbox / f"{name}-{os.getpid()}.todo"
 
     @classmethod
     def read(cls, path: Path) -> Order:
@@ -186,39 +190,51 @@ class FolderWriter(PretrainedCodec):
         super().__init__(config)
         self.config, self.parallel, self.todo, self.folder = config, parallel, todo, folder
         self.ahead, self.tokens = ahead_of(parallel), 0
+        self.asked: set[str] = set()  # names of the chunks that may be under way, or have an output that lies there
 
     def write(
         self, chunks: Iterable[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
     ) -> Iterator[ChunkOutput]:
-        """Yield the output for each chunk, in their order. Raises `ChildFailed` when a process ends early."""
+        """Yield the output for each chunk, in their order. Raises `ChildFailed` when a process ends early.
+
+        Where the caller has enough before the end, chunks that no process has taken are taken back.
+        """
         upcoming = iter(chunks)
         taken: deque[ChunkRequest] = deque()
         seen: set[str] = set()  # names of the files of outputs that were counted
-        while True:
-            for chunk in islice(upcoming, self.ahead - len(taken)):
-                taken.append(chunk)
-                if not self._done(chunk).exists():
-                    self.start()
-                    Order(chunk, self.config, self.folder).put(self.todo)
-            if not taken:
-                return
-            chunk, done = taken[0], self._done(taken[0])
-            while not done.exists():
-                self.check()
-                time.sleep(_POLL)
-                there = {entry.name for entry in os.scandir(self.folder)} - seen if self.folder.is_dir() else set()
-                for other in taken:
-                    if self._done(other).name in there:
-                        seen.add(self._done(other).name)
-                        on_row(len(other.requests))
-            if done.name not in seen:
-                on_row(len(chunk.requests))
-            seen.discard(done.name)
-            taken.popleft()
-            output = _output(done)
-            self.tokens += output.tokens
-            yield replace(output, seconds=round(output.seconds / self.parallel, 3))
-            done.unlink()
+        try:
+            while True:
+                for chunk in islice(upcoming, self.ahead - len(taken)):
+                    taken.append(chunk)
+                    if chunk.name not in self.asked and not self._done(chunk).exists():
+                        self.start()
+                        Order(chunk, self.config, self.folder).put(self.todo)
+                    self.asked.add(chunk.name)
+                if not taken:
+                    return
+                chunk, done = taken[0], self._done(taken[0])
+                while not done.exists():
+                    self.check()
+                    time.sleep(_POLL)
+                    there = {entry.name for entry in os.scandir(self.folder)} - seen if self.folder.is_dir() else set()
+                    for other in taken:
+                        if self._done(other).name in there:
+                            seen.add(self._done(other).name)
+                            on_row(len(other.requests))
+                if done.name not in seen:
+                    on_row(len(chunk.requests))
+                seen.discard(done.name)
+                taken.popleft()
+                output = _output(done)
+                self.tokens += output.tokens
+                yield replace(output, seconds=round(output.seconds / self.parallel, 3))
+                done.unlink()
+                self.asked.discard(chunk.name)
+        finally:
+            for chunk in taken:
+                with suppress(FileNotFoundError):
+                    Order.path(chunk.name, self.todo).unlink()
+                    self.asked.discard(chunk.name)
 
     def _done(self, chunk: ChunkRequest) -> Path:
         return self.folder / f"{chunk.name}.done"
@@ -234,6 +250,11 @@ class FolderWriter(PretrainedCodec):
 
     def release(self) -> None:
         """Do nothing: each process may be in the middle of a chunk."""
+
+    def forget(self) -> None:
+        """Remove outputs that nobody has taken, or whose taker had enough with them."""
+        for name in self.asked:
+            (self.folder / f"{name}.done").unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Remove the folder of outputs if it holds none; another run with this pool may be writing there by now."""
@@ -263,6 +284,8 @@ class Workers(FolderWriter):
                 process.kill()
         for process in self.processes:
             process.join()
+        if kind is None:
+            self.forget()
         shutil.rmtree(self.todo, ignore_errors=True)
         self.leave()
 
