@@ -60,8 +60,8 @@ class Generator:
 
     A chunk holds the same number of requests for every label. Its content depends on (configuration, seed, chunk index)
     and on the chunks before it (texts that they hold are rejected), never on the number of rows requested: for each
-    label, the rows for n = 1,000 are the first of those for n = 2,000. A writer that writes several chunks at once may
-    leave more chunks than `n` needs; the rows are the same.
+    label, the rows for n = 1,000 are the first of those for n = 2,000. Chunks that a writer writes beside
+    the last one that `n` needs are not stored, so that the journal is that of a writer of one chunk at a time.
 
     plm: returns the writer; called when the first chunk has to be written.
     context_source: reads the contexts that the PLM does not write, by default with `given_contexts`; called when

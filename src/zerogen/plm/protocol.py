@@ -124,7 +124,10 @@ class Writer(Protocol):
     def write(
         self, chunks: Sequence[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
     ) -> Iterator[ChunkOutput]:
-        """Yield the output for each chunk, in their order; call `on_row` with the number of rows finished since."""
+        """Yield the output for each chunk, in their order; call `on_row` with the number of rows finished since.
+
+        A caller that has enough closes the iterator before its end.
+        """
 
     def report_to(self, say: Callable[[str], None]) -> None:
         """Call `say` with a line whenever the user should know something, from now on."""
