@@ -146,8 +146,6 @@ class Contexts:
         ]
         with progress.bar("writing contexts", sum(len(chunk.requests) for chunk in chunks), "requests") as advance:
             for index, (chunk, output) in enumerate(zip(chunks, plm.write(chunks, advance), strict=True), start):
-                if self._exhausted() or len(self.texts) >= stop:  # written one by one, this chunk would not exist
-                    break
                 rows: list[Example] = []
                 rejects: Counter[str] = Counter()
                 samples: list[dict[str, Any]] = []
@@ -166,3 +164,5 @@ class Contexts:
                 self.ahead.append(chunk_of_contexts)
                 self.heads.append(chunk_of_contexts.head())
                 self.texts += [row.text for row in rows]
+                if self._exhausted() or len(self.texts) >= stop:  # written one by one, the next one would not exist
+                    break

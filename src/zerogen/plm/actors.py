@@ -57,6 +57,7 @@ class _Job:
     chunk: ChunkRequest = field(compare=False)
     on_row: Callable[[int], None] = field(compare=False)
     tries: int = field(default=0, compare=False)
+    wanted: bool = field(default=True, compare=False)
 
 
 class Actors(PretrainedCodec):
@@ -135,8 +136,10 @@ class Actors(PretrainedCodec):
             while True:
                 for chunk in islice(upcoming, self.ahead - len(taken)):
                     taken.append(chunk.name)
-                    under_way = {job.chunk.name for _, job in self.busy.values()}
-                    if chunk.name not in self.outputs and chunk.name not in under_way:
+                    under_way = [job for _, job in self.busy.values() if job.chunk.name == chunk.name]
+                    for job in under_way:
+                        job.on_row, job.wanted = on_row, True
+                    if chunk.name not in self.outputs and not under_way:
                         heappush(self.waiting, _Job(-self.depth, next(self.numbers), chunk, on_row))
                 if not taken:
                     return
@@ -151,7 +154,7 @@ class Actors(PretrainedCodec):
             heapify(self.waiting)
             for _, job in self.busy.values():
                 if job.chunk.name in taken:
-                    job.on_row = lambda rows: None
+                    job.on_row, job.wanted = lambda rows: None, False
 
     def report_to(self, say: Callable[[str], None]) -> None:
         """Call `say` with a line whenever a chunk or the cluster fails."""
@@ -209,7 +212,7 @@ class Actors(PretrainedCodec):
         except self.ray.exceptions.RayError as error:
             if self._node_lives(actor):
                 self._retry(job, _reason(error))
-            else:
+            elif job.wanted:
                 heappush(self.waiting, job)
                 self.say(f"engine=ray: a node was lost, chunk {job.chunk.name} is written again")
             self._lose(actor, error)
@@ -231,7 +234,9 @@ class Actors(PretrainedCodec):
         self._start()
 
     def _retry(self, job: _Job, reason: str) -> None:
-        """Put a chunk back that has failed, unless it has failed too often."""
+        """Put a chunk back that has failed, unless it has failed too often or nobody wants it any more."""
+        if not job.wanted:
+            return
         job.tries += 1
         name = job.chunk.name
         if job.tries < _TRIES:

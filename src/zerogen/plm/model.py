@@ -291,9 +291,12 @@ class Plm(Codec):
 
     def _may_end(self, stops: Sequence[Stop]) -> Callable[[NDArray[np.int64]], NDArray[np.bool_]]:
         """Return what tells which tokens may end a row: decoding every row at every step would take long."""
-        known = np.full(self.network.config.vocab_size, -1, np.int8)
+        known = np.zeros(0, np.int8)
 
         def may_end(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+            nonlocal known
+            if (most := tokens.max(initial=-1)) >= len(known):
+                known = np.pad(known, (0, int(most) + 1), constant_values=-1)
             for token in np.unique(tokens[known[tokens] < 0]).tolist():
                 known[token] = token in self.eos or self._may_stop(token, stops)
             return known[tokens] > 0

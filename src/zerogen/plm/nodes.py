@@ -199,8 +199,8 @@ class Nodes(FolderWriter):
             self._clear()
             for path in self.folder.glob(f"*{FAILED}"):
                 path.unlink()
-            self.folder.mkdir(parents=True, exist_ok=True)
             self.started = True
+        self.folder.mkdir(parents=True, exist_ok=True)  # another run with this pool removes it where it is empty
 
     def report_to(self, say: Callable[[str], None]) -> None:
         """Say by `say` which processes are lost."""

@@ -55,7 +55,10 @@ class Watch:
         self._seen: dict[str, tuple[str, int]] = {}  # the last beat by name, and looks since that found no other
 
     def silent(self, names: set[str]) -> set[str]:
-        """Return those of the names whose pulse did not change in `SILENT` looks, of which this call may be one."""
+        """Return those of the names whose pulse did not change in `SILENT` looks, of which this call may be one.
+
+        One that is returned has as many looks again until it is the next time: it may only have been stopped.
+        """
         if time.monotonic() >= self._looked + _LOOK:
             self._looked = time.monotonic()
             for name in names:
@@ -63,7 +66,10 @@ class Watch:
                 if name in self._seen and self._seen[name][0] == beat:
                     looks = self._seen[name][1] + 1
                 self._seen[name] = beat, looks
-        return {name for name in names if self._seen.get(name, ("", 0))[1] >= SILENT}
+        found = {name for name in names if self._seen.get(name, ("", 0))[1] >= SILENT}
+        for name in found:
+            del self._seen[name]
+        return found
 
     def _read(self, name: str) -> str:
         try:

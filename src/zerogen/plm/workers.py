@@ -141,7 +141,11 @@ class Inbox:
         while self.awaited():
             closed = (self.folder / "closed").exists()
             if claimed := self._claim():
-                yield Order.read(claimed)
+                try:
+                    order = Order.read(claimed)
+                except FileNotFoundError:  # this process was taken for a lost one
+                    continue
+                yield order
                 claimed.unlink(missing_ok=True)
             elif closed:
                 return
@@ -190,7 +194,7 @@ class FolderWriter(PretrainedCodec):
         super().__init__(config)
         self.config, self.parallel, self.todo, self.folder = config, parallel, todo, folder
         self.ahead, self.tokens = ahead_of(parallel), 0
-        self.asked: set[str] = set()  # names of the chunks that may be under way, or have an output that lies there
+        self.asked: set[str] = set()  # names of chunks whose output nobody has read
 
     def write(
         self, chunks: Iterable[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
@@ -206,35 +210,44 @@ class FolderWriter(PretrainedCodec):
             while True:
                 for chunk in islice(upcoming, self.ahead - len(taken)):
                     taken.append(chunk)
-                    if chunk.name not in self.asked and not self._done(chunk).exists():
-                        self.start()
-                        Order(chunk, self.config, self.folder).put(self.todo)
-                    self.asked.add(chunk.name)
+                    self._hand_out(chunk)
                 if not taken:
                     return
                 chunk, done = taken[0], self._done(taken[0])
                 while not done.exists():
                     self.check()
+                    self._hand_out(chunk)
                     time.sleep(_POLL)
                     there = {entry.name for entry in os.scandir(self.folder)} - seen if self.folder.is_dir() else set()
                     for other in taken:
                         if self._done(other).name in there:
                             seen.add(self._done(other).name)
                             on_row(len(other.requests))
+                try:
+                    output = _output(done)
+                except FileNotFoundError:  # another run with this pool has taken it away
+                    continue
                 if done.name not in seen:
                     on_row(len(chunk.requests))
                 seen.discard(done.name)
                 taken.popleft()
-                output = _output(done)
                 self.tokens += output.tokens
                 yield replace(output, seconds=round(output.seconds / self.parallel, 3))
-                done.unlink()
+                done.unlink(missing_ok=True)
                 self.asked.discard(chunk.name)
         finally:
             for chunk in taken:
                 with suppress(FileNotFoundError):
                     Order.path(chunk.name, self.todo).unlink()
                     self.asked.discard(chunk.name)
+
+    def _hand_out(self, chunk: ChunkRequest) -> None:
+        """Put a chunk where processes take it from, unless it is there, with one of them, or done."""
+        self.asked.add(chunk.name)
+        # In this order: a process lets go of a chunk once its output is there.
+        if not any(self.todo.glob(f"{chunk.name}-{os.getpid()}.*")) and not self._done(chunk).exists():
+            self.start()
+            Order(chunk, self.config, self.folder).put(self.todo)
 
     def _done(self, chunk: ChunkRequest) -> Path:
         return self.folder / f"{chunk.name}.done"

@@ -201,7 +201,7 @@ def remove_outputs(folder: Path, taken: Mapping[str, int]) -> None:
     for kind, count in taken.items():
         for path in folder.glob(f"{kind}-*.done"):
             if int(path.stem.rpartition("-")[2]) < count:
-                path.unlink()
+                path.unlink(missing_ok=True)
     with suppress(OSError):  # there is something else in it, or no folder
         folder.rmdir()
 
