@@ -38,7 +38,7 @@ def test_the_device_of_no_gpu_is_the_cpu() -> None:
         devices_of([0, 99])
 
 
-def test_outputs_that_a_run_has_taken_before_it_was_killed_are_removed(tiny_config: Config) -> None:
+def test_what_processes_of_a_killed_run_have_left_is_removed(tiny_config: Config) -> None:
     config = replace(tiny_config, train=False, n=8, log_every=None, processes=2)
 
     def run() -> None:
@@ -50,11 +50,13 @@ def test_outputs_that_a_run_has_taken_before_it_was_killed_are_removed(tiny_conf
     (pool,) = Path(config.output_dir).glob("toy/pool_*")
     works = pool / "works"
     works.mkdir()
-    for name in ("texts-000000.done", "contexts-000000.done", "texts-999999.done"):
+    for name in ("texts-000000.done", "contexts-000014.done"):  # of a chunk that it has, and of one that it needs not
         (works / name).touch()
+    (works / "of-4194305").mkdir()  # a process that cannot be
+    (works / f"of-{os.getpid()}").mkdir()
     run()
-    assert [path.name for path in works.iterdir()] == ["texts-999999.done"]
-    (works / "texts-999999.done").rename(works / "texts-000000.done")
+    assert [path.name for path in works.iterdir()] == [f"of-{os.getpid()}"]
+    (works / f"of-{os.getpid()}").rmdir()
     run()
     assert not works.exists()
 

@@ -194,7 +194,6 @@ class FolderWriter(PretrainedCodec):
         super().__init__(config)
         self.config, self.parallel, self.todo, self.folder = config, parallel, todo, folder
         self.ahead, self.tokens = ahead_of(parallel), 0
-        self.asked: set[str] = set()  # names of chunks whose output nobody has read
 
     def write(
         self, chunks: Iterable[ChunkRequest], on_row: Callable[[int], None] = lambda rows: None
@@ -234,16 +233,12 @@ class FolderWriter(PretrainedCodec):
                 self.tokens += output.tokens
                 yield replace(output, seconds=round(output.seconds / self.parallel, 3))
                 done.unlink(missing_ok=True)
-                self.asked.discard(chunk.name)
         finally:
             for chunk in taken:
-                with suppress(FileNotFoundError):
-                    Order.path(chunk.name, self.todo).unlink()
-                    self.asked.discard(chunk.name)
+                Order.path(chunk.name, self.todo).unlink(missing_ok=True)
 
     def _hand_out(self, chunk: ChunkRequest) -> None:
         """Put a chunk where processes take it from, unless it is there, with one of them, or done."""
-        self.asked.add(chunk.name)
         # In this order: a process lets go of a chunk once its output is there.
         if not any(self.todo.glob(f"{chunk.name}-{os.getpid()}.*")) and not self._done(chunk).exists():
             self.start()
@@ -265,9 +260,9 @@ class FolderWriter(PretrainedCodec):
         """Do nothing: each process may be in the middle of a chunk."""
 
     def forget(self) -> None:
-        """Remove outputs that nobody has taken, or whose taker had enough with them."""
-        for name in self.asked:
-            (self.folder / f"{name}.done").unlink(missing_ok=True)
+        """Remove outputs that nobody needed; another run with this pool has what it needs of them written again."""
+        for path in self.folder.glob("*.done"):
+            path.unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Remove the folder of outputs if it holds none; another run with this pool may be writing there by now."""

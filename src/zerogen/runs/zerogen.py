@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -42,7 +43,7 @@ from zerogen.runs.self_training import PROMPTING, ask_teacher, check_self_traini
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.similarity import embeddings_of, near_words
 from zerogen.runs.zerogen_cost import estimate
-from zerogen.support.files import exclusive
+from zerogen.support.files import exclusive, is_running
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
@@ -193,16 +194,14 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
             yield size, rows, last
 
 
-def remove_outputs(folder: Path, taken: Mapping[str, int]) -> None:
-    """Remove outputs of chunks that a pool has by now: of a run that was killed between taking and removing them.
-
-    taken: the number of chunks that the pool has, by the first word of their names.
-    """
-    for kind, count in taken.items():
-        for path in folder.glob(f"{kind}-*.done"):
-            if int(path.stem.rpartition("-")[2]) < count:
-                path.unlink(missing_ok=True)
-    with suppress(OSError):  # there is something else in it, or no folder
+def remove_works(folder: Path) -> None:
+    """Remove what is left of the chunks that a killed run's processes have exchanged, for a pool that needs none."""
+    for path in folder.glob("*.done"):
+        path.unlink(missing_ok=True)
+    for path in folder.glob("of-*"):
+        if not is_running(int(path.name.removeprefix("of-"))):
+            shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # a run is at work there, or there is no folder
         folder.rmdir()
 
 
@@ -231,11 +230,11 @@ class _Pool:
             texts, contexts = (
                 Journal.open(folder / f"{name}.jsonl", appends=True, repair=repair) for name in ("texts", "contexts")
             )
-            if first:  # before other processes of this run write there
-                remove_outputs(folder / WORKS, {"texts": len(texts.heads), "contexts": len(contexts.heads)})
             generator = self._generator(texts, contexts)
             reused, have = len(texts.heads), rows_within(quota, texts.accepted)
             self.start = reused if self.start is None else self.start
+            if first and have >= size:  # otherwise the processes of this run remove it
+                remove_works(folder / WORKS)
             if reused == self.start > 0 and have < size:  # otherwise it continues its own rows
                 run.progress.say(f"going on from the {have:,} rows that are in {folder}")
             for _ in chain([None], generator.extend(size, run.progress)):
