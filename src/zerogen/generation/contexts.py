@@ -158,11 +158,11 @@ class Contexts:
                         if rejects[reason] <= 3:
                             samples.append({"text": row.text, "reason": reason})
                 asked, rejected = {"": len(chunk.requests)}, {"": dict(rejects)}
-                chunk_of_contexts = Chunk(
+                written = Chunk(
                     index, rows, asked, rejected, samples, output.tokens, output.seconds, usage=dict(output.usage)
                 )
-                self.ahead.append(chunk_of_contexts)
-                self.heads.append(chunk_of_contexts.head())
+                self.ahead.append(written)
+                self.heads.append(written.head())
                 self.texts += [row.text for row in rows]
                 if self._exhausted() or len(self.texts) >= stop:  # written one by one, the next one would not exist
                     break

@@ -27,7 +27,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from zerogen.config.schema import Config, EngineConfig, PlmConfig
 from zerogen.errors import ChildFailed, UserError
 from zerogen.plm.pulse import Pulse, Watch
-from zerogen.plm.workers import FAILED, HELD, FolderWriter, GeneratorModule, Inbox, Order, predict
+from zerogen.plm.workers import FAILED, HELD, FolderWriter, GeneratorModule, Inbox, Order, leave, predict
 from zerogen.support.console import reporting_errors
 from zerogen.support.files import LOCK
 from zerogen.support.lightning import quiet_lightning
@@ -184,9 +184,7 @@ class Nodes(FolderWriter):
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._clear()
-        if kind is None:
-            self.forget()
-        self.leave()
+        leave(self.folder, outputs=kind is None)
 
     def _clear(self) -> None:
         """Take back the chunks that no process has taken, of this run or one before."""

@@ -259,16 +259,6 @@ class FolderWriter(PretrainedCodec):
     def release(self) -> None:
         """Do nothing: each process may be in the middle of a chunk."""
 
-    def forget(self) -> None:
-        """Remove outputs that nobody needed; another run with this pool has what it needs of them written again."""
-        for path in self.folder.glob("*.done"):
-            path.unlink(missing_ok=True)
-
-    def leave(self) -> None:
-        """Remove the folder of outputs if it holds none; another run with this pool may be writing there by now."""
-        with suppress(OSError):
-            self.folder.rmdir()
-
 
 class Workers(FolderWriter):
     """Writes chunks in processes of their own, one per device, each with the whole PLM.
@@ -292,18 +282,14 @@ class Workers(FolderWriter):
                 process.kill()
         for process in self.processes:
             process.join()
-        if kind is None:
-            self.forget()
         shutil.rmtree(self.todo, ignore_errors=True)
-        self.leave()
+        leave(self.folder, outputs=kind is None)
 
     def start(self) -> None:
         """Start a process per device."""
         if self.processes:
             return
-        for stale in self.folder.glob("of-*"):  # of runs that were killed
-            if not is_running(int(stale.name.removeprefix("of-"))):
-                shutil.rmtree(stale, ignore_errors=True)
+        remove_stale(self.folder)
         self.todo.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         threads = threads_each(self.config, self.devices)
@@ -327,6 +313,24 @@ class Workers(FolderWriter):
         for process in self.processes:
             if process.exitcode is not None:
                 raise ChildFailed(process.exitcode, "a process that writes texts")
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the chunks that runs which were killed have left for their processes in a folder of outputs."""
+    for path in folder.glob("of-*"):
+        if not is_running(int(path.name.removeprefix("of-"))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def leave(folder: Path, outputs: bool) -> None:
+    """Remove a folder of outputs if nothing is left in it; another run with this pool may be writing there by now.
+
+    outputs: remove those that nobody has read, too; such a run has what it needs of them written again.
+    """
+    for path in folder.glob("*.done") if outputs else ():
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def threads_each(config: PlmConfig, devices: Sequence[torch.device]) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerogen.config.schema import SERVER, Config, PlmConfig
@@ -43,7 +41,7 @@ from zerogen.runs.self_training import PROMPTING, ask_teacher, check_self_traini
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.similarity import embeddings_of, near_words
 from zerogen.runs.zerogen_cost import estimate
-from zerogen.support.files import exclusive, is_running
+from zerogen.support.files import exclusive
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
@@ -194,17 +192,6 @@ def generated_sets(run: Run, outcome: Outcome) -> Iterator[tuple[int, list[Examp
             yield size, rows, last
 
 
-def remove_works(folder: Path) -> None:
-    """Remove what is left of the chunks that a killed run's processes have exchanged, for a pool that needs none."""
-    for path in folder.glob("*.done"):
-        path.unlink(missing_ok=True)
-    for path in folder.glob("of-*"):
-        if not is_running(int(path.name.removeprefix("of-"))):
-            shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):  # a run is at work there, or there is no folder
-        folder.rmdir()
-
-
 class _Pool:
     """The pool of a run, which grows from one size of the trend to the next."""
 
@@ -233,8 +220,11 @@ class _Pool:
             generator = self._generator(texts, contexts)
             reused, have = len(texts.heads), rows_within(quota, texts.accepted)
             self.start = reused if self.start is None else self.start
-            if first and have >= size:  # otherwise the processes of this run remove it
-                remove_works(folder / WORKS)
+            if first and have >= size and (folder / WORKS).is_dir():  # else the processes of this run remove it
+                from zerogen.plm.workers import leave, remove_stale
+
+                remove_stale(folder / WORKS)
+                leave(folder / WORKS, outputs=True)
             if reused == self.start > 0 and have < size:  # otherwise it continues its own rows
                 run.progress.say(f"going on from the {have:,} rows that are in {folder}")
             for _ in chain([None], generator.extend(size, run.progress)):
