@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zerogen.errors import UserError
-from zerogen.support.files import LOCK, exclusive, expanded, file_name, put_aside, write_whole, writing
+from zerogen.support.files import LOCK, WORKS, exclusive, expanded, file_name, put_aside, write_whole, writing
 from zerogen.support.progress import Progress
 
 
@@ -129,6 +129,15 @@ def test_a_text_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> 
         write_whole("\ud800", tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_only_what_nobody_here_or_elsewhere_writes_any_more_is_removed(tmp_path: Path) -> None:
+    (tmp_path / WORKS).mkdir()
+    here, elsewhere = tmp_path / f"a.{os.getpid()}.part", tmp_path / WORKS / "b.99999999.part"
+    for path in (tmp_path / "a.99999999.part", here, elsewhere):
+        path.touch()
+    with exclusive(tmp_path, Progress()):
+        assert set(tmp_path.rglob("*.part")) == {here, elsewhere}
 
 
 def test_what_is_put_aside_replaces_nothing(tmp_path: Path) -> None:

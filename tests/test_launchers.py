@@ -30,7 +30,7 @@ from zerogen.jobs import run_all
 from zerogen.launchers import Submitted, launch
 from zerogen.runs.result import Failed, Result
 from zerogen.runs.run import Run
-from zerogen.support.process import devices_of
+from zerogen.support.process import Stopped, devices_of, stop_no_longer, stop_on_signals
 
 JOBLIB: dict[str, Any] = {"launcher": "joblib", "n_jobs": 2, "verbose": 0, "timeout": None}
 
@@ -102,6 +102,29 @@ def test_with_on_error_stop_the_others_are_ended(tiny_config: Config, tmp_path: 
         launched([bad, endless], launcher, tmp_path / "out")
     assert not content(tmp_path / "out")
     assert_nobody_writes(tmp_path / "out")
+
+
+def test_a_signal_during_the_submission_ends_the_jobs(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import submitit
+
+    submit, jobs = submitit.AutoExecutor.map_array, []
+
+    def interrupted(executor: submitit.AutoExecutor, *arguments: Any) -> list[Any]:
+        jobs.extend(submit(executor, *arguments))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return jobs
+
+    monkeypatch.setattr(submitit.AutoExecutor, "map_array", interrupted)
+    stop_on_signals()
+    try:
+        with pytest.raises(Stopped) as stopped:
+            launched([replace(tiny_config, n=1_000_000)], local(tmp_path), tmp_path / "out")
+    finally:
+        stop_no_longer()
+    assert stopped.value.number == signal.SIGTERM
+    assert [job.done() for job in jobs] == [True]
 
 
 def assert_nobody_writes(folder: Path) -> None:

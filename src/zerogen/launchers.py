@@ -128,13 +128,15 @@ def _print_lines(reader: Connection, prefix: str, console: Console) -> None:
 
 def _by_submitit(configs: Sequence[Config], console: Console) -> Iterator[Result | Failed]:
     """Submit a job for each configuration, and wait for all of them."""
-    jobs = _submit(configs)
-    ids = ", ".join(job.job_id for job in jobs)
-    _say(console, f"submitted: {ids}; what these jobs print is in {jobs[0].paths.folder.parent}")
-    queue = _Queue(jobs) if configs[0].launcher["launcher"] == "submitit_slurm" else None
+    jobs: list[Any] = []
     outcomes: dict[int, Result | Failed] = {}
     given = 0
     try:
+        with _signals_later():  # else nobody would know the jobs that are to be cancelled
+            jobs = _submit(configs)
+        ids = ", ".join(job.job_id for job in jobs)
+        _say(console, f"submitted: {ids}; what these jobs print is in {jobs[0].paths.folder.parent}")
+        queue = _Queue(jobs) if configs[0].launcher["launcher"] == "submitit_slurm" else None
         while given < len(jobs):
             for place, (job, config) in enumerate(zip(jobs, configs, strict=True)):
                 # Not by submitit, which asks a cluster's accounting: small clusters have none.
@@ -156,6 +158,23 @@ def _by_submitit(configs: Sequence[Config], console: Console) -> Iterator[Result
             _cancel(left, configs[0].launcher["launcher"])
             ids = ", ".join(job.job_id for job in left)
             _say(console, f"cancelled: {ids}; run the same command again to go on")
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM until the block ends."""
+    held: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for again in held:
+            signal.raise_signal(again)
 
 
 class _Queue:

@@ -106,6 +106,7 @@ def test_finished_works_outlive_their_process(config: PlmConfig, tmp_path: Path)
         list(workers.write(chunks(9)[3:]))
     kept = (folder / "texts-000001.done").read_text()
     (folder / "of-99999999").mkdir()  # of a run that was killed
+    (folder / "texts-000002.done.99999999.part").touch()
     with Workers(config, [CPU], folder) as workers:
         # Recognisable: what is there is used, and not written again.
         (folder / "texts-000001.done").write_text(kept.replace('"tokens": ', '"tokens": 1000'))

@@ -107,7 +107,8 @@ class GeneratorModule(pl.LightningModule):
             self.plm, self.opened = open_plm(order.plm, self.device), order.plm
             self.plm.report_to(partial(print, flush=True))
         (output,) = self.plm.write([order.chunk])
-        write_whole(json.dumps(asdict(output), ensure_ascii=False), order.folder / f"{order.chunk.name}.done")
+        with suppress(FileNotFoundError):  # nobody waits for it any more
+            write_whole(json.dumps(asdict(output), ensure_ascii=False), order.folder / f"{order.chunk.name}.done")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave a chunk, which holds no tensor, as it is."""
@@ -325,9 +326,9 @@ def remove_stale(folder: Path) -> None:
 def leave(folder: Path, outputs: bool) -> None:
     """Remove a folder of outputs if nothing is left in it; another run with this pool may be writing there by now.
 
-    outputs: remove those that nobody has read, too; such a run has what it needs of them written again.
+    outputs: remove those that nobody has read, whole or not, too; such a run has what it needs of them written again.
     """
-    for path in folder.glob("*.done") if outputs else ():
+    for path in folder.glob("*.done*") if outputs else ():
         path.unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

@@ -41,12 +41,10 @@ from zerogen.runs.self_training import PROMPTING, ask_teacher, check_self_traini
 from zerogen.runs.settings import PARTS, Setting
 from zerogen.runs.similarity import embeddings_of, near_words
 from zerogen.runs.zerogen_cost import estimate
-from zerogen.support.files import exclusive
+from zerogen.support.files import WORKS, exclusive
 
 if TYPE_CHECKING:
     from zerogen.plm.protocol import Writer
-
-WORKS = "works"  # the folder in that of a pool by which processes exchange chunks
 
 
 def zerogen(run: Run) -> Outcome:

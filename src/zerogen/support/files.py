@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 LOCK = ".lock"
+WORKS = "works"  # the folder in that of a pool by which processes, on other machines too, exchange chunks
 LONGEST_NAME = 96  # bytes, as on the Hub; a file name may have 255 and combines two or more names
 _MIN_FREE = 1 << 20  # bytes; a disk with less free space counts as full
 
@@ -70,10 +71,13 @@ def _gone(folder: Path) -> FileNotFoundError:
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove what processes that are no more were writing in a folder and those below."""
+    """Remove what processes that are no more were writing in a folder and those below, but for the chunks in `WORKS`.
+
+    Of processes elsewhere nobody can tell here whether they run.
+    """
     for path in folder.rglob("*.part"):
         match = re.search(r"\.(\d+)\.part$", path.name)
-        if match and not is_running(int(match[1])):
+        if match and path.parent.name != WORKS and not is_running(int(match[1])):
             path.unlink(missing_ok=True)
 
 
