@@ -297,7 +297,7 @@ def test_any_task_file_is_read_or_refused_and_never_leaves_its_folder(examples: 
         place = task
         *parents, last = key.split(".")
         for parent in parents:
-            place = place[parent]
+            place = place.setdefault(parent, {})
         place[last] = value
         path.write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
         try:
