@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -35,15 +36,18 @@ def test_runs_killed_at_random_moments_lose_nothing(config: Config, tmp_path: Pa
     expected = content(whole)
     assert any(name.endswith("tam/model.safetensors") for name in expected)
     draws, killed = random.Random(0), 0
-    for number in range(20):
-        folder = tmp_path / str(number)
+    while killed < 20:
+        folder = tmp_path / str(killed)
         process = begin(config, folder)
         time.sleep(draws.uniform(0.02, 0.98) * seconds)
         os.killpg(process, signal.SIGKILL)
-        killed += exit_code(process) == -signal.SIGKILL
+        if exit_code(process) == -signal.SIGKILL:
+            killed += 1
+        else:  # the machine is faster by now
+            seconds *= 0.9
         finish(config, folder)
         assert content(folder) == expected
-    assert killed >= 15  # of the others the machine was faster than before
+        shutil.rmtree(folder)
 
 
 def test_runs_killed_between_two_writes_lose_nothing(config: Config, tmp_path: Path) -> None:
@@ -69,18 +73,20 @@ def test_runs_stopped_at_random_moments_end_soon_and_say_how_to_go_on(
     whole = tmp_path / "whole"
     seconds = seconds_of_a_run(config, whole)
     expected, draws, stopped = content(whole), random.Random(number), 0
-    for place in range(12):
-        folder, log = tmp_path / str(place), tmp_path / f"log-{place}"
+    while stopped < 12:
+        folder, log = tmp_path / str(stopped), tmp_path / f"log-{stopped}"
         process = begin(config, folder, log=log)
         time.sleep(draws.uniform(0.05, 0.95) * seconds)
         asked = time.monotonic()
         os.kill(process, number)
         code = exit_code(process)
         assert time.monotonic() - asked < 10
-        if code:  # else it was done before
+        if code:
             assert code == 128 + number
             assert "run the same command again to go on" in log.read_text().splitlines()[-1]
             stopped += 1
+        else:  # the machine is faster by now
+            seconds *= 0.9
         finish(config, folder)
         assert content(folder) == expected
-    assert stopped >= 8
+        shutil.rmtree(folder)
