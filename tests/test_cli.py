@@ -54,6 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "conf" / "task" / "old.yml").write_text(SPAM)
     (tmp_path / "conf" / "task" / "checked.yaml").write_text(SPAM + "gold: {own: {files: {validation: v.csv}}}\n")
     (tmp_path / "conf" / "task" / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    (tmp_path / "conf" / "task" / "single.yaml").write_text("name: single\nlabels: spam\n")
     for place in ("data/qnli", "data/squad", "twice/qnli", "blank/qnli"):
         (tmp_path / place).mkdir(parents=True)
         for name in ("train.jsonl", "validation.jsonl"):
@@ -81,6 +82,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["n=many"], "n=many: allowed is a whole number"),
         (["trainer.lr=high"], "trainer.lr=high: allowed is a number"),
         (["train=maybe"], "train=maybe: allowed is true or false"),
+        (["task=rotten_tomatoes", "task.prompts=text"],
+         "task.prompts=text: allowed is values by their names: task.prompts={NAME: VALUE}"),
+        (["--config-dir", "conf", "task=single"], "task.labels of task=single: allowed is a list: task.labels="),
         (["seeds=1"], r"seeds=1: allowed is a list: seeds=\[1\]"),
         (["--config-dir=confi"], "--config-dir=confi: there is no such folder; did you mean 'conf'"),
         (["n=1"], "n=1: allowed is 2 or more, the number of labels of task 'sst2'"),

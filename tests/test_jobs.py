@@ -83,7 +83,7 @@ def test_the_others_go_on_where_one_of_several_runs_fails(tiny_config: Config) -
     lines = text.getvalue().splitlines()
     assert sum("failed" in line.split() for line in lines) == 2
     assert any(line.startswith("1. failed: setting=zerogen task=toy seed=42: ") for line in lines)
-    assert "2. failed: setting=supervised task=toy seed=42: stopped by SIGKILL; was memory short?" in lines
+    assert "3. failed: setting=supervised task=toy seed=42: stopped by SIGKILL; was memory short?" in lines
     with pytest.raises(ChildFailed):
         list(run_all([replace(bad, on_error="stop"), replace(supervised, on_error="stop")], Console(quiet=True)))
 
@@ -92,7 +92,10 @@ def test_a_command_of_which_all_runs_fail_ends_with_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "zerogen", "-m", "task=rotten_tomatoes", "tam=minilm", "dataset=a.csv,b.csv"]
     done = subprocess.run([*command, "limit=60"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert "2. failed: setting=zerogen task=rotten_tomatoes seed=42: b.csv: there is no such file" in done.stdout
+    assert (
+        "2. failed: setting=zerogen task=rotten_tomatoes seed=42 dataset=b.csv: b.csv: there is no such file"
+        in done.stdout
+    )
     assert [line for line in done.stderr.splitlines() if "error" in line] == [
         f"zerogen: error: {name}.csv: there is no such file" for name in "ab"
     ]

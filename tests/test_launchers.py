@@ -81,6 +81,7 @@ def test_jobs_side_by_side_write_the_bytes_of_jobs_one_after_the_other(
     assert isinstance(outcomes[1], Failed) and outcomes[1].reason == "none.csv: there is no such file"
     assert content(folder) == expected
     logs = "".join(path.read_text() for path in folder.glob(".submitit/*/*_log.*"))
+    assert not list(folder.glob(".submitit/*%j*"))
     said = printed + logs
     # The pool is one: whoever came second has waited for its rows, or found them.
     assert "waiting for another run that writes" in said or "40 rows are already in" in said
@@ -190,7 +191,10 @@ def test_a_command_whose_jobs_fail_ends_with_one(tmp_path: Path) -> None:
     more = ["limit=60", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert "2. failed: setting=zerogen task=rotten_tomatoes seed=42: b.csv: there is no such file" in done.stdout
+    assert (
+        "2. failed: setting=zerogen task=rotten_tomatoes seed=42 dataset=b.csv: b.csv: there is no such file"
+        in done.stdout
+    )
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

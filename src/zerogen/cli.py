@@ -266,7 +266,11 @@ def explain(error: BaseException, folders: Sequence[Path] = ()) -> str:
         appends = "To append to your config use" in str(error)
         if appends and not (is_schema(cause.parent_node) and cause.key not in cause.parent_node):
             return f"{key}: has no value that could be replaced; to add one put a + before it: +{_word(key) or key}"
-        return refusal(cause, _word(key).partition("=")[2])
+        word, _, given = _word(key).partition("=")
+        if word.lstrip("+") == key:
+            return refusal(cause, given)
+        said = refusal(cause)  # which may know no value
+        return said.replace(key, f"{key} of {word}={given}", 1) if said.startswith(f"{key}: allowed") and word else said
     if isinstance(error, OverrideParseException) and error.override.rstrip("=").isidentifier():
         return f"{error.override}: is not a valid override; write key=value, without spaces"
     if isinstance(error, OverrideParseException):
@@ -280,7 +284,7 @@ def explain(error: BaseException, folders: Sequence[Path] = ()) -> str:
 def _word(key: str) -> str:
     """Return the word of the command line that sets a key, or what holds it; an empty string where none does."""
     words = [word for word in sys.argv[1:] if f"{key}.".startswith(f"{word.partition('=')[0]}.")]
-    return max(words, key=len, default="")
+    return max(words, key=lambda word: len(word.partition("=")[0]), default="")
 
 
 def _missing_option(error: MissingConfigException, folders: Sequence[Path]) -> str:

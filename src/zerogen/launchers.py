@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import Pipe, TimeoutError
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerogen.config.schema import Config
@@ -220,7 +221,10 @@ def _submit(configs: Sequence[Config]) -> list[Any]:
         executor = submitit.AutoExecutor(settings["submitit_folder"], cluster, **retries)
         executor.update_parameters(**told)
         with _starting_processes(len(configs)) if cluster == "local" else nullcontext():
-            return executor.map_array(Submitted({_GPUS: visible} if hidden else {}), configs)
+            jobs = executor.map_array(Submitted({_GPUS: visible} if hidden else {}), configs)
+        with suppress(OSError):  # submitit makes one of that very name, and nothing in it
+            Path(settings["submitit_folder"]).rmdir()
+        return jobs
     except (FailedJobError, FailedSubmissionError, ValueError, AssertionError) as error:
         raise UserError(f"hydra/launcher={name}: {str(error).strip()}") from error
 

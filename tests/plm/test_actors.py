@@ -29,7 +29,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
 ROOT = Path(__file__).parents[2]
 RUN = """
-import pickle, sys
+import pickle, resource, sys
 from pathlib import Path
 
 from rich.console import Console
@@ -41,6 +41,7 @@ from zerogen.support.process import stop_on_signals
 stop_on_signals()
 with reporting_errors():
     run_one(pickle.loads(Path(sys.argv[1]).read_bytes()), Console(width=200))
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -223,6 +224,22 @@ def test_a_signal_stops_a_run(cluster: Cluster, config: Config, tmp_path: Path, 
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 128 + number, said
     assert "run the same command again to go on" in said
+
+
+@pytest.mark.long
+def test_the_memory_of_the_driver_does_not_grow_with_the_dataset(
+    cluster: Cluster, config: Config, tmp_path: Path
+) -> None:
+    def peak(n: int) -> float:
+        """MB that a run of n rows takes at most."""
+        run = begin(on(replace(config, n=n), cluster, tmp_path / str(n)), tmp_path / f"{n}.pickle")
+        (line,) = [line for line in end(run).splitlines() if line.startswith("peak ")]
+        assert len(dataset(tmp_path / str(n)).splitlines()) == n
+        return int(line.split()[1]) / 1024
+
+    few, many = peak(500), peak(10_000)
+    print(f"the driver: {few:.0f} MB for 500 rows, {many:.0f} MB for 10,000")
+    assert many - few < 9_500 * 2000 / 2**20  # a row that is held takes 459 bytes, one that waits as JSON more
 
 
 WRITE = """

@@ -21,6 +21,7 @@ _KINDS = {
     "bool": "true or false",
     "to string": "a text",
     "ListConfig": "a list: {key}=[{value}]",
+    "to Dict[": "values by their names: {key}={{NAME: VALUE}}",
 }
 
 

@@ -31,8 +31,13 @@ def report(
     from zerogen.runs.summaries import write_aggregate
 
     console.print(results_table(outcomes))
-    for number, failed in enumerate((one for one in outcomes if not isinstance(one, Result)), 1):
-        words = f"{number}. failed: {title(failed.config)}: {failed.reason}"
+    common = set.intersection(*(set(config.command) for group in groups for config in group))
+    for number, failed in enumerate(outcomes, 1):
+        if isinstance(failed, Result):
+            continue
+        named = title(failed.config)
+        own = [word for word in failed.config.command if word not in common and word not in named.split()]
+        words = f"{number}. failed: {' '.join([named, *own])}: {failed.reason}"
         console.print(words, highlight=False, markup=False, soft_wrap=True)
     results = [one for one in outcomes if isinstance(one, Result)]
     left, aggregates = list(outcomes), []
