@@ -29,7 +29,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
 ROOT = Path(__file__).parents[2]
 RUN = """
-import pickle, resource, sys
+import pickle, sys
 from pathlib import Path
 
 from rich.console import Console
@@ -41,7 +41,6 @@ from zerogen.support.process import stop_on_signals
 stop_on_signals()
 with reporting_errors():
     run_one(pickle.loads(Path(sys.argv[1]).read_bytes()), Console(width=200))
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -226,22 +225,6 @@ def test_a_signal_stops_a_run(cluster: Cluster, config: Config, tmp_path: Path, 
     assert "run the same command again to go on" in said
 
 
-@pytest.mark.long
-def test_the_memory_of_the_driver_does_not_grow_with_the_dataset(
-    cluster: Cluster, config: Config, tmp_path: Path
-) -> None:
-    def peak(n: int) -> float:
-        """MB that a run of n rows takes at most."""
-        run = begin(on(replace(config, n=n), cluster, tmp_path / str(n)), tmp_path / f"{n}.pickle")
-        (line,) = [line for line in end(run).splitlines() if line.startswith("peak ")]
-        assert len(dataset(tmp_path / str(n)).splitlines()) == n
-        return int(line.split()[1]) / 1024
-
-    few, many = peak(500), peak(10_000)
-    print(f"the driver: {few:.0f} MB for 500 rows, {many:.0f} MB for 10,000")
-    assert many - few < 9_500 * 2000 / 2**20  # a row that is held takes 459 bytes, one that waits as JSON more
-
-
 WRITE = """
 import sys
 
@@ -276,3 +259,32 @@ def test_a_chunk_that_fails_three_times_costs_its_rows_unless_all_do(cluster: Cl
     failed = written("0,1,2,3")
     assert "ServerFailed: engine=ray: chunk texts-00000" in failed.stderr
     assert not any(line.startswith("[") for line in failed.stdout.splitlines())
+
+
+WRITE_MANY = """
+import resource
+import sys
+from dataclasses import replace
+
+from tests.plm.test_workers import chunks
+from zerogen.config.schema import EngineConfig, PlmConfig
+from zerogen.plm.actors import Actors
+
+few = [replace(chunk, requests=chunk.requests * 10, max_new_tokens=4) for chunk in chunks(2)]
+with Actors(PlmConfig("tiny", sys.argv[1], dtype="float32"), EngineConfig("ray", address=sys.argv[2]), "none") as plm:
+    rows, done = 0, 0
+    for output in plm.write(replace(few[i % 2], name=f"texts-{i:06d}", seed=i) for i in range(1000)):
+        rows, done = rows + len(output.continuations), done + 1
+        if done in (100, 1000):
+            print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.long
+def test_the_memory_of_the_driver_does_not_grow_with_what_is_written(cluster: Cluster, tiny_causal: Path) -> None:
+    command = [sys.executable, "-c", WRITE_MANY, str(tiny_causal), cluster.address]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+    (few, before), (many, after) = (map(int, line.split()) for line in done.stdout.splitlines())
+    print(f"{before / 1024:.0f} MB after {few:,} rows, {after / 1024:.0f} MB after {many:,}")
+    assert (few, many) == (6_000, 60_000)
+    assert after - before < 54_000 * 200 / 1024  # a row that was held would take about 500 bytes
