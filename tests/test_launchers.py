@@ -81,7 +81,6 @@ def test_jobs_side_by_side_write_the_bytes_of_jobs_one_after_the_other(
     assert isinstance(outcomes[1], Failed) and outcomes[1].reason == "none.csv: there is no such file"
     assert content(folder) == expected
     logs = "".join(path.read_text() for path in folder.glob(".submitit/*/*_log.*"))
-    assert not list(folder.glob(".submitit/*%j*"))
     said = printed + logs
     # The pool is one: whoever came second has waited for its rows, or found them.
     assert "waiting for another run that writes" in said or "40 rows are already in" in said
@@ -105,27 +104,30 @@ def test_with_on_error_stop_the_others_are_ended(tiny_config: Config, tmp_path: 
     assert_nobody_writes(tmp_path / "out")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_submission_ends_the_jobs(
-    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     import submitit
 
-    submit, jobs = submitit.AutoExecutor.map_array, []
+    submit, jobs = submitit.AutoExecutor.submit, []
 
-    def interrupted(executor: submitit.AutoExecutor, *arguments: Any) -> list[Any]:
-        jobs.extend(submit(executor, *arguments))
-        os.kill(os.getpid(), signal.SIGTERM)
-        return jobs
+    def interrupted(executor: submitit.AutoExecutor, *arguments: Any) -> Any:
+        jobs.append(submit(executor, *arguments))
+        os.kill(os.getpid(), number)
+        return jobs[-1]
 
-    monkeypatch.setattr(submitit.AutoExecutor, "map_array", interrupted)
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", interrupted)
     stop_on_signals()
     try:
         with pytest.raises(Stopped) as stopped:
             launched([replace(tiny_config, n=1_000_000)], local(tmp_path), tmp_path / "out")
     finally:
         stop_no_longer()
-    assert stopped.value.number == signal.SIGTERM
+    assert stopped.value.number == number
     assert [job.done() for job in jobs] == [True]
+    assert_nobody_writes(tmp_path / "out")
+    assert not list(tmp_path.glob(".submitit/*%j*"))
 
 
 def assert_nobody_writes(folder: Path) -> None:

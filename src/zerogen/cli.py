@@ -267,10 +267,11 @@ def explain(error: BaseException, folders: Sequence[Path] = ()) -> str:
         if appends and not (is_schema(cause.parent_node) and cause.key not in cause.parent_node):
             return f"{key}: has no value that could be replaced; to add one put a + before it: +{_word(key) or key}"
         word, _, given = _word(key).partition("=")
-        if word.lstrip("+") == key:
+        if word == key:
             return refusal(cause, given)
-        said = refusal(cause)  # which may know no value
-        return said.replace(key, f"{key} of {word}={given}", 1) if said.startswith(f"{key}: allowed") and word else said
+        said, experiment = refusal(cause), _word("experiment")  # an experiment sets keys of any group
+        named = " or ".join(one for one in (experiment, word and f"{word}={given}") if one)
+        return said.replace(key, f"{key} of {named}", 1) if said.startswith(f"{key}: allowed") and named else said
     if isinstance(error, OverrideParseException) and error.override.rstrip("=").isidentifier():
         return f"{error.override}: is not a valid override; write key=value, without spaces"
     if isinstance(error, OverrideParseException):
@@ -282,8 +283,9 @@ def explain(error: BaseException, folders: Sequence[Path] = ()) -> str:
 
 
 def _word(key: str) -> str:
-    """Return the word of the command line that sets a key, or what holds it; an empty string where none does."""
-    words = [word for word in sys.argv[1:] if f"{key}.".startswith(f"{word.partition('=')[0]}.")]
+    """Return the word of the command line that sets a key, or what holds it, without +; "" where none does."""
+    words = [word.lstrip("+") for word in sys.argv[1:]]
+    words = [word for word in words if f"{key}.".startswith(f"{word.partition('=')[0]}.")]
     return max(words, key=lambda word: len(word.partition("=")[0]), default="")
 
 

@@ -134,7 +134,7 @@ def _by_submitit(configs: Sequence[Config], console: Console) -> Iterator[Result
     given = 0
     try:
         with _signals_later():  # else nobody would know the jobs that are to be cancelled
-            jobs = _submit(configs)
+            _submit(configs, jobs)
         ids = ", ".join(job.job_id for job in jobs)
         _say(console, f"submitted: {ids}; what these jobs print is in {jobs[0].paths.folder.parent}")
         queue = _Queue(jobs) if configs[0].launcher["launcher"] == "submitit_slurm" else None
@@ -159,19 +159,24 @@ def _by_submitit(configs: Sequence[Config], console: Console) -> Iterator[Result
             _cancel(left, configs[0].launcher["launcher"])
             ids = ", ".join(job.job_id for job in left)
             _say(console, f"cancelled: {ids}; run the same command again to go on")
+        with suppress(OSError):  # local jobs make one of that very name, and nothing in it
+            Path(configs[0].launcher["submitit_folder"]).expanduser().rmdir()
 
 
 @contextmanager
 def _signals_later() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM until the block ends."""
+    """Hold back SIGINT and SIGTERM until the block ends.
+
+    Ctrl-C reaches processes that the block starts, too: they do not see it, since this one ends their jobs.
+    """
     held: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, frame: held.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, lambda number, frame: held.append(number)) for number in numbers}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for again in held:
@@ -197,8 +202,11 @@ class _Queue:
         return len(self._looks) == 2 and not any(job.job_id in look for look in self._looks)
 
 
-def _submit(configs: Sequence[Config]) -> list[Any]:
-    """Submit a job for each configuration. Raises `UserError` for what submitit, or the cluster, refuses."""
+def _submit(configs: Sequence[Config], jobs: list[Any]) -> None:
+    """Submit a job for each configuration and add it to `jobs`, also where not all of them can be submitted.
+
+    Raises `UserError` for what submitit, or the cluster, refuses.
+    """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -220,11 +228,13 @@ def _submit(configs: Sequence[Config]) -> list[Any]:
     try:
         executor = submitit.AutoExecutor(settings["submitit_folder"], cluster, **retries)
         executor.update_parameters(**told)
-        with _starting_processes(len(configs)) if cluster == "local" else nullcontext():
-            jobs = executor.map_array(Submitted({_GPUS: visible} if hidden else {}), configs)
-        with suppress(OSError):  # submitit makes one of that very name, and nothing in it
-            Path(settings["submitit_folder"]).rmdir()
-        return jobs
+        submitted = Submitted({_GPUS: visible} if hidden else {})
+        if cluster == "slurm":
+            jobs += executor.map_array(submitted, configs)
+            return
+        with starting_crowds() if len(configs) > 1 else nullcontext():
+            for config in configs:
+                jobs.append(executor.submit(submitted, config))
     except (FailedJobError, FailedSubmissionError, ValueError, AssertionError) as error:
         raise UserError(f"hydra/launcher={name}: {str(error).strip()}") from error
 
@@ -262,17 +272,6 @@ def _outcome(job: Any, config: Config) -> Result | Failed:
     return outcome if isinstance(outcome, Result) else Failed(config, str(outcome))
 
 
-@contextmanager
-def _starting_processes(count: int) -> Iterator[None]:
-    """Make processes started in this block ignore Ctrl-C, which reaches all of them: this one ends their jobs."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with starting_crowds() if count > 1 else nullcontext():
-            yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
 class Submitted:
     """What a submitted job does; started again after a time limit or a preemption, it does the same and so goes on.
 
@@ -289,6 +288,7 @@ class Submitted:
             if value is not None:
                 os.environ[name] = value
         stop_on_signals()  # also SIGTERM, which submitit would ignore until the job is killed
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         go_offline_without_network()
         try:
             return run_one(config, make_console(), pages=False)

@@ -262,9 +262,11 @@ def test_a_chunk_that_fails_three_times_costs_its_rows_unless_all_do(cluster: Cl
 
 
 WRITE_MANY = """
-import resource
+import re
 import sys
 from dataclasses import replace
+
+from pathlib import Path
 
 from tests.plm.test_workers import chunks
 from zerogen.config.schema import EngineConfig, PlmConfig
@@ -276,7 +278,7 @@ with Actors(PlmConfig("tiny", sys.argv[1], dtype="float32"), EngineConfig("ray",
     for output in plm.write(replace(few[i % 2], name=f"texts-{i:06d}", seed=i) for i in range(1000)):
         rows, done = rows + len(output.continuations), done + 1
         if done in (100, 1000):
-            print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+            print(rows, re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
@@ -284,6 +286,7 @@ with Actors(PlmConfig("tiny", sys.argv[1], dtype="float32"), EngineConfig("ray",
 def test_the_memory_of_the_driver_does_not_grow_with_what_is_written(cluster: Cluster, tiny_causal: Path) -> None:
     command = [sys.executable, "-c", WRITE_MANY, str(tiny_causal), cluster.address]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
     (few, before), (many, after) = (map(int, line.split()) for line in done.stdout.splitlines())
     print(f"{before / 1024:.0f} MB after {few:,} rows, {after / 1024:.0f} MB after {many:,}")
     assert (few, many) == (6_000, 60_000)

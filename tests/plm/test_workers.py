@@ -30,7 +30,7 @@ from zerogen.plm.network import Network
 from zerogen.plm.open import open_plm
 from zerogen.plm.pack import _product, _reorder
 from zerogen.plm.protocol import ChunkOutput, ChunkRequest
-from zerogen.plm.workers import GeneratorModule, Inbox, Order, Workers, threads_each
+from zerogen.plm.workers import GeneratorModule, Inbox, Order, Workers, process_name, remove_stale, threads_each
 from zerogen.support.lightning import quiet_lightning
 from zerogen.support.weights import has_bfloat16
 
@@ -105,7 +105,7 @@ def test_finished_works_outlive_their_process(config: PlmConfig, tmp_path: Path)
         workers.processes[0].join()
         list(workers.write(chunks(9)[3:]))
     kept = (folder / "texts-000001.done").read_text()
-    (folder / "of-99999999").mkdir()  # of a run that was killed
+    (folder / f"of-{process_name(99999999)}").mkdir()  # of a run that was killed
     (folder / "texts-000002.done.99999999.part").touch()
     with Workers(config, [CPU], folder) as workers:
         # Recognisable: what is there is used, and not written again.
@@ -121,9 +121,17 @@ def test_a_second_instance_leaves_the_works_of_the_first_alone(config: PlmConfig
     with Workers(config, [CPU], tmp_path / "works") as workers:
         assert rows_of(list(workers.write(chunks(2)[:1]))) == expected[:1]
         with Workers(config, [CPU], tmp_path / "works") as other:
-            other.todo = other.folder / f"of-{os.getppid()}"  # as that of another process
+            other.todo = other.folder / f"of-{process_name(os.getppid())}"  # as that of another process
             other.todo.mkdir()
         assert rows_of(list(workers.write(chunks(2)[1:]))) == expected[1:]
+
+
+def test_chunks_of_a_run_on_another_machine_are_left_alone(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("of-elsewhere-99999999", f"of-{process_name(os.getppid())}")]
+    for path in (*kept, tmp_path / f"of-{process_name(99999999)}"):
+        path.mkdir()
+    remove_stale(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 def test_lightning_spreads_works_over_its_devices(config: PlmConfig, tmp_path: Path) -> None:

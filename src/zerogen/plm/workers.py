@@ -43,6 +43,11 @@ FAILED, HELD = ".failed", ".by-"
 _POLL = 0.05  # seconds between two looks at the folder
 
 
+def process_name(number: int | None = None) -> str:
+    """Return a name for a process of this machine, this one by default, that none of another machine has."""
+    return f"{os.uname().nodename.replace('.', '-')}-{number or os.getpid()}"
+
+
 @dataclass(frozen=True)
 class Order:
     """A chunk that one of several processes is to write.
@@ -127,7 +132,7 @@ class Inbox:
     @property
     def holder(self) -> str:
         """The name of this process, in those of the chunks that it has taken."""
-        return f"{os.uname().nodename.replace('.', '-')}-{os.getpid()}"
+        return process_name()
 
     def awaited(self) -> bool:
         """Whether anybody waits for the outputs, as far as this process can see."""
@@ -268,7 +273,7 @@ class Workers(FolderWriter):
     """
 
     def __init__(self, config: PlmConfig, devices: Sequence[torch.device], folder: Path) -> None:
-        todo = folder / f"of-{os.getpid()}"  # chunks of this instance alone
+        todo = folder / f"of-{process_name()}"  # chunks of this instance alone
         super().__init__(config, len(devices), todo, folder)
         self.devices = devices
         self.processes: list[Any] = []
@@ -317,9 +322,10 @@ class Workers(FolderWriter):
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the chunks that runs which were killed have left for their processes in a folder of outputs."""
+    """Remove the chunks that runs of this machine which were killed have left for their processes."""
     for path in folder.glob("of-*"):
-        if not is_running(int(path.name.removeprefix("of-"))):
+        number = path.name.rpartition("-")[2]
+        if number.isdigit() and path.name == f"of-{process_name(int(number))}" and not is_running(int(number)):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -328,7 +334,7 @@ def leave(folder: Path, outputs: bool) -> None:
 
     outputs: remove those that nobody has read, whole or not, too; such a run has what it needs of them written again.
     """
-    for path in folder.glob("*.done*") if outputs else ():
+    for path in (*folder.glob("*.done*"), *folder.glob(f"*{FAILED}*")) if outputs else ():
         path.unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
