@@ -14,6 +14,7 @@ from zerogen.config.schema import Config, SettingConfig
 from zerogen.errors import ChildFailed, UserError
 from zerogen.jobs import _in_process, expand, run_all
 from zerogen.report.terminal import report
+from zerogen.plm.workers import process_name
 from zerogen.runs.result import Failed, Result
 from zerogen.runs.run import trend_sizes
 from zerogen.support.console import reporting_errors
@@ -52,11 +53,12 @@ def test_what_processes_of_a_killed_run_have_left_is_removed(tiny_config: Config
     works.mkdir()
     for name in ("texts-000000.done", "contexts-000014.done"):  # of a chunk that it has, and of one that it needs not
         (works / name).touch()
-    (works / "of-4194305").mkdir()  # a process that cannot be
-    (works / f"of-{os.getpid()}").mkdir()
+    (works / f"of-{process_name(4194305)}").mkdir()  # a process that cannot be
+    living = works / f"of-{process_name()}"
+    living.mkdir()
     run()
-    assert [path.name for path in works.iterdir()] == [f"of-{os.getpid()}"]
-    (works / f"of-{os.getpid()}").rmdir()
+    assert list(works.iterdir()) == [living]
+    living.rmdir()
     run()
     assert not works.exists()
 
