@@ -13,8 +13,8 @@ from rich.console import Console
 from zerogen.config.schema import Config, SettingConfig
 from zerogen.errors import ChildFailed, UserError
 from zerogen.jobs import _in_process, expand, run_all
-from zerogen.report.terminal import report
 from zerogen.plm.workers import process_name
+from zerogen.report.terminal import report
 from zerogen.runs.result import Failed, Result
 from zerogen.runs.run import trend_sizes
 from zerogen.support.console import reporting_errors
