@@ -27,7 +27,17 @@ from pytorch_lightning.strategies import DDPStrategy
 from zerogen.config.schema import Config, EngineConfig, PlmConfig
 from zerogen.errors import ChildFailed, UserError
 from zerogen.plm.pulse import Pulse, Watch
-from zerogen.plm.workers import FAILED, HELD, FolderWriter, GeneratorModule, Inbox, Order, leave, predict
+from zerogen.plm.workers import (
+    FAILED,
+    HELD,
+    FolderWriter,
+    GeneratorModule,
+    Inbox,
+    Order,
+    leave,
+    predict,
+    process_name,
+)
 from zerogen.support.console import reporting_errors
 from zerogen.support.files import LOCK
 from zerogen.support.lightning import quiet_lightning
@@ -65,7 +75,7 @@ class _Group(Inbox):
         torch.distributed.broadcast_object_list(names)
         self.folder = Path(names[0])
         self.first = Watch(self.folder)
-        with Pulse(self.folder, self.holder):
+        with Pulse(self.folder, process_name()):
             yield from super().__iter__()
 
     def awaited(self) -> bool:

@@ -129,11 +129,6 @@ class Inbox:
     def __init__(self, folder: Path, parent: int | None = None) -> None:
         self.folder, self.parent = folder, parent
 
-    @property
-    def holder(self) -> str:
-        """The name of this process, in those of the chunks that it has taken."""
-        return process_name()
-
     def awaited(self) -> bool:
         """Whether anybody waits for the outputs, as far as this process can see."""
         return self.folder.is_dir() and self.parent in (None, os.getppid())
@@ -160,7 +155,7 @@ class Inbox:
 
     def _claim(self) -> Path | None:
         for path in sorted(self.folder.glob("*.todo")):
-            claimed = path.with_suffix(f"{HELD}{self.holder}")
+            claimed = path.with_suffix(f"{HELD}{process_name()}")
             try:
                 return path.rename(claimed)
             except FileNotFoundError:  # another process was faster
