@@ -116,6 +116,18 @@ def test_a_draw_depends_on_its_logits_and_key_alone() -> None:
         assert (token, logprob) == (together[i], logprobs[i])
 
 
+@pytest.mark.parametrize("size", [768, VOCABULARY])  # whole blocks, and some tokens more
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 1.0])
+def test_draws_are_the_same_in_the_memory_of_the_logits(size: int, top_p: float) -> None:
+    logits = torch.stack([logits_of(kind)[:size] for kind in ("peaked", "flat", "tied", "equal")]).repeat(20, 1)
+    kept, keys = logits.clone(), keys_of(7, len(logits))
+    expected = nucleus(logits, top_p, keys)
+    assert torch.equal(logits, kept)
+    for found, wanted in zip(nucleus(logits, top_p, keys, overwrite=True), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.equal(logits, kept) == (size == VOCABULARY)
+
+
 def expected_scores(effect: SelfDebiasing | Contrast, p: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """The formula, written out: p [V] after a prompt, others [K, V] after its counter-prompts, all in float64."""
     if isinstance(effect, SelfDebiasing):

@@ -249,7 +249,7 @@ class Slots:
         which = self._ids(slots)
         logits = self.engine.prefill(self._lines(which), [prompt for group in prompts for prompt in group])
         logits = logits.view(len(slots), -1, logits.shape[-1])
-        tokens, logprobs = self.sampler(logits, fold_in(keys, 0))
+        tokens, logprobs = self.sampler(logits, fold_in(keys, 0), overwrite=True)
         self.positions[which] = self._ids([[len(prompt) for prompt in group] for group in prompts])
         self.tokens[which], self.keys[which] = tokens, keys
         self.counts[which], self.tries[which] = 1, 0
@@ -285,7 +285,7 @@ class Slots:
             tokens, logprobs, settled = self.sampler.attempt(logits, keys, self.tries)
             self.tries.add_(self.sampler.draws).mul_(~settled)
         else:
-            tokens, logprobs = self.sampler(logits, keys)
+            tokens, logprobs = self.sampler(logits, keys, overwrite=True)
             settled = torch.ones_like(tokens, dtype=torch.bool)
         self.tokens.copy_(torch.where(settled, tokens, self.tokens))
         self.counts.add_(settled)

@@ -107,7 +107,7 @@ class PackedHead(nn.Module):
         for packed, bias, part in zip(self.packed, self.biases, out.split(_HEAD_SLICE, dim=-1), strict=True):
             part.copy_(rounded := _product(x, packed, bias))
             if rounded.dtype != torch.float32:
-                part += torch.ops.mkldnn._linear_pointwise.binary(x, rounded.neg_(), packed, bias, "add")
+                part += torch.ops.mkldnn._linear_pointwise.binary(x, rounded, packed, bias, "sub")
         return out
 
 

@@ -37,10 +37,11 @@ class Sampler:
     temperature: float = 1.0
     debias: SelfDebiasing | Contrast = field(default_factory=SelfDebiasing)
 
-    def __call__(self, logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, logits: Tensor, keys: Tensor, overwrite: bool = False) -> tuple[Tensor, Tensor]:
         """Draw from logits [B, 1 + K, V], those after a prompt and after its K counter-prompts.
 
         keys: of the draws, int64 [B], see `rng`: a row's token depends on its own logits and key alone.
+        overwrite: compute in the memory of the logits where possible.
         Returns the tokens [B] and their log-probabilities [B, 1 + K] under softmax(logits): without counter-prompts,
         temperature and truncation. Raises FloatingPointError when a row holds a NaN.
         """
@@ -48,7 +49,7 @@ class Sampler:
             tokens = torch.cat([self._scores(logits[part]).argmax(-1) for part in row_groups(logits)])
             logprobs = token_logprobs(logits, tokens)
         elif self._plain(logits):
-            tokens, logprobs = nucleus(logits[:, 0], self.top_p, keys)
+            tokens, logprobs = nucleus(logits[:, 0], self.top_p, keys, overwrite=overwrite)
             logprobs = logprobs[:, None]
         else:
             tokens, _ = nucleus(logits, self.top_p, keys, self._scores)
@@ -132,7 +133,8 @@ def nucleus(
     logits: Tensor,
     top_p: float,
     keys: Tensor,
-    transform: Callable[[Tensor], Tensor] = lambda logits: logits,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Draw tokens [B] from the nucleus of softmax(transform(logits [B, ...])) without sorting the vocabulary.
 
@@ -143,26 +145,70 @@ def nucleus(
 
     keys: of the draws, int64 [B], see `rng`.
     transform: applied to some rows of logits before tokens are drawn; it returns [b, V].
+    overwrite: compute in the memory of the logits where possible.
     """
+    weights, tops, upto = _weights(logits, transform, overwrite)
+    total = upto[:, -1:]
     tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     logprobs = torch.zeros(len(logits), device=logits.device)
-    parts: list[slice | Tensor] = list(row_groups(logits))
-    places = torch.arange(len(logits), device=logits.device)
+    left = torch.arange(len(logits), device=logits.device)
     for tries in range(_ROUNDS):
-        rejections = []
-        for part in parts:
-            uniforms = uniform(fold_in(keys[part], tries))[:, None]
-            tokens[part], logprobs[part], inside = _propose(transform(logits[part]), top_p, uniforms)
-            rejections.append(places[part][~inside])
-        left = torch.cat(rejections)
+        uniforms = uniform(fold_in(keys[left], tries))[:, None]
+        drawn = _at(weights, left, upto[left], uniforms * total[left]).clamp_(max=logits.shape[-1] - 1)  # [n, 1]
+        chosen = weights[left[:, None], drawn]
+        inside = _inside(weights, tops, left, chosen, total[left], top_p) | total[left].isnan()
+        tokens[left], logprobs[left] = drawn.squeeze(-1), (chosen / total[left]).log().float().squeeze(-1)
+        left = left[~inside.squeeze(-1)]
         if not len(left):
             return tokens, logprobs
-        parts = [left[part] for part in row_groups(logits[:1].expand(len(left), *logits.shape[1:]))]
-    for part in parts:
-        scores = transform(logits[part])
-        tokens[part] = sorted_nucleus(scores, top_p, fold_in(keys[part], _ROUNDS))
-        logprobs[part] = token_logprobs(scores, tokens[part])
+    for part in row_groups(logits[left]):
+        rows = left[part]
+        scores = weights[rows].log()
+        tokens[rows] = sorted_nucleus(scores, top_p, fold_in(keys[rows], _ROUNDS))
+        logprobs[rows] = token_logprobs(scores, tokens[rows])
     return tokens, logprobs
+
+
+def _weights(
+    logits: Tensor, transform: Callable[[Tensor], Tensor] | None, overwrite: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return unnormalised probabilities [B, V], of each block of them the largest one, and the sum up to its end.
+
+    The vocabulary is padded to whole blocks. The largest ones may be off by rounding.
+    """
+    width = logits.shape[-1]
+    if overwrite and transform is None and logits.dtype == torch.float32 and not width % _BLOCK:
+        weights = logits
+    else:
+        weights = torch.full((len(logits), width + -width % _BLOCK), -torch.inf, device=logits.device)
+    blocks = weights.unflatten(-1, (-1, _BLOCK))
+    tops = torch.empty(blocks.shape[:2], device=logits.device)
+    sums = torch.empty_like(tops)
+    for part in row_groups(logits):
+        if weights is not logits:
+            weights[part, :width] = logits[part] if transform is None else transform(logits[part])
+        tops[part] = blocks[part].amax(-1)
+        largest = tops[part].amax(-1, keepdim=True)
+        weights[part].sub_(largest).exp_()
+        tops[part].sub_(largest).exp_()
+        sums[part] = blocks[part].sum(-1)
+    return weights, tops, sums.cumsum(-1, dtype=torch.float64)
+
+
+def _inside(weights: Tensor, tops: Tensor, rows: Tensor, chosen: Tensor, total: Tensor, top_p: float) -> Tensor:
+    """Return whether tokens of some rows [n, 1] are in the nucleus: most of the vocabulary need not be looked at.
+
+    weights, tops: see `_weights`. chosen: the tokens' weights [n, 1]. total: of the weights of a row [n, 1].
+    """
+    if top_p >= 1:
+        return chosen > 0
+    # The mass above a token is at most what it leaves.
+    unsure = chosen < (1 - top_p + 1e-4) * total
+    places, blocks = ((tops[rows] > chosen * (1 - 1e-5)) & unsure).nonzero(as_tuple=True)
+    some = weights.unflatten(-1, (-1, _BLOCK))[rows[places], blocks]
+    above = torch.zeros(len(rows), tops.shape[1], device=weights.device)
+    above[places, blocks] = torch.where(some > chosen[places], some, 0.0).sum(-1)
+    return above.sum(-1, keepdim=True) < top_p * total
 
 
 def _propose(logits: Tensor, top_p: float, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,7 +224,8 @@ def _propose(logits: Tensor, top_p: float, uniforms: Tensor) -> tuple[Tensor, Te
     blocks = weights.unflatten(-1, (-1, _BLOCK))  # [b, V/block, block]
     upto = blocks.sum(-1).cumsum(-1, dtype=torch.float64)  # [b, V/block]
     total = upto[:, -1:]
-    tokens = _at(blocks, upto, uniforms * total).clamp_(max=logits.shape[-1] - 1)  # [b, R]
+    rows = torch.arange(len(weights), device=weights.device)
+    tokens = _at(weights, rows, upto, uniforms * total).clamp_(max=logits.shape[-1] - 1)  # [b, R]
     chosen = weights.gather(-1, tokens)
     if top_p < 1:
         # By blocks: a sum over a whole row might be split over threads, and then depends on their number.
@@ -197,11 +244,14 @@ def _propose(logits: Tensor, top_p: float, uniforms: Tensor) -> tuple[Tensor, Te
     return tokens.squeeze(-1), logprobs.squeeze(-1), inside.squeeze(-1)
 
 
-def _at(blocks: Tensor, upto: Tensor, target: Tensor) -> Tensor:
-    """Find token ids [b, R] by inverse CDF in two levels: the block in which `target` [b, R] falls, the place in it."""
+def _at(weights: Tensor, rows: Tensor, upto: Tensor, target: Tensor) -> Tensor:
+    """Find token ids [n, R] by inverse CDF in two levels: the block in which `target` [n, R] falls, the place in it.
+
+    weights: of all rows [B, V]. rows: which of them, [n]. upto: their sums up to the end of each block, [n, V/block].
+    """
     block = torch.searchsorted(upto, target, right=True).clamp_(max=upto.shape[-1] - 1)
     before = F.pad(upto, (1, 0)).gather(-1, block)
-    inner = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).cumsum(-1, dtype=torch.float64)
+    inner = weights.unflatten(-1, (-1, _BLOCK))[rows[:, None], block].cumsum(-1, dtype=torch.float64)
     place = torch.searchsorted(inner, (target - before)[:, :, None], right=True).clamp_(max=_BLOCK - 1)
     return block * _BLOCK + place.squeeze(-1)
 
