@@ -276,7 +276,7 @@ CONTENDERS = {
 NEEDS = {
     "openvino": (
         find_spec("openvino_genai") is not None,
-        "openvino-genai: F16, continuous batching, at most 64 sequences, all else as by default",
+        "openvino-genai: F16, continuous batching, 2 GB of cache, prefix caching, at most 256 sequences as by default",
     ),
     "llama.cpp F16": (
         find_spec("xllamacpp") is not None,

@@ -148,22 +148,24 @@ def nucleus(
     overwrite: compute in the memory of the logits where possible.
     """
     weights, tops, upto = _weights(logits, transform, overwrite)
-    total = upto[:, -1:]
+    width = logits.shape[-1]
     tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     logprobs = torch.zeros(len(logits), device=logits.device)
     left = torch.arange(len(logits), device=logits.device)
     for tries in range(_ROUNDS):
-        uniforms = uniform(fold_in(keys[left], tries))[:, None]
-        drawn = _at(weights, left, upto[left], uniforms * total[left]).clamp_(max=logits.shape[-1] - 1)  # [n, 1]
+        upto_left = upto[left]
+        total = upto_left[:, -1:]
+        target = uniform(fold_in(keys[left], tries))[:, None] * total
+        drawn = _at(weights, left, upto_left, target).clamp_(max=width - 1)  # [n, 1]
         chosen = weights[left[:, None], drawn]
-        inside = _inside(weights, tops, left, chosen, total[left], top_p) | total[left].isnan()
-        tokens[left], logprobs[left] = drawn.squeeze(-1), (chosen / total[left]).log().float().squeeze(-1)
+        inside = _inside(weights, tops, left, chosen, total, top_p) | total.isnan()
+        tokens[left], logprobs[left] = drawn.squeeze(-1), (chosen / total).log().float().squeeze(-1)
         left = left[~inside.squeeze(-1)]
         if not len(left):
             return tokens, logprobs
-    for part in row_groups(logits[left]):
+    for part in row_groups(weights[:1].expand(len(left), -1)):
         rows = left[part]
-        scores = weights[rows].log()
+        scores = weights[rows, :width].log()
         tokens[rows] = sorted_nucleus(scores, top_p, fold_in(keys[rows], _ROUNDS))
         logprobs[rows] = token_logprobs(scores, tokens[rows])
     return tokens, logprobs
