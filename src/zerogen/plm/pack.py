@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from collections import defaultdict
@@ -18,6 +19,7 @@ from zerogen.support.weights import has_bfloat16
 
 _ROWS = 64  # a typical batch; the layout is good for others, too
 _HEAD_SLICE = 4096  # tokens of the vocabulary whose logits are computed at a time
+_KERNELS = 64  # that oneDNN keeps; a step needs about ten
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
@@ -117,6 +119,9 @@ def pack_linears(model: PreTrainedModel) -> None:
     The plain weights are dropped. Queries, keys and values become one product, and so do a gate and its up
     projection: all layers that read the same tensor, as a trial run shows.
     """
+    # oneDNN compiles a kernel for every shape, in 2 ms, and by default keeps the last 1,024: hundreds of megabytes once
+    # prompts of all lengths have been read. It looks at this when it makes the first one.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
     head = model.get_output_embeddings()
     where = {child: (module, name) for module in model.modules() for name, child in module.named_children()}
     for group in _readers_of_one_tensor(model):
