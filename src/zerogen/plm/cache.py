@@ -37,9 +37,8 @@ def slot_attention(
     are, for the sake of a fused kernel, whose memory does not grow with Q * T and which takes half the time or less.
     """
     if any(extras.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
-        raise NotImplementedError(
-            "an attention with soft caps, sinks or biases"
-        )  # which shows when the model is loaded
+        # Which shows when the model is loaded.
+        raise NotImplementedError("an attention with soft caps, sinks or biases")
     batch, heads, length, width = query.shape
     groups = key.shape[1]
     if length == 1 and query.is_cuda and key.shape == value.shape and (attend := _kernel(query.device)) is not None:

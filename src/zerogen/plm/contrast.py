@@ -32,4 +32,5 @@ class Contrast:
         # Of the sum, not of the mean: a constant more, which no softmax sees.
         own, other = logp[:, 0], logp[:, 1:].logsumexp(1)
         least = own.amax(-1, keepdim=True) + (math.log(self.floor) if self.floor else -math.inf)
-        return (other + self.guidance * (own - other)).masked_fill_(own < least, -math.inf)
+        out = (own < least) | (own == -math.inf)  # in whose place the difference might be that of two infinities
+        return (other + self.guidance * (own - other)).masked_fill_(out, -math.inf)

@@ -31,9 +31,14 @@ class Engine(Protocol):
     capacity: int
     static_shapes: bool
 
-    def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor: ...
-    def step(self, tokens: Tensor, positions: Tensor) -> Tensor: ...
-    def keep(self, lines: Tensor) -> None: ...
+    def prefill(self, lines: Tensor, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Read prompts into `lines` [b] and return the logits [b, V] after their last tokens."""
+
+    def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Append one token [S] at its position [S] to every line and return logits [S, V]."""
+
+    def keep(self, lines: Tensor) -> None:
+        """Drop all lines but these."""
 
 
 class CachedEngine:

@@ -90,9 +90,9 @@ class PackedLinear(nn.Module):
 class PackedHead(nn.Module):
     """An output layer, [..., in] to float32 logits [..., V].
 
-    A logit of 20 rounded to bfloat16 is off by up to 0.06, and tokens tie that do not. In bfloat16 a second product
-    computes what the first one rounded away, which leaves a relative error of 2^-16: on processors with bfloat16 units
-    that is faster than float32, and takes half the memory.
+    A logit of 20 rounded to bfloat16 is off by up to 0.06, and logits that differ would tie. In bfloat16 a second
+    product computes what the first one rounded away, which leaves a relative error of 2^-16: on processors with
+    bfloat16 units that is faster than float32, and takes half the memory.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -114,7 +114,7 @@ class PackedHead(nn.Module):
 
 
 def pack_linears(model: PreTrainedModel) -> None:
-    """Replace the linear layers of a CPU model in place.
+    """Replace the linear layers of a CPU model in place, and limit the kernels that oneDNN keeps in this process.
 
     The plain weights are dropped. Queries, keys and values become one product, and so do a gate and its up
     projection: all layers that read the same tensor, as a trial run shows.

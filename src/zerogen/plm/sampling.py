@@ -41,40 +41,43 @@ class Sampler:
         """Draw from logits [B, 1 + K, V], those after a prompt and after its K counter-prompts.
 
         keys: of the draws, int64 [B], see `rng`: a row's token depends on its own logits and key alone.
-        overwrite: compute in the memory of the logits where possible.
+        overwrite: the logits are no longer needed: compute in their memory where that saves a copy, as `nucleus` does.
         Returns the tokens [B] and their log-probabilities [B, 1 + K] under softmax(logits): without counter-prompts,
-        temperature and truncation. Raises FloatingPointError when a row holds a NaN.
+        temperature and truncation. Raises FloatingPointError when a row holds a NaN, or what is made of it does.
         """
         if self.top_k == 1:
-            tokens = torch.cat([self._scores(logits[part]).argmax(-1) for part in row_groups(logits)])
+            best = [_best(self._scores(logits[part])) for part in row_groups(logits)]
+            tokens, scores = (torch.cat(parts) for parts in zip(*best, strict=True))
             logprobs = token_logprobs(logits, tokens)
         elif self._plain(logits):
-            tokens, logprobs = nucleus(logits[:, 0], self.top_p, keys, overwrite=overwrite)
-            logprobs = logprobs[:, None]
+            tokens, scores = nucleus(logits[:, 0], self.top_p, keys, overwrite=overwrite)
+            logprobs = scores[:, None]
         else:
-            tokens, _ = nucleus(logits, self.top_p, keys, self._scores)
+            tokens, scores = nucleus(logits, self.top_p, keys, self._scores)
             logprobs = token_logprobs(logits, tokens)
-        if logprobs.isnan().any():
+        if logprobs.isnan().any() or scores.isnan().any():
             raise FloatingPointError("the PLM's logits hold a NaN")
         return tokens, logprobs
 
     def attempt(self, logits: Tensor, keys: Tensor, tries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Do the same as a call in a fixed number of operations, so that the host never has to decide.
+        """Draw as a call does, in a fixed number of operations, so that the host never has to decide.
 
         tries: draws [B] rejected for each row so far. Returns tokens and log-probabilities as a call does, and which
-        rows [B] have their token; the others must be tried again, with `draws` more in `tries`. Where a row holds a
-        NaN, so do its log-probabilities.
+        rows [B] have their token; the others must be tried again, with `draws` more in `tries`. They get what a call
+        gives them, but for those that it sorts. Where a row holds a NaN, or what is made of it does, so do its
+        log-probabilities.
         """
         scores = self._scores(logits)
         if self.top_k == 1:
-            tokens = scores.argmax(-1)
+            tokens, reached = _best(scores)
             settled = torch.ones_like(tokens, dtype=torch.bool)
         else:
             rounds = tries[:, None] + torch.arange(self.draws, device=tries.device)
-            tokens, logprobs, settled = _propose(scores, self.top_p, uniform(fold_in(keys[:, None], rounds)))
+            tokens, reached, settled = _propose(scores, self.top_p, uniform(fold_in(keys[:, None], rounds)))
             if self._plain(logits):
-                return tokens, logprobs[:, None], settled
-        return tokens, token_logprobs(logits, tokens), settled
+                return tokens, reached[:, None], settled
+        logprobs = token_logprobs(logits, tokens)
+        return tokens, logprobs.masked_fill_(reached.isnan()[:, None], torch.nan), settled
 
     @property
     def draws(self) -> int:
@@ -85,7 +88,7 @@ class Sampler:
 
     @property
     def settles(self) -> bool:
-        """Whether attempts suffice without the sorting that a call falls back on; each succeeds with chance `top_p`."""
+        """Whether draws suffice without the sorting that a call falls back on; each succeeds with chance `top_p`."""
         return self.top_k == 1 or (1 - self.top_p) ** _ROUNDS < 1e-3
 
     def _plain(self, logits: Tensor) -> bool:
@@ -95,8 +98,8 @@ class Sampler:
     def _scores(self, logits: Tensor) -> Tensor:
         """Return the logits [b, V] to draw from, before the nucleus is taken."""
         scores = self.debias(logits)
-        if self.temperature != 1:
-            scores = scores / self.temperature
+        if self.temperature != 1:  # from the largest down: others would overflow at a tiny temperature
+            scores = (scores - scores.amax(-1, keepdim=True)) / self.temperature
         if 1 < self.top_k < logits.shape[-1]:
             kth = scores.topk(self.top_k, dim=-1).values[:, -1:]
             scores = scores.masked_fill(scores < kth, -torch.inf)
@@ -119,12 +122,18 @@ def row_groups(logits: Tensor) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
+def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the most probable tokens [b] of scores [b, V], and their scores [b]; both are a NaN's if there is one."""
+    tokens = scores.argmax(-1)
+    return tokens, scores.gather(-1, tokens[:, None]).squeeze(-1)
+
+
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Return the log-probabilities [B, ...] of tokens [B] under softmax(logits [B, ..., V]), in float32."""
     logprobs = torch.empty(logits.shape[:-1], device=logits.device)
     for part in row_groups(logits):
         flat = logits[part].float().flatten(0, -2)  # [b * ..., V]
-        wanted = tokens[part].repeat_interleave(len(flat) // max(1, len(tokens[part])))
+        wanted = tokens[part].repeat_interleave(len(flat) // len(tokens[part]))
         logprobs[part] = -F.cross_entropy(flat, wanted, reduction="none").view(logprobs[part].shape)
     return logprobs
 
@@ -145,7 +154,8 @@ def nucleus(
 
     keys: of the draws, int64 [B], see `rng`.
     transform: applied to some rows of logits before tokens are drawn; it returns [b, V].
-    overwrite: compute in the memory of the logits where possible.
+    overwrite: the logits are no longer needed: compute in their memory if they are in float32, there is no transform,
+        and V is a multiple of 256.
     """
     weights, tops, upto = _weights(logits, transform, overwrite)
     width = logits.shape[-1]
@@ -174,9 +184,9 @@ def nucleus(
 def _weights(
     logits: Tensor, transform: Callable[[Tensor], Tensor] | None, overwrite: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return unnormalised probabilities [B, V], of each block of them the largest one, and the sum up to its end.
+    """Return unnormalised probabilities, of each block of them the largest one, and the sum up to its end.
 
-    The vocabulary is padded to whole blocks. The largest ones may be off by rounding.
+    The first are [B, V], V padded to whole blocks, the others [B, blocks]. The largest ones may be off by rounding.
     """
     width = logits.shape[-1]
     if overwrite and transform is None and logits.dtype == torch.float32 and not width % _BLOCK:
