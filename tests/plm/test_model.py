@@ -351,7 +351,7 @@ def test_a_slot_without_a_row_widens_no_cache(plm: Plm) -> None:
         slots.fill([0, 1], [[[5] * 30], [[6]]], torch.arange(2))
         for _ in range(20):
             slots.rest([0])
-            slots.advance()
+            slots.advance(1)
     assert engine.cache.width == 32
 
 
@@ -364,7 +364,7 @@ def test_a_refilled_slot_begins_with_its_first_draw(plm: Plm) -> None:
         slots.tries.fill_(rejected)  # of the rows before
         with plm.network.slot_attention():
             slots.fill([0, 1, 2, 3], [[[5, 6]]] * 4, torch.arange(4))
-            taken.append([[part.tolist() for part in step] for step in read(slots.advance())])
+            taken.append([[part.tolist() for part in step] for step in read(slots.advance(4))])
     assert taken[0] == taken[1]
 
 

@@ -228,7 +228,7 @@ def test_attempts_end_in_the_draw_of_a_call(sampler: Sampler) -> None:
     tokens, logprobs, settled = sampler.attempt(logits, keys, tries)
     assert settled.float().mean() > 0.95
     for _ in range(8):
-        tries += sampler.draws
+        tries += sampler.draws(torch.device("cpu"))
         again, more, now = sampler.attempt(logits, keys, tries)
         tokens, logprobs = torch.where(settled, tokens, again), torch.where(settled[:, None], logprobs, more)
         settled |= now

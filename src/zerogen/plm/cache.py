@@ -7,8 +7,7 @@ padded on the left and positions are right for learned and rotary embeddings ali
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from zerogen.plm.gpu_kernels import gpu_kernels
 
 ATTENTION = "zerogen_slots"
 _GROWTH = 32  # columns that a cache grows by
@@ -41,8 +42,10 @@ def slot_attention(
         raise NotImplementedError("an attention with soft caps, sinks or biases")
     batch, heads, length, width = query.shape
     groups = key.shape[1]
-    if length == 1 and query.is_cuda and key.shape == value.shape and (attend := _kernel(query.device)) is not None:
-        return attend(query, key, value, mask, scaling or width**-0.5), None
+    if length == 1 and key.shape == value.shape and (kernels := gpu_kernels(query.device)) is not None:
+        slots: SlotCache | None = getattr(key, "slots", None)
+        prefixes = () if slots is None else (slots.positions, slots.source, slots.shared)
+        return kernels.attend(query, key, value, mask, scaling or width**-0.5, *prefixes), None
     if length * key.shape[2] > _SCORES:
         # Not enable_gqa, with which no fused kernel of a GPU takes a mask.
         key, value = (states.repeat_interleave(heads // groups, 1) for states in (key, value))
@@ -56,21 +59,6 @@ def slot_attention(
     scores.view(batch, groups, -1, length, scores.shape[-1]).add_(mask[:, :, None])
     out = torch.matmul(scores.softmax(-1).to(value.dtype), value)
     return out.view(batch, heads, length, -1).transpose(1, 2).contiguous(), None
-
-
-@cache
-def _kernel(device: torch.device) -> Callable[..., Tensor] | None:
-    """Return the kernel for a token per row on a GPU; None where Triton, or a compiler that it needs, is not there."""
-    try:
-        from zerogen.plm.triton_attention import attend
-
-        states = torch.ones(1, 1, 1, 16, device=device)
-        works = bool((attend(states, states, states, states[..., :1] * 0, 1.0) == 1).all())
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
-        return None
-    return attend if works else None
 
 
 AttentionInterface.register(ATTENTION, slot_attention)
@@ -98,13 +86,22 @@ class _SlotLayer(CacheLayerMixin):
         if len(self.keys) != cache.slots or self.keys.shape[2] != cache.width:
             self.keys = self._wider(self.keys, self.memory[0])
             self.values = self._wider(self.values, self.memory[1])
+        kernels = gpu_kernels(key_states.device) if key_states.shape == value_states.shape else None
         if cache.copies is not None:  # prefill: one row per distinct prompt, copied into each of its slots
             before, length = cache.before, cache.before + key_states.shape[2]
-            self.keys[cache.rows, :, before:length] = key_states[cache.copies]
-            self.values[cache.rows, :, before:length] = value_states[cache.copies]
+            if kernels is not None:
+                kernels.write(key_states, value_states, self.keys, self.values, cache.copies, cache.rows, cache.first)
+            else:
+                self.keys[cache.rows, :, before:length] = key_states[cache.copies]
+                self.values[cache.rows, :, before:length] = value_states[cache.copies]
             if not before:
                 return key_states, value_states
             return self.keys[cache.rows[:1], :, :length], self.values[cache.rows[:1], :, :length]
+        if kernels is not None:
+            rows = cache.all_rows
+            kernels.write(key_states, value_states, self.keys, self.values, rows, rows, cache.positions)
+            self.keys.slots = cache  # type: ignore[attr-defined]  # for `slot_attention`
+            return self.keys, self.values
         lines = cache.lines(self.keys.shape[1])
         for states, new in ((self.keys, key_states), (self.values, value_states)):
             states.view(-1, states.shape[-1]).index_copy_(0, lines, new.reshape(-1, new.shape[-1]))
@@ -146,8 +143,12 @@ class SlotCache(Cache):
         self.rows = self.all_rows  # slots that the current forward writes
         self.copies: Tensor | None = None  # prefill: input row of each of `rows`
         self.before = 0  # prefill of a single prompt in blocks: its tokens read so far
+        self.first = torch.zeros_like(self.all_rows)  # prefill: the same for each of `rows`
         self.width = 0  # columns
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
+        # Of each slot another one, or itself, that begins with the same columns, and how many: a GPU's kernel reads
+        # them there.
+        self.source, self.shared = self.all_rows.clone(), torch.zeros_like(self.all_rows)
         self._lines: dict[int, Tensor] = {}
         self._memory = torch.empty(0)
 
@@ -185,6 +186,7 @@ class SlotCache(Cache):
         """Drop all slots but these."""
         self.slots = len(slots)
         self.all_rows = self.rows = torch.arange(self.slots, device=slots.device)
+        self.source, self.shared = self.all_rows.clone(), torch.zeros_like(self.all_rows)
         for layer in self.layers:
             if layer.is_initialized:  # one that reads another layer's keys has none
                 layer.keep(slots)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import takewhile
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
 
 _PREFILL = 1 << 22  # attention scores per head that exist at a time while prompts are read
+_SHARE_ON_GPU = 4  # of the slots, one in so many has to be free before prompts are read
 _STEPS_PER_SYNC = 4  # steps of static shapes between two looks at the rows; one that has ended is computed until then
 
 
@@ -54,6 +56,7 @@ class CachedEngine:
         if static_shapes:
             self.cache.reserve(capacity)
         self.scratch: Tensor | None = None
+        self.prompts: list[tuple[int, ...]] = [()] * lines  # that the lines begin with
 
     def _logits(self, states: Tensor) -> Tensor:
         """Return logits [b, V] of states [b, H]; a packed head writes them into memory that every call reuses."""
@@ -84,6 +87,7 @@ class CachedEngine:
             for start in range(0, ids.shape[1], step):
                 block = ids[:, start : start + step]
                 cache.before, width = start, block.shape[1]
+                cache.first = torch.full_like(cache.rows, start)
                 keys = torch.arange(start + width, device=device)[None]
                 last = self.network.last(
                     torch.tensor([min(len(prompt) - start, width) - 1 for prompt in part], device=device),
@@ -95,8 +99,28 @@ class CachedEngine:
                 )
             states.append(last)
         cache.rows, cache.copies, cache.before = cache.all_rows, None, 0
+        if self.static_shapes:
+            self._share(lines.tolist(), prompts)
         index = {prompt: i for i, prompt in enumerate(distinct)}
         return self._logits(torch.cat(states)[[index[tuple(prompt)] for prompt in prompts]])
+
+    def _share(self, lines: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
+        """Note new prompts of some lines, and for each line another one that begins with the same tokens."""
+        for line, prompt in zip(lines, prompts, strict=True):
+            self.prompts[line] = tuple(prompt)
+        known = [prompt for prompt in self.prompts if prompt]
+        # The common beginning of all lies between the first and the last in order.
+        lowest, highest = min(known), max(known)
+        alike = (a == b for a, b in zip(lowest, highest, strict=False))
+        common = sum(takewhile(bool, alike))
+        anchor, twins = self.prompts.index(known[0]), dict[tuple[int, ...], int]()
+        shared = []
+        for line, prompt in enumerate(self.prompts):
+            twin = twins.setdefault(prompt, line)
+            shared.append((line, 0) if not prompt else (twin, len(prompt)) if twin != line else (anchor, common))
+        source, columns = torch.tensor(shared, device=self.network.device).unbind(-1)
+        self.cache.source.copy_(source)
+        self.cache.shared.copy_(columns)
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Append one token [S] at its position [S] to every line and return logits [S, V]."""
@@ -216,15 +240,22 @@ class _Rows:
         return ended
 
 
-# Of each step every slot's token [S], its log-probabilities [S, lines], and whether it counts [S]: if not, all draws
-# were rejected and the next step draws again.
-Steps = Sequence[Sequence[Tensor]]
+class Step(NamedTuple):
+    """Every slot's next token [S], its log-probabilities [S, lines], and whether it counts [S].
+
+    If not, all draws were rejected and the next step draws again. The host has them once `copied` has happened.
+    """
+
+    taken: Sequence[Tensor]
+    copied: torch.cuda.Event | None = None
 
 
-def read(steps: Steps) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield what each of some steps has, on the host."""
-    tokens, logprobs, settled = (torch.stack(list(parts)).cpu() for parts in zip(*steps, strict=True))
-    yield from zip(tokens, logprobs, settled, strict=True)
+def read(steps: Iterable[Step]) -> Iterator[Sequence[Tensor]]:
+    """Yield what each of some steps has taken, as soon as it is on the host."""
+    for taken, copied in steps:
+        if copied is not None:
+            copied.synchronize()
+        yield taken
 
 
 class Slots:
@@ -254,7 +285,12 @@ class Slots:
         which = self._ids(slots)
         logits = self.engine.prefill(self._lines(which), [prompt for group in prompts for prompt in group])
         logits = logits.view(len(slots), -1, logits.shape[-1])
-        tokens, logprobs = self.sampler(logits, fold_in(keys, 0), overwrite=True)
+        first, settled = fold_in(keys, 0), False
+        if self.engine.static_shapes:  # in fewer steps, which a GPU need not wait for
+            tokens, logprobs, taken = self.sampler.attempt(logits, first, torch.zeros_like(first))
+            settled = bool(taken.all())
+        if not settled:
+            tokens, logprobs = self.sampler(logits, first, overwrite=True)
         self.positions[which] = self._ids([[len(prompt) for prompt in group] for group in prompts])
         self.tokens[which], self.keys[which] = tokens, keys
         self.counts[which], self.tries[which] = 1, 0
@@ -273,22 +309,32 @@ class Slots:
         for name in ("tokens", "positions", "keys", "counts", "tries"):
             setattr(self, name, getattr(self, name)[which])
 
-    def advance(self) -> Steps:
-        """Take the steps that may pass between two looks at the rows, without waiting for a GPU to end them."""
+    def advance(self, most: int) -> list[Step]:
+        """Take the steps that may pass between two looks at the rows, without waiting for a GPU to end them.
+
+        most: how many steps the rows can need.
+        """
         if self.graphed is None:
-            steps: Steps = [self._take()]
-        else:  # what a step returns, the next one overwrites
-            steps = [[part.clone() for part in self.graphed(self._take)] for _ in range(_STEPS_PER_SYNC)]
-        return steps
+            return [Step(self._take())]
+        return [self._on_host(self.graphed(self._take)) for _ in range(min(most, _STEPS_PER_SYNC))]
+
+    def _on_host(self, taken: Sequence[Tensor]) -> Step:
+        """Copy what a step returns before the next one overwrites it, without waiting for it."""
+        taken = [part.to("cpu", non_blocking=True, copy=True) for part in taken]
+        if self.device.type != "cuda":
+            return Step(taken)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self.device))
+        return Step(taken, copied)
 
     def _take(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Read the last tokens and sample the next ones; return what `Steps` has of a step."""
+        """Read the last tokens and sample the next ones; return what a `Step` has of them."""
         read = self.tokens[:, None].expand_as(self.positions).flatten()
         logits = self.engine.step(read, self.positions.flatten()).view(*self.positions.shape, -1)
         keys = fold_in(self.keys, self.counts)
         if self.engine.static_shapes:
             tokens, logprobs, settled = self.sampler.attempt(logits, keys, self.tries)
-            self.tries.add_(self.sampler.draws).mul_(~settled)
+            self.tries.add_(self.sampler.draws(self.device)).mul_(~settled)
         else:
             tokens, logprobs = self.sampler(logits, keys, overwrite=True)
             settled = torch.ones_like(tokens, dtype=torch.bool)
@@ -332,7 +378,7 @@ def decode(
         # A prefill has a fixed cost: wait until an eighth of the slots is free.
         enough = max(1, len(rows) // 8)
         if slots.engine.static_shapes:  # where slots that wait cost as much as others: or there are enough for all
-            enough = min(enough, waiting)
+            enough = min(max(1, len(rows) // _SHARE_ON_GPU), waiting)
         if waiting and len(free) >= enough:
             filled = list(zip(free, queue, strict=False))
             waiting -= len(filled)
@@ -345,6 +391,7 @@ def decode(
         if not active:
             yield from ended
             return
+        most = max_new_tokens - int(rows.counts[active].min())
         spare = _spare(len(active))
         if not waiting and len(active) + spare <= len(rows) * 3 // 4 and not slots.engine.static_shapes:
             remaining = active + free[:spare]
@@ -353,7 +400,7 @@ def decode(
             free = np.flatnonzero(rows.index < 0).tolist()
         if free and not slots.engine.static_shapes:
             slots.rest(free)
-        steps = slots.advance()
+        steps = slots.advance(most)
         yield from ended  # while a GPU is at those steps
         everywhere = np.arange(len(rows))
-        ended = [row for step in read(steps) for row in rows.append(everywhere, *step)]
+        ended = [row for taken in read(steps) for row in rows.append(everywhere, *taken)]

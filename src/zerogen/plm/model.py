@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -222,9 +223,11 @@ class Plm(Codec):
     def _encode_all(self, requests: Sequence[Request]) -> list[list[list[int]]]:
         """Return the token ids of each request's prompt and counter-prompts, the same number for every request."""
         most = max(len(request.counters) for request in requests)
+        groups = [(request.prompt, *request.counters.values()) for request in requests]
+        ids = iter(self.all_prompt_ids([prompt for group in groups for prompt in group]))
         encoded = []
-        for request in requests:
-            own, *counters = [self.prompt_ids(prompt) for prompt in (request.prompt, *request.counters.values())]
+        for group in groups:
+            own, *counters = islice(ids, len(group))
             # A prompt as its own counter-prompt does not debias: it pads requests that have fewer than others.
             encoded.append([own, *counters, *[own] * (most - len(counters))])
         return encoded
@@ -351,7 +354,7 @@ class Plm(Codec):
         """
         progress = progress or Progress()
         with progress.wait("tokenizing"):
-            encoded = [self.prompt_ids(prompt) for prompt in prompts]
+            encoded = self.all_prompt_ids(prompts)
             first = [1] * len(encoded) if begins is None else list(map(self._token_at, prompts, begins))
         for prompt, ids in zip(prompts, encoded, strict=True):
             if not 2 <= len(ids) <= self.positions:

@@ -225,7 +225,13 @@ class Codec:
         ids: list[int] = self._read(prompt)["input_ids"]
         return ids
 
-    def _read(self, prompt: str, **options: Any) -> Any:
+    def all_prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of prompts as `prompt_ids` does, equal ones read once, and all at once."""
+        distinct = list(dict.fromkeys(prompts))
+        ids_of = dict(zip(distinct, self._read(distinct)["input_ids"], strict=True)) if distinct else {}
+        return [ids_of[prompt] for prompt in prompts]
+
+    def _read(self, prompt: str | list[str], **options: Any) -> Any:
         return self.tokenizer(prompt, verbose=False, add_special_tokens=not self.frame.chat, **options)
 
     def encode(self, text: str) -> list[int]:

@@ -13,11 +13,13 @@ from torch import Tensor
 from zerogen.config.task_schema import ContrastConfig, DebiasConfig
 from zerogen.plm.contrast import Contrast
 from zerogen.plm.debias import SelfDebiasing
+from zerogen.plm.gpu_kernels import gpu_kernels
 from zerogen.plm.rng import fold_in, uniform
 
 _BLOCK = 256
 _ROUNDS = 16
 _RETRY_RATE = 0.01  # of rows that `Sampler.attempt` may leave without a token
+_RETRY_RATE_OF_KERNEL = 1e-7
 _CACHE_SIZE = 1 << 19  # numbers that fit a processor's cache: logits processed at a time on a CPU
 
 
@@ -72,19 +74,20 @@ class Sampler:
             tokens, reached = _best(scores)
             settled = torch.ones_like(tokens, dtype=torch.bool)
         else:
-            rounds = tries[:, None] + torch.arange(self.draws, device=tries.device)
+            rounds = tries[:, None] + torch.arange(self.draws(tries.device), device=tries.device)
             tokens, reached, settled = _propose(scores, self.top_p, uniform(fold_in(keys[:, None], rounds)))
             if self._plain(logits):
                 return tokens, reached[:, None], settled
         logprobs = token_logprobs(logits, tokens)
         return tokens, logprobs.masked_fill_(reached.isnan()[:, None], torch.nan), settled
 
-    @property
-    def draws(self) -> int:
-        """Number of draws per row in an `attempt`, enough that few rows have to be tried again."""
+    def draws(self, device: torch.device) -> int:
+        """Return the number of draws per row in an `attempt`, enough that few rows have to be tried again."""
         if self.top_p >= 1:
             return 1
-        return min(_ROUNDS, math.ceil(math.log(_RETRY_RATE) / math.log1p(-self.top_p)))
+        # A kernel stops at the first draw that is taken. A row that has to wait for another step keeps a batch waiting.
+        rate = _RETRY_RATE if gpu_kernels(device) is None else _RETRY_RATE_OF_KERNEL
+        return min(_ROUNDS, math.ceil(math.log(rate) / math.log1p(-self.top_p)))
 
     @property
     def settles(self) -> bool:
@@ -159,6 +162,7 @@ def nucleus(
     """
     weights, tops, upto = _weights(logits, transform, overwrite)
     width = logits.shape[-1]
+    blocks = weights.unflatten(-1, (-1, _BLOCK))
     tokens = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     logprobs = torch.zeros(len(logits), device=logits.device)
     left = torch.arange(len(logits), device=logits.device)
@@ -166,7 +170,7 @@ def nucleus(
         upto_left = upto[left]
         total = upto_left[:, -1:]
         target = uniform(fold_in(keys[left], tries))[:, None] * total
-        drawn = _at(weights, left, upto_left, target).clamp_(max=width - 1)  # [n, 1]
+        drawn = _at(blocks, left, upto_left, target).clamp_(max=width - 1)  # [n, 1]
         chosen = weights[left[:, None], drawn]
         inside = _inside(weights, tops, left, chosen, total, top_p) | total.isnan()
         tokens[left], logprobs[left] = drawn.squeeze(-1), (chosen / total).log().float().squeeze(-1)
@@ -229,41 +233,57 @@ def _propose(logits: Tensor, top_p: float, uniforms: Tensor) -> tuple[Tensor, Te
     Returns tokens [b], their log-probabilities [b], and which of them [b] are in the nucleus. A row with a NaN counts
     as inside, with a NaN as its log-probability.
     """
-    logits = logits.float()  # before anything is subtracted: half precision would round the difference
-    weights = (logits - logits.amax(-1, keepdim=True)).exp_()  # [b, V], unnormalised
-    if weights.shape[-1] % _BLOCK:
-        weights = F.pad(weights, (0, -weights.shape[-1] % _BLOCK))
-    blocks = weights.unflatten(-1, (-1, _BLOCK))  # [b, V/block, block]
-    upto = blocks.sum(-1).cumsum(-1, dtype=torch.float64)  # [b, V/block]
-    total = upto[:, -1:]
-    rows = torch.arange(len(weights), device=weights.device)
+    kernels = gpu_kernels(logits.device)
+    block_sums, draw = (kernels.block_sums, kernels.draw) if kernels else (_block_sums, _draw)
+    tops, sums = block_sums(logits, _BLOCK)
+    largest = tops.amax(-1, keepdim=True)
+    upto = (sums * (tops - largest).exp()).cumsum(-1, dtype=torch.float64)
+    tokens, chosen, inside = draw(logits, tops, upto, uniforms, top_p, _BLOCK)
+    return tokens, (chosen - largest.squeeze(-1) - upto[:, -1].log()).float(), inside
+
+
+def _block_sums(logits: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Do what `triton_sampling.block_sums` does, with torch alone."""
+    blocks = _blocks(logits, block)
+    tops = blocks.amax(-1)
+    return tops, (blocks - tops.masked_fill(tops == -torch.inf, 0.0)[..., None]).exp_().sum(-1)
+
+
+def _draw(
+    logits: Tensor, tops: Tensor, upto: Tensor, uniforms: Tensor, top_p: float, block: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `triton_sampling.draw` does, with torch alone."""
+    blocks, total = _blocks(logits, block), upto[:, -1:]
+    weights = (blocks - tops.amax(-1)[:, None, None]).exp_()
+    rows = torch.arange(len(logits), device=logits.device)
     tokens = _at(weights, rows, upto, uniforms * total).clamp_(max=logits.shape[-1] - 1)  # [b, R]
-    chosen = weights.gather(-1, tokens)
+    chosen = logits.gather(-1, tokens).float()
     if top_p < 1:
         # By blocks: a sum over a whole row might be split over threads, and then depends on their number.
-        above = [
-            torch.where(weights > one, weights, 0.0).unflatten(-1, (-1, _BLOCK)).sum(-1).sum(-1, keepdim=True)
-            for one in chosen.split(1, -1)
-        ]
-        inside = torch.cat(above, -1) < top_p * total
+        above = [torch.where(blocks > one[..., None], weights, 0.0).sum(-1).sum(-1) for one in chosen.split(1, -1)]
+        inside = torch.stack(above, -1) < top_p * total
     else:
-        inside = chosen > 0
+        inside = chosen > -torch.inf
     inside |= total.isnan()
-    logprobs = (chosen / total).log().float()
-    if uniforms.shape[-1] > 1:
-        first = (inside.cumsum(-1) == 0).sum(-1, keepdim=True).clamp_(max=uniforms.shape[-1] - 1)
-        tokens, logprobs, inside = tokens.gather(-1, first), logprobs.gather(-1, first), inside.gather(-1, first)
-    return tokens.squeeze(-1), logprobs.squeeze(-1), inside.squeeze(-1)
+    first = (inside.cumsum(-1) == 0).sum(-1, keepdim=True).clamp_(max=uniforms.shape[-1] - 1)
+    tokens, chosen, inside = (of_draws.gather(-1, first).squeeze(-1) for of_draws in (tokens, chosen, inside))
+    return tokens, chosen, inside
 
 
-def _at(weights: Tensor, rows: Tensor, upto: Tensor, target: Tensor) -> Tensor:
+def _blocks(logits: Tensor, block: int) -> Tensor:
+    """Return logits [b, V] in float32 by blocks, [b, blocks, block], the last one filled up with -inf."""
+    return F.pad(logits.float(), (0, -logits.shape[-1] % block), value=-torch.inf).unflatten(-1, (-1, block))
+
+
+def _at(blocks: Tensor, rows: Tensor, upto: Tensor, target: Tensor) -> Tensor:
     """Find token ids [n, R] by inverse CDF in two levels: the block in which `target` [n, R] falls, the place in it.
 
-    weights: of all rows [B, V]. rows: which of them, [n]. upto: their sums up to the end of each block, [n, V/block].
+    blocks: weights of all rows [B, V/block, block]. rows: which of them, [n]. upto: their sums up to the end of each
+    block, [n, V/block].
     """
     block = torch.searchsorted(upto, target, right=True).clamp_(max=upto.shape[-1] - 1)
     before = F.pad(upto, (1, 0)).gather(-1, block)
-    inner = weights.unflatten(-1, (-1, _BLOCK))[rows[:, None], block].cumsum(-1, dtype=torch.float64)
+    inner = blocks[rows[:, None], block].cumsum(-1, dtype=torch.float64)
     place = torch.searchsorted(inner, (target - before)[:, :, None], right=True).clamp_(max=_BLOCK - 1)
     return block * _BLOCK + place.squeeze(-1)
 
