@@ -315,7 +315,7 @@ class Slots:
         most: how many steps the rows can need.
         """
         if self.graphed is None:
-            return [Step(self._take())]
+            return [self._on_host(self._take())]
         return [self._on_host(self.graphed(self._take)) for _ in range(min(most, _STEPS_PER_SYNC))]
 
     def _on_host(self, taken: Sequence[Tensor]) -> Step:
