@@ -7,7 +7,7 @@ RUNS ?= outputs
 FORMAT ?= terminal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep ablation table test test-long test-servers test-slurm lint format type docs wheel benchmark clean
+.PHONY: help setup demo sweep ablation table test test-long test-servers test-slurm test-kernels lint format type docs wheel benchmark clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 - /p' $(MAKEFILE_LIST)
@@ -64,6 +64,14 @@ test-servers: .venv/ready .vllm/ready ## whole runs on real servers, llama.cpp a
 test-slurm: .venv/ready ## sweeps on a Slurm cluster of this one machine; installs Debian's slurm-wlm where root (minutes)
 	@command -v slurmctld >/dev/null || { apt-get update -qq && apt-get install -y -qq slurm-wlm munge; }
 	$(BIN)/python -m pytest -m slurm
+
+# Triton has a gigabyte. Its interpreter shows what a kernel computes, not that a GPU's compiler takes it.
+.triton/ready: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --upgrade --no-deps --target .triton triton==3.9.0
+	@touch $@
+
+test-kernels: .triton/ready ## the kernels for a GPU on a CPU, in Triton's interpreter (a minute, 1 GB)
+	TRITON_INTERPRET=1 PYTHONPATH=.triton $(BIN)/python -m pytest tests/plm/test_kernels.py
 
 lint: .venv/ready ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -32,9 +32,9 @@ FILES = {
     "": "__init__ __main__ api cli jobs launchers dryrun predict measure table",
     "config": "schema task_schema rules task template bundled yaml_files hydra_files launcher keys",
     "data": "records overlap gold unlabelled tables words stratified synthetic texts predictions",
-    "plm": "chat protocol open pretrained model decode cache triton_attention cuda_graph network pack sampling "
-    "rng debias contrast score client abilities server server_scores confidence prompting workers pulse nodes "
-    "actors module",
+    "plm": "chat protocol open pretrained model decode cache network pack sampling gpu_kernels triton_attention "
+    "triton_sampling cuda_graph rng debias contrast score client abilities server server_scores confidence prompting "
+    "workers pulse nodes actors module",
     "generation": "contexts sources english answers extractors questions construction hypotheses demonstrations "
     "wording generator filters pool shards scores select selections weighting",
     "tam": "table tam encoder lstm bidaf scratch vectors labels spans batches fit learner losses ensemble similarity "

@@ -8,16 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from torch.nn.functional import scaled_dot_product_attention
 
 from tests.conftest import FAMILIES, byte_tokenizer, causal_model, toy_pairs, toy_questions, toy_rows
 from zerogen.config.schema import Config, DecodingConfig, SettingConfig, TamConfig, TrainerConfig
 from zerogen.config.task_schema import DebiasConfig, TaskConfig
 from zerogen.data.records import Request, Stop
 from zerogen.jobs import run_one
-from zerogen.plm import sampling
 from zerogen.plm.model import Plm
-from zerogen.plm.sampling import Sampler
 from zerogen.plm.score import logprobs
 from zerogen.tam.fit import fit
 from zerogen.tam.tam import Tam, load_tam
@@ -65,92 +62,6 @@ def test_scores_are_those_of_the_cpu(family: str) -> None:
         sums = {i: total for batch, totals in batches for i, total in zip(batch, totals, strict=True)}
         found.append([sums[i] for i in range(len(rows))])
     assert found[1] == pytest.approx(found[0], abs=2e-3)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("heads", "shared", "width"), [(4, 4, 64), (9, 3, 64), (8, 2, 128), (5, 5, 40), (4, 1, 256)])
-def test_the_kernel_attends_as_the_products_do(heads: int, shared: int, width: int, dtype: torch.dtype) -> None:
-    from zerogen.plm.triton_attention import attend
-
-    draws = torch.Generator("cuda").manual_seed(1)
-    for columns in (1, 7, 64, 100):
-        query = torch.randn(11, 1, 2, heads, width, generator=draws, device="cuda").to(dtype)[:, :, 1].transpose(1, 2)
-        key, value = (torch.randn(11, shared, columns, width, generator=draws, device="cuda").to(dtype) for _ in "kv")
-        last = torch.arange(11, device="cuda").clamp(max=columns - 1)
-        places = torch.arange(columns, device="cuda")[None]
-        unseen = (places > last[:, None]) | (places <= last[:, None] - 5)  # a window of five
-        mask = torch.zeros(unseen.shape, device="cuda").masked_fill_(unseen, torch.finfo(torch.float32).min)
-        source = torch.tensor([0, 1, 0, 1, 4, 1, 4, 0, 8, 9, 9], device="cuda")
-        common = torch.arange(11, device="cuda").clamp(max=columns) // 2
-        alike = (places < common[:, None])[:, None, :, None]
-        key, value = (torch.where(alike, states[source], states) for states in (key, value))
-        found = attend(query, key, value, mask[:, None, None], width**-0.5)
-        many = heads // shared
-        keys, values = (states.double().repeat_interleave(many, 1) for states in (key, value))
-        bias = mask[:, None, None].double()
-        expected = scaled_dot_product_attention(query.double(), keys, values, bias).transpose(1, 2)
-        assert (found.double() - expected).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
-        # What it reads in another row, it does not read in its own.
-        other = alike & (source != torch.arange(11, device="cuda"))[:, None, None, None]
-        key, value = (states.masked_fill(other, torch.nan) for states in (key, value))
-        assert torch.equal(attend(query, key, value, mask[:, None, None], width**-0.5, last, source, common), found)
-
-
-@pytest.mark.parametrize(("shared", "width"), [(3, 64), (2, 40)])
-def test_the_kernel_writes_as_indexing_does(shared: int, width: int) -> None:
-    from zerogen.plm.triton_attention import write
-
-    draws = torch.Generator("cuda").manual_seed(1)
-    copies, rows = torch.tensor([[0, 2, 0, 1, 2], [5, 0, 3, 1, 4]], device="cuda")
-    for length, first in ((1, torch.tensor([6, 0, 10, 3, 3])), (5, torch.tensor([2] * 5)), (11, torch.tensor([0] * 5))):
-        key, value = (torch.randn(3, length, shared, 2 * width, generator=draws, device="cuda") for _ in "kv")
-        key, value = (states[..., width:].transpose(1, 2) for states in (key, value))
-        keys, values = (torch.randn(6, shared, 11, width, generator=draws, device="cuda") for _ in "kv")
-        expected = [keys.clone(), values.clone()]
-        for memory, states in zip(expected, (key, value), strict=True):
-            for copy, row, start in zip(copies.tolist(), rows.tolist(), first.tolist(), strict=True):
-                memory[row, :, start : start + length] = states[copy]
-        write(key, value, keys, values, copies, rows, first.cuda())
-        assert torch.equal(keys, expected[0])
-        assert torch.equal(values, expected[1])
-
-
-@pytest.mark.parametrize("width", [100, 256, 50_257])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_kernels_draw_as_torch_does(width: int, dtype: torch.dtype) -> None:
-    from zerogen.plm.triton_sampling import block_sums, draw
-
-    draws = torch.Generator("cuda").manual_seed(1)
-    logits = (3 * torch.randn(300, width, generator=draws, device="cuda")).to(dtype)
-    logits[1, : width // 2] = -torch.inf
-    tops, sums = sampling._block_sums(logits, 256)
-    found_tops, found_sums = block_sums(logits, 256)
-    assert torch.equal(found_tops, tops)
-    torch.testing.assert_close(found_sums, sums)
-    upto = (sums * (tops - tops.amax(-1, keepdim=True)).exp()).cumsum(-1, dtype=torch.float64)
-    for count, top_p in ((1, 1.0), (1, 0.9), (9, 0.6), (16, 0.1)):
-        uniforms = torch.rand(300, count, generator=draws, device="cuda", dtype=torch.float64)
-        found = draw(logits, tops, upto, uniforms, top_p, 256)
-        for one, other in zip(found, sampling._draw(logits, tops, upto, uniforms, top_p, 256), strict=True):
-            assert (one == other)[found[2]].float().mean() > 0.99  # one in a thousand may stand at an edge
-        assert found[2].all() or top_p < 1
-    for wrong in (torch.nan, torch.inf):
-        logits[4, 70] = wrong
-        _, logprobs, inside = sampling._propose(logits, 0.9, uniforms)
-        assert logprobs.isnan().nonzero().tolist() == [[4]]
-        assert inside[4]
-
-
-@pytest.mark.parametrize("top_p", [0.5, 0.9, 1.0])
-def test_tokens_are_those_of_the_cpu(top_p: float) -> None:
-    logits = 3 * torch.randn(500, 1, 5000, generator=torch.Generator().manual_seed(1))
-    keys, tries = torch.arange(500) * 7919, torch.zeros(500, dtype=torch.long)
-    tokens, logprobs = Sampler(top_p)(logits, keys)
-    found, scores, settled = (one.cpu() for one in Sampler(top_p).attempt(logits.cuda(), keys.cuda(), tries.cuda()))
-    assert settled.float().mean() > 0.98
-    assert (found == tokens)[settled].float().mean() > 0.995  # one in a thousand may stand at an edge
-    same = settled & (found == tokens)
-    torch.testing.assert_close(scores[same], logprobs[same], rtol=1e-5, atol=1e-5)
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved() -> None:

@@ -18,6 +18,8 @@ from transformers import (
     GraniteConfig,
     GraniteForCausalLM,
 )
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+from transformers.pytorch_utils import Conv1D
 
 from tests.conftest import (
     SLOW,
@@ -35,7 +37,7 @@ from zerogen.plm.cuda_graph import GraphedStep
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.decode import CachedEngine, Slots, read
 from zerogen.plm.model import Plm
-from zerogen.plm.network import Network
+from zerogen.plm.network import Network, _LayerWithGelu, _with_fused_activations
 from zerogen.plm.pack import PackedHead, PackedLinear, can_pack, pack_linears
 from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
@@ -287,6 +289,41 @@ def test_a_recorded_step_can_be_replayed(plm: Plm, monkeypatch: pytest.MonkeyPat
     assert len(recorders[0].calls) > 100
 
 
+def test_first_tokens_that_an_attempt_leaves_out_are_drawn(plm: Plm) -> None:
+    """Of 300 rows, since ten draws of which each is taken with a chance of 0.4 do not suffice for all."""
+    asked, decoding = requests(["The movie review"] * 300), DecodingConfig(top_p=0.4, batch_size=300)
+    expected = plm.generate(asked, decoding, NEVER, 2, seed=3)
+    plm.static_shapes = True
+    found = plm.generate(asked, decoding, NEVER, 2, seed=3)
+    assert [row.text for row in found] == [row.text for row in expected]
+
+
+def test_prompts_are_tokenized_as_one_by_one(plm: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zerogen.plm.protocol._PROMPTS", 2)
+    assert plm.all_prompt_ids(PROMPTS) == [plm.prompt_ids(prompt) for prompt in PROMPTS]
+    assert plm.all_prompt_ids([]) == []
+
+
+def test_a_layer_with_its_activation_computes_the_same() -> None:
+    ids = torch.arange(20)[None]
+    model, other = causal_model("gpt2"), causal_model("gpt2")
+    layers = [module for module in other.modules() if isinstance(module, GPT2MLP)]
+
+    class Adapted(Conv1D):
+        """As an adapter does it, computes something else than its weight says."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 1
+
+    layers[0].c_fc.__class__ = Adapted
+    for one, replaced in ((model, 2), (other, 1)):
+        with torch.inference_mode():
+            expected = one(ids).logits
+            found = _with_fused_activations(one)(ids).logits
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert sum(isinstance(module, _LayerWithGelu) for module in one.modules()) == replaced
+
+
 def test_a_step_that_cannot_be_recorded_is_said_once(gpt2: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
     class Refused(GraphedStep):
         def __call__(self, step: Callable[[], Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
@@ -366,6 +403,37 @@ def test_a_refilled_slot_begins_with_its_first_draw(plm: Plm) -> None:
             slots.fill([0, 1, 2, 3], [[[5, 6]]] * 4, torch.arange(4))
             taken.append([[part.tolist() for part in step] for step in read(slots.advance(4))])
     assert taken[0] == taken[1]
+
+
+@torch.inference_mode()
+def test_a_line_shares_what_another_one_begins_with(plm: Plm) -> None:
+    engine = CachedEngine(plm.network, lines=6, capacity=64, static_shapes=True)
+    prompts = [[5, 6, 7], [5, 6], [5, 6, 7], [5, 6, 9, 9], [5, 6]]
+    with plm.network.slot_attention():
+        engine.prefill(torch.tensor([1, 2, 3, 4, 5]), prompts)
+        cache, of_line = engine.cache, [[], *prompts]
+        assert cache.source.tolist() == [0, 1, 1, 1, 1, 2]
+        assert cache.shared.tolist() == [0, 2, 2, 3, 2, 2]
+        engine.prefill(torch.tensor([1, 0]), [[8, 9], [5, 6, 7]])  # what the others read is written over
+    of_line[:2] = [5, 6, 7], [8, 9]
+    for line, (source, shared) in enumerate(zip(cache.source.tolist(), cache.shared.tolist(), strict=True)):
+        assert of_line[source][:shared] == of_line[line][:shared]
+        assert shared <= len(of_line[line])
+    assert cache.shared.tolist() == [0, 0, 0, 3, 0, 2]
+
+
+def test_no_step_is_taken_that_no_row_can_need(gpt2: Plm, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(GraphedStep):
+        calls = 0
+
+        def __call__(self, step: Callable[[], Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
+            Counted.calls += 1
+            return super().__call__(step)
+
+    gpt2.static_shapes = True
+    monkeypatch.setattr("zerogen.plm.decode.GraphedStep", Counted)
+    gpt2.generate(requests(PROMPTS), DecodingConfig(top_p=1.0), NEVER, 7, seed=3)
+    assert Counted.calls == 6  # the first token is sampled where the prompts are read
 
 
 def to_meta(model: torch.nn.Module, *holders: object) -> None:

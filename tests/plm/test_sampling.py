@@ -6,7 +6,7 @@ import torch
 from zerogen.plm.contrast import Contrast
 from zerogen.plm.debias import SelfDebiasing
 from zerogen.plm.rng import fold_in, uniform
-from zerogen.plm.sampling import Sampler, nucleus, nucleus_probabilities, sorted_nucleus
+from zerogen.plm.sampling import Sampler, _propose, nucleus, nucleus_probabilities, sorted_nucleus
 
 VOCABULARY = 1000
 DRAWS = 40_000
@@ -244,6 +244,19 @@ def test_half_precision_logits_are_not_rounded_again() -> None:
     assert torch.equal(both[0][0], both[1][0])
     assert torch.equal(both[0][1], both[1][1])
     assert total_variation(both[0][0], expected) < noise(expected)
+
+
+def test_a_token_without_weight_is_not_drawn() -> None:
+    """Not even where rounding takes a draw to the end of a block, which holds tokens of no weight."""
+    last = torch.full((1, 1), 1 - 2.0**-53, dtype=torch.float64)
+    drawn = []
+    for seed in range(200):
+        logits = torch.full((1, 300), -200.0)
+        logits[:, :200] = torch.randn(200, generator=torch.Generator().manual_seed(seed))
+        token, logprob, inside = _propose(logits, 1.0, last)
+        drawn.append(bool(inside))
+        assert not inside or (token < 200 and logprob > -20)
+    assert 0 < sum(drawn) < 200
 
 
 def test_a_tiny_nucleus_is_not_left_to_attempts() -> None:

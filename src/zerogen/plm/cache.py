@@ -43,9 +43,10 @@ def slot_attention(
     batch, heads, length, width = query.shape
     groups = key.shape[1]
     if length == 1 and key.shape == value.shape and (kernels := gpu_kernels(query.device)) is not None:
-        slots: SlotCache | None = getattr(key, "slots", None)
-        prefixes = () if slots is None else (slots.positions, slots.source, slots.shared)
-        return kernels.attend(query, key, value, mask, scaling or width**-0.5, *prefixes), None
+        # A model that hands on other keys than the cache's loses it: the mask alone says what is seen, too.
+        cache: SlotCache | None = getattr(key, "slot_cache", None)
+        extent = () if cache is None else (cache.positions, cache.source, cache.shared)
+        return kernels.attend(query, key, value, mask, scaling or width**-0.5, *extent), None
     if length * key.shape[2] > _SCORES:
         # Not enable_gqa, with which no fused kernel of a GPU takes a mask.
         key, value = (states.repeat_interleave(heads // groups, 1) for states in (key, value))
@@ -86,7 +87,9 @@ class _SlotLayer(CacheLayerMixin):
         if len(self.keys) != cache.slots or self.keys.shape[2] != cache.width:
             self.keys = self._wider(self.keys, self.memory[0])
             self.values = self._wider(self.values, self.memory[1])
-        kernels = gpu_kernels(key_states.device) if key_states.shape == value_states.shape else None
+        # Of a model that is spread over GPUs each layer would need a cache of its own: indexing raises an error.
+        fits = key_states.shape == value_states.shape and key_states.device == self.keys.device == cache.all_rows.device
+        kernels = gpu_kernels(key_states.device) if fits else None
         if cache.copies is not None:  # prefill: one row per distinct prompt, copied into each of its slots
             before, length = cache.before, cache.before + key_states.shape[2]
             if kernels is not None:
@@ -100,7 +103,7 @@ class _SlotLayer(CacheLayerMixin):
         if kernels is not None:
             rows = cache.all_rows
             kernels.write(key_states, value_states, self.keys, self.values, rows, rows, cache.positions)
-            self.keys.slots = cache  # type: ignore[attr-defined]  # for `slot_attention`
+            self.keys.slot_cache = cache  # type: ignore[attr-defined]  # for `slot_attention`
             return self.keys, self.values
         lines = cache.lines(self.keys.shape[1])
         for states, new in ((self.keys, key_states), (self.values, value_states)):

@@ -19,7 +19,9 @@ from zerogen.plm.rng import fold_in
 from zerogen.plm.sampling import Sampler
 
 _PREFILL = 1 << 22  # attention scores per head that exist at a time while prompts are read
-_SHARE_ON_GPU = 4  # of the slots, one in so many has to be free before prompts are read
+# One in so many slots has to be free before prompts are read, which costs the same for few and for many: on a GPU as
+# much as several steps, since it waits for each kernel to be launched.
+_REFILL, _REFILL_ON_GPU = 8, 4
 _STEPS_PER_SYNC = 4  # steps of static shapes between two looks at the rows; one that has ended is computed until then
 
 
@@ -56,7 +58,7 @@ class CachedEngine:
         if static_shapes:
             self.cache.reserve(capacity)
         self.scratch: Tensor | None = None
-        self.prompts: list[tuple[int, ...]] = [()] * lines  # that the lines begin with
+        self.prompts: list[tuple[int, ...]] = [()] * lines  # that the lines begin with, where shapes are static
 
     def _logits(self, states: Tensor) -> Tensor:
         """Return logits [b, V] of states [b, H]; a packed head writes them into memory that every call reuses."""
@@ -71,6 +73,8 @@ class CachedEngine:
         cache, device = self.cache, self.network.device
         longest = max(map(len, prompts))
         cache.reserve(longest)
+        if self.static_shapes:
+            self._share(lines.tolist(), prompts)
         lines_of: dict[tuple[int, ...], list[int]] = {}
         for line, prompt in enumerate(prompts):
             lines_of.setdefault(tuple(prompt), []).append(line)
@@ -99,8 +103,6 @@ class CachedEngine:
                 )
             states.append(last)
         cache.rows, cache.copies, cache.before = cache.all_rows, None, 0
-        if self.static_shapes:
-            self._share(lines.tolist(), prompts)
         index = {prompt: i for i, prompt in enumerate(distinct)}
         return self._logits(torch.cat(states)[[index[tuple(prompt)] for prompt in prompts]])
 
@@ -139,6 +141,7 @@ class CachedEngine:
         return self._logits(states[:, -1])
 
     def keep(self, lines: Tensor) -> None:
+        assert not self.static_shapes
         self.cache.keep(lines)
 
 
@@ -286,7 +289,7 @@ class Slots:
         logits = self.engine.prefill(self._lines(which), [prompt for group in prompts for prompt in group])
         logits = logits.view(len(slots), -1, logits.shape[-1])
         first, settled = fold_in(keys, 0), False
-        if self.engine.static_shapes:  # in fewer steps, which a GPU need not wait for
+        if self.engine.static_shapes:  # a call looks at values again and again, and a GPU waits each time
             tokens, logprobs, taken = self.sampler.attempt(logits, first, torch.zeros_like(first))
             settled = bool(taken.all())
         if not settled:
@@ -312,7 +315,7 @@ class Slots:
     def advance(self, most: int) -> list[Step]:
         """Take the steps that may pass between two looks at the rows, without waiting for a GPU to end them.
 
-        most: how many steps the rows can need.
+        most: how many steps the rows can need if no draw is rejected.
         """
         if self.graphed is None:
             return [self._on_host(self._take())]
@@ -320,7 +323,7 @@ class Slots:
 
     def _on_host(self, taken: Sequence[Tensor]) -> Step:
         """Copy what a step returns before the next one overwrites it, without waiting for it."""
-        taken = [part.to("cpu", non_blocking=True, copy=True) for part in taken]
+        taken = [part.to("cpu", non_blocking=self.device.type == "cuda", copy=True) for part in taken]
         if self.device.type != "cuda":
             return Step(taken)
         copied = torch.cuda.Event()
@@ -375,10 +378,9 @@ def decode(
     ended: list[tuple[Row, str]] = []
     while True:
         free = np.flatnonzero(rows.index < 0).tolist()
-        # A prefill has a fixed cost: wait until an eighth of the slots is free.
-        enough = max(1, len(rows) // 8)
+        enough = max(1, len(rows) // (_REFILL_ON_GPU if slots.engine.static_shapes else _REFILL))
         if slots.engine.static_shapes:  # where slots that wait cost as much as others: or there are enough for all
-            enough = min(max(1, len(rows) // _SHARE_ON_GPU), waiting)
+            enough = min(enough, waiting)
         if waiting and len(free) >= enough:
             filled = list(zip(free, queue, strict=False))
             waiting -= len(filled)

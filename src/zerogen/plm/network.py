@@ -23,8 +23,8 @@ _SHORT = 4  # tokens in a sliding window that few tokens suffice to check
 MISFITS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, IndexError)
 
 
-class _FusedMlp(nn.Module):
-    """The first layer of GPT-2's MLP with the activation after it, in one kernel that rounds once."""
+class _LayerWithGelu(nn.Module):
+    """The first layer of GPT-2's MLP and the activation after it, on a GPU in one kernel that rounds once."""
 
     def __init__(self, layer: Conv1D) -> None:
         super().__init__()
@@ -32,15 +32,22 @@ class _FusedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        activated: Tensor = torch._addmm_activation(self.bias, flat, self.weight, use_gelu=True)
-        return activated.view(*x.shape[:-1], -1)
+        if x.is_cuda:
+            out: Tensor = torch._addmm_activation(self.bias, flat, self.weight, use_gelu=True)
+        else:  # where that function takes the exact GELU, not GPT-2's
+            out = nn.functional.gelu(torch.addmm(self.bias, flat, self.weight), approximate="tanh")
+        return out.view(*x.shape[:-1], -1)
 
 
 def _with_fused_activations(model: PreTrainedModel) -> PreTrainedModel:
-    """Let GPT-2's GELU be computed with the product before it: transformers takes eight steps, each rounded."""
+    """Let torch compute GPT-2's GELU in one step, with the product before it where that is a plain one.
+
+    transformers takes eight steps, each rounded.
+    """
     for module in list(model.modules()):
-        if type(module) is GPT2MLP and isinstance(module.act, NewGELUActivation):
-            module.c_fc, module.act = _FusedMlp(module.c_fc), nn.Identity()
+        # A subclass may compute something else, as an adapter does.
+        if type(module) is GPT2MLP and isinstance(module.act, NewGELUActivation) and type(module.c_fc) is Conv1D:
+            module.c_fc, module.act = _LayerWithGelu(module.c_fc), nn.Identity()
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU("tanh"))

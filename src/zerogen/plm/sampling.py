@@ -18,8 +18,9 @@ from zerogen.plm.rng import fold_in, uniform
 
 _BLOCK = 256
 _ROUNDS = 16
-_RETRY_RATE = 0.01  # of rows that `Sampler.attempt` may leave without a token
-_RETRY_RATE_OF_KERNEL = 1e-7
+# Of rows that `Sampler.attempt` may leave without a token: a row that waits for another step keeps its batch waiting,
+# but each draw costs a look at the whole vocabulary, except in a kernel, which stops at the first draw that is taken.
+_RETRY_RATE, _RETRY_RATE_OF_KERNEL = 1e-2, 1e-7
 _CACHE_SIZE = 1 << 19  # numbers that fit a processor's cache: logits processed at a time on a CPU
 
 
@@ -85,7 +86,6 @@ class Sampler:
         """Return the number of draws per row in an `attempt`, enough that few rows have to be tried again."""
         if self.top_p >= 1:
             return 1
-        # A kernel stops at the first draw that is taken. A row that has to wait for another step keeps a batch waiting.
         rate = _RETRY_RATE if gpu_kernels(device) is None else _RETRY_RATE_OF_KERNEL
         return min(_ROUNDS, math.ceil(math.log(rate) / math.log1p(-self.top_p)))
 
@@ -263,7 +263,7 @@ def _draw(
         above = [torch.where(blocks > one[..., None], weights, 0.0).sum(-1).sum(-1) for one in chosen.split(1, -1)]
         inside = torch.stack(above, -1) < top_p * total
     else:
-        inside = chosen > -torch.inf
+        inside = (chosen - tops.amax(-1, keepdim=True)).exp_() > 0
     inside |= total.isnan()
     first = (inside.cumsum(-1) == 0).sum(-1, keepdim=True).clamp_(max=uniforms.shape[-1] - 1)
     tokens, chosen, inside = (of_draws.gather(-1, first).squeeze(-1) for of_draws in (tokens, chosen, inside))

@@ -87,14 +87,15 @@ def _write(
     real = index < count
     feature = tl.arange(0, padded)[None]
     there = real[:, None] & (feature < width)
-    row, head, column = index // (heads * length), index // length % heads, index % length
-    copy, to = tl.load(copies + row, mask=real, other=0), tl.load(rows + row, mask=real, other=0)
-    place = (to * heads + head) * columns + tl.load(first + row, mask=real, other=0) + column
-    place = place[:, None] * width + feature
-    one = (copy * key_row + head * key_head + column * key_column)[:, None] + feature
-    tl.store(keys + place, tl.load(key + one, mask=there), mask=there)
-    one = (copy * value_row + head * value_head + column * value_column)[:, None] + feature
-    tl.store(values + place, tl.load(value + one, mask=there), mask=there)
+    number, head, column = index // (heads * length), index // length % heads, index % length
+    source = tl.load(copies + number, mask=real, other=0)
+    target = tl.load(rows + number, mask=real, other=0)
+    target = (target * heads + head) * columns + tl.load(first + number, mask=real, other=0) + column
+    target = target[:, None] * width + feature
+    at = (source * key_row + head * key_head + column * key_column)[:, None] + feature
+    tl.store(keys + target, tl.load(key + at, mask=there), mask=there)
+    at = (source * value_row + head * value_head + column * value_column)[:, None] + feature
+    tl.store(values + target, tl.load(value + at, mask=there), mask=there)
 
 
 def write(

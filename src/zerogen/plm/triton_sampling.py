@@ -1,4 +1,4 @@
-"""What the sampler needs to know of a row of logits on a GPU, in kernels that read it once or less."""
+"""Nucleus sampling of a row of logits on a GPU, in a kernel that reads it once and one that reads parts of it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def block_sums(logits: Tensor, block: int) -> tuple[Tensor, Tensor]:
     a NaN or an infinite logit, its sum is a NaN.
     """
     rows, width = logits.shape
+    logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     tops = torch.empty(rows, triton.cdiv(width, block), device=logits.device)
     sums = torch.empty_like(tops)
     blocks = tops.shape[1]
@@ -72,7 +73,7 @@ def _draw(
                     mass += tl.where(some > one, tl.exp(some - largest), 0.0)
             found = tl.sum(mass, 0) < top_p * total
         else:
-            found = one > float("-inf")
+            found = tl.exp(one - largest) > 0
         draw += 1
     tl.store(tokens + row, token)
     tl.store(chosen + row, one)
@@ -90,6 +91,7 @@ def draw(
     read to learn that.
     """
     rows, width = logits.shape
+    logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     tokens = torch.empty(rows, dtype=torch.long, device=logits.device)
     chosen = torch.empty(rows, device=logits.device)
     inside = torch.empty(rows, dtype=torch.bool, device=logits.device)
