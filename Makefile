@@ -70,7 +70,7 @@ test-slurm: .venv/ready ## sweeps on a Slurm cluster of this one machine; instal
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --upgrade --no-deps --target .triton triton==3.9.0
 	@touch $@
 
-test-kernels: .triton/ready ## the kernels for a GPU on a CPU, in Triton's interpreter (a minute, 1 GB)
+test-kernels: .triton/ready ## the kernels for a GPU on a CPU, in Triton's interpreter (two minutes, 1 GB)
 	TRITON_INTERPRET=1 PYTHONPATH=.triton $(BIN)/python -m pytest tests/plm/test_kernels.py
 
 lint: .venv/ready ## ruff: rules and format

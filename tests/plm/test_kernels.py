@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
 
@@ -11,7 +10,12 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from zerogen.plm import gpu_kernels, sampling
+from tests.conftest import byte_tokenizer, causal_model
+from zerogen.config.schema import DecodingConfig
+from zerogen.config.task_schema import DebiasConfig
+from zerogen.data.records import Request, Stop
+from zerogen.plm import cache, gpu_kernels, sampling
+from zerogen.plm.model import Plm
 from zerogen.plm.rng import fold_in, uniform
 from zerogen.plm.sampling import Sampler
 
@@ -24,12 +28,18 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def kernels_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the interpreter take tensors of a CPU."""
-    with monkeypatch.context() as patch:
-        if DEVICE == "cpu":
-            patch.setattr(torch.cuda, "device", lambda device: nullcontext())
-        yield
+    if DEVICE == "cpu":
+        monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+
+
+@pytest.fixture
+def kernels() -> gpu_kernels.GpuKernels:
+    from zerogen.plm.triton_attention import attend, write
+    from zerogen.plm.triton_sampling import block_sums, draw
+
+    return gpu_kernels.GpuKernels(attend, write, block_sums, draw)
 
 
 def random(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -121,15 +131,13 @@ def test_a_sum_that_is_no_number_ends_the_draws() -> None:
 
 
 @pytest.mark.parametrize("top_p", [0.5, 0.9, 1.0])
-def test_an_attempt_gives_the_tokens_of_a_call(top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zerogen.plm.triton_attention import attend, write
-    from zerogen.plm.triton_sampling import block_sums, draw
-
+def test_an_attempt_gives_the_tokens_of_a_call(
+    top_p: float, kernels: gpu_kernels.GpuKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logits = 3 * torch.randn(60, 1, 5000, generator=torch.Generator().manual_seed(1))
     keys, tries = torch.arange(60) * 7919, torch.zeros(60, dtype=torch.long)
     expected, logprobs = Sampler(top_p)(logits, keys)
-    ours = gpu_kernels.GpuKernels(attend, write, block_sums, draw)
-    monkeypatch.setattr(sampling, "gpu_kernels", lambda device: ours)
+    monkeypatch.setattr(sampling, "gpu_kernels", lambda device: kernels)
     found = Sampler(top_p).attempt(logits.to(DEVICE), keys.to(DEVICE), tries.to(DEVICE))
     tokens, scores, settled = (one.cpu() for one in found)
     assert settled.all()
@@ -137,7 +145,30 @@ def test_an_attempt_gives_the_tokens_of_a_call(top_p: float, monkeypatch: pytest
     torch.testing.assert_close(scores[tokens == expected], logprobs[tokens == expected], rtol=1e-5, atol=1e-5)
 
 
-def test_the_kernels_are_found_where_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "phi3"])
+@pytest.mark.parametrize("counters", [0, 1])
+def test_rows_are_those_without_kernels(
+    family: str, counters: int, kernels: gpu_kernels.GpuKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With slots that are filled again, and prompts that several rows have."""
+    prompts = ["The movie", "A", "The movie", "The movies", "The", "The movie", "A"]
+    asked = [
+        Request(str(i), prompt, counters={"c": "The movies"} if counters else {}) for i, prompt in enumerate(prompts)
+    ]
+    found = []
+    for ours in (None, kernels):
+        plm = Plm(causal_model(family).to(DEVICE), byte_tokenizer())
+        plm.static_shapes = True
+        used: list[str] = []
+        for module in (sampling, cache):
+            monkeypatch.setattr(module, "gpu_kernels", lambda device, ours=ours, used=used: used.append("") or ours)
+        rows = plm.generate(asked, DecodingConfig(batch_size=3 * (1 + counters)), [Stop("e")], 12, 5, DebiasConfig())
+        found.append([(row.text, row.finish_reason) for row in rows])
+        assert used
+    assert found[1] == found[0]
+
+
+def test_the_kernels_are_found_where_they_work() -> None:
     if DEVICE == "cuda":
         assert gpu_kernels.gpu_kernels(torch.device(DEVICE)) is not None
     assert gpu_kernels.gpu_kernels(torch.device("cpu")) is None

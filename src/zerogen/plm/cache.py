@@ -93,7 +93,9 @@ class _SlotLayer(CacheLayerMixin):
         if cache.copies is not None:  # prefill: one row per distinct prompt, copied into each of its slots
             before, length = cache.before, cache.before + key_states.shape[2]
             if kernels is not None:
-                kernels.write(key_states, value_states, self.keys, self.values, cache.copies, cache.rows, cache.first)
+                kernels.write(
+                    key_states, value_states, self.keys, self.values, cache.copies, cache.rows, cache.positions
+                )
             else:
                 self.keys[cache.rows, :, before:length] = key_states[cache.copies]
                 self.values[cache.rows, :, before:length] = value_states[cache.copies]
@@ -101,8 +103,7 @@ class _SlotLayer(CacheLayerMixin):
                 return key_states, value_states
             return self.keys[cache.rows[:1], :, :length], self.values[cache.rows[:1], :, :length]
         if kernels is not None:
-            rows = cache.all_rows
-            kernels.write(key_states, value_states, self.keys, self.values, rows, rows, cache.positions)
+            kernels.write(key_states, value_states, self.keys, self.values, cache.rows, cache.rows, cache.positions)
             self.keys.slot_cache = cache  # type: ignore[attr-defined]  # for `slot_attention`
             return self.keys, self.values
         lines = cache.lines(self.keys.shape[1])
@@ -146,9 +147,8 @@ class SlotCache(Cache):
         self.rows = self.all_rows  # slots that the current forward writes
         self.copies: Tensor | None = None  # prefill: input row of each of `rows`
         self.before = 0  # prefill of a single prompt in blocks: its tokens read so far
-        self.first = torch.zeros_like(self.all_rows)  # prefill: the same for each of `rows`
         self.width = 0  # columns
-        self.positions = torch.zeros(slots, dtype=torch.long, device=device)
+        self.positions = torch.zeros_like(self.all_rows)  # of the first token that is written to each of `rows`
         # Of each slot another one, or itself, that begins with the same columns, and how many: a GPU's kernel reads
         # them there.
         self.source, self.shared = self.all_rows.clone(), torch.zeros_like(self.all_rows)

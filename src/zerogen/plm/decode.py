@@ -91,7 +91,7 @@ class CachedEngine:
             for start in range(0, ids.shape[1], step):
                 block = ids[:, start : start + step]
                 cache.before, width = start, block.shape[1]
-                cache.first = torch.full_like(cache.rows, start)
+                cache.positions = torch.full_like(cache.rows, start)
                 keys = torch.arange(start + width, device=device)[None]
                 last = self.network.last(
                     torch.tensor([min(len(prompt) - start, width) - 1 for prompt in part], device=device),

@@ -1,4 +1,4 @@
-"""Attention of one token per row on a GPU, in kernels that read the keys that a row sees and no others."""
+"""Attention of one token per row on a GPU: kernels that write its key, and read the keys that it sees."""
 
 from __future__ import annotations
 
